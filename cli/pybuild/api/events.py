@@ -1,0 +1,149 @@
+"""What a build tells while it runs: a closed union, one JSON object a line (`{"event": NAME, ...}`).
+
+The order of a build's events: Planned; StepStarted, StepLog, Transfer, StepDone and Notice in any
+interleaving (steps of independent stages overlap); last exactly one of Built and Failed.
+Times are seconds since the epoch as float. `step` is an index into `Planned.steps`.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStep:
+    """A step that will be shown: `label` such as "[build 2/4] RUN make", `line` in the Dockerfile."""
+
+    label: str
+    stage: str
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """The build is understood; these steps follow."""
+
+    steps: tuple[PlannedStep, ...]
+    time: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepStarted:
+    """A step began to be worked on (a cache look-up included)."""
+
+    step: int
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepLog:
+    """Output of a RUN, decoded as UTF-8 with replacement, unescaped: renderers must escape controls."""
+
+    step: int
+    stream: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """A byte count that grows: `total` 0 when unknown."""
+
+    step: int
+    label: str
+    current: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    """A step ended well; `cached` without being done, `reason` why it was or was not cached."""
+
+    step: int
+    time: float
+    cached: bool
+    size: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something worth telling: `level` is "warning" or "info"; `line` 0 when it has no place."""
+
+    level: str
+    message: str
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """The build ended well."""
+
+    image_id: str
+    tags: tuple[str, ...]
+    time: float
+    digest: str = ""
+    exported: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An error as a value: what the CLI prints and the daemon sends.
+
+    `kind` is the exception's class name, `exit_code` the one to leave with. `file`, `line`, `column`
+    (1-based, 0 unknown), `length` and `source` (the text of the lines) place it. `log` are the last
+    lines of a failed RUN, `status` its exit status (-1 when there is none).
+    """
+
+    kind: str
+    message: str
+    hint: str = ""
+    exit_code: int = 1
+    file: str = ""
+    line: int = 0
+    column: int = 0
+    length: int = 0
+    source: str = ""
+    log: tuple[str, ...] = ()
+    status: int = -1
+    traceback: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The build ended badly; `step` is -1 when no step is to blame."""
+
+    failure: Failure
+    step: int
+    time: float
+
+
+Event = Planned | StepStarted | StepLog | Transfer | StepDone | Notice | Built | Failed
+
+_KINDS: dict[str, type[Event]] = {
+    kind.__name__: kind for kind in (Planned, StepStarted, StepLog, Transfer, StepDone, Notice, Built, Failed)
+}
+
+
+def to_json(event: Event) -> dict[str, Any]:
+    """Return the event as plain JSON values."""
+    return {"event": type(event).__name__, **asdict(event)}
+
+
+def from_json(data: dict[str, Any]) -> Event:
+    """Return the event in `data`; raise ValueError for one that this version does not know."""
+    values = dict(data)
+    kind = _KINDS.get(str(values.pop("event", "")))
+    if kind is None:
+        raise ValueError(f"unknown event: {data!r:.200}")
+    try:
+        if kind is Planned:
+            values["steps"] = tuple(PlannedStep(**step) for step in values["steps"])
+        elif kind is Failed:
+            failure = values["failure"]
+            values["failure"] = Failure(**{**failure, "log": tuple(failure.get("log", ()))})
+        elif kind is Built:
+            values["tags"], values["exported"] = tuple(values["tags"]), tuple(values.get("exported", ()))
+        return kind(**values)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"malformed event: {data!r:.200}") from error
+
+
