@@ -145,5 +145,3 @@ def from_json(data: dict[str, Any]) -> Event:
         return kind(**values)
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"malformed event: {data!r:.200}") from error
-
-

@@ -1,0 +1,270 @@
+"""What COPY and ADD select from a source tree and where it lands, decided on tables of contents.
+
+The rules are those of language reference "COPY" (source, destination, --chown, --chmod) as BuildKit executes
+them; nothing here reads a byte of content.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from pybuild.tree.entry import BLOCK, CHAR, DIR, FILE, HARDLINK, SYMLINK, Entry
+from pybuild.tree.merged import Tree, ancestors, join, parent_of
+from pybuild.tree.paths import TreeError, clean, glob, has_wildcard, resolve
+
+
+class SourceNotFoundError(TreeError):
+    """A COPY source that is not in the tree; `source` is the text of the instruction."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(
+            f"not found: {source}",
+            "check the spelling and that no .dockerignore pattern excludes it",
+        )
+        self.source = source
+
+
+class PlacementError(TreeError):
+    """A destination that cannot take what is copied there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """One match of one source: `name` is what it is called when put into a directory.
+
+    `entries` begins with the match itself; for a directory its content follows. `content` is given for
+    a heredoc, which lies in no tree.
+    """
+
+    name: bytes
+    root: bytes
+    entries: tuple[Entry, ...]
+    content: bytes | None = None
+
+    @property
+    def is_dir(self) -> bool:
+        """Is the match a directory, whose content is copied rather than itself?"""
+        return self.entries[0].type == DIR
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """An entry of the new layer, and where its content comes from: a path of the source tree or bytes."""
+
+    entry: Entry
+    source: bytes | None = None
+    content: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """What the flags say of owners and modes.
+
+    `owner` replaces every owner. `chmod` maps (old mode, is directory) to the new mode.
+    `keep_xattrs` holds for sources in an image.
+    """
+
+    owner: tuple[int, int] | None = None
+    chmod: Callable[[int, bool], int] | None = None
+    keep_xattrs: bool = False
+    made_mtime: int = 0
+
+
+@dataclass(slots=True)
+class _Layer:
+    """The layer being put together, over the tree below it."""
+
+    below: Tree
+    metadata: Metadata
+    placed: dict[bytes, Placed] = field(default_factory=dict)
+
+    def get(self, path: bytes) -> Entry | None:
+        placed = self.placed.get(path)
+        return placed.entry if placed else self.below.get(path)
+
+
+def heredoc(name: str, content: bytes) -> Selected:
+    """Return the selection for a heredoc used as a source: mode 0644, owner 0:0."""
+    encoded = name.encode(errors="surrogateescape")
+    digest = hashlib.sha256(content).digest()
+    entry = Entry(path=encoded, type=FILE, mode=0o644, size=len(content), digest=digest)
+    return Selected(encoded, encoded, (entry,), content)
+
+
+def select(tree: Tree, source: str) -> list[Selected]:
+    """Return what `source` matches, in order.
+
+    Raises SourceNotFoundError for a plain source that is absent; a wildcard may match nothing.
+    """
+    pattern = source.encode(errors="surrogateescape")
+    if not has_wildcard(pattern):
+        return [_select_one(tree, resolve(tree, pattern), clean(pattern), source)]
+    matches: list[Selected] = []
+    for path in glob(tree, pattern):
+        entry = tree.get(path)
+        target = path
+        if entry is not None and entry.type == SYMLINK:
+            # A link that a wildcard hits stays a link, unless it leads to a directory
+            followed = resolve(tree, path)
+            led_to = tree.get(followed)
+            if led_to is not None and led_to.type == DIR:
+                target = followed
+        matches.append(_select_one(tree, target, path, source))
+    return matches
+
+
+def _select_one(tree: Tree, path: bytes, named: bytes, source: str) -> Selected:
+    entry = tree.get(path)
+    if entry is None:
+        raise SourceNotFoundError(source)
+    entries = tuple(tree.walk(path)) if entry.type == DIR else (entry,)
+    return Selected(named.rpartition(b"/")[2], path, entries)
+
+
+def content_key(selections: Iterable[Selected], digest: Callable[[bytes], bytes]) -> bytes:
+    """Return a digest of all that the selections say, without any time in it.
+
+    `digest` gives the content digest of a file of the source tree that its entry does not carry.
+    """
+    state = hashlib.sha256()
+    for selected in selections:
+        skip = len(selected.root)
+        state.update(b"S%d:%s" % (len(selected.name), selected.name))
+        rows: list[bytes] = []
+        for entry in selected.entries:
+            data = entry.digest
+            if not data and entry.type in (FILE, HARDLINK):
+                data = digest(entry.path)
+            link = entry.link if entry.type == SYMLINK else b""
+            kind = FILE if entry.type == HARDLINK else entry.type
+            relative = entry.path[skip:]
+            rows.append(
+                b"%d:%s%s%o,%d,%d,%d:%s%s"
+                % (len(relative), relative, kind.encode(), entry.mode, entry.uid, entry.gid, len(link), link, data)
+            )
+            if entry.xattrs:
+                rows.extend(b"X%d:%s%d:%s" % (len(k), k, len(v), v) for k, v in sorted(entry.xattrs.items()))
+            if entry.type in (CHAR, BLOCK):
+                rows.append(b"D%d,%d" % entry.rdev)
+        state.update(b"\n".join(rows))
+    return state.digest()
+
+
+def place(selections: Sequence[Selected], below: Tree, dest: str, metadata: Metadata) -> list[Placed]:
+    """Return the entries of the layer that COPY makes, in tar order: parents first, bytes sorted.
+
+    `dest` is absolute; a trailing slash means a directory. Raises PlacementError for a file onto a
+    directory and the other way round.
+    """
+    layer = _Layer(below, metadata)
+    encoded = dest.encode(errors="surrogateescape")
+    into = encoded.endswith((b"/", b"/."))
+    target = resolve(below, encoded)
+    for selected in selections:
+        if selected.is_dir:
+            _make_directory(layer, target)
+            _place_tree(layer, selected, target)
+            continue
+        existing = layer.get(target)
+        path = join(target, selected.name) if into or (existing is not None and existing.type == DIR) else target
+        _make_directory(layer, parent_of(path))
+        _place_entry(layer, selected.entries[0], path, selected.content)
+    return _in_tar_order(layer.placed)
+
+
+def directory_entries(below: Tree, path: bytes, owner: tuple[int, int], mtime: int) -> list[Placed]:
+    """Return the entries that make directory `path` with its parents, nothing when it is there (WORKDIR).
+
+    Raises PlacementError when something else than a directory is in the way.
+    """
+    target = resolve(below, path)
+    layer = _Layer(below, Metadata(owner=owner, made_mtime=mtime))
+    existing = below.get(target)
+    if existing is not None and existing.type == DIR:
+        return []
+    _make_directory(layer, target)
+    return _in_tar_order(layer.placed)
+
+
+def keep_parents(layer_paths: Iterable[bytes], below: Tree) -> list[Entry]:
+    """Return entries for the existing directories above `layer_paths`, so that the layer stands alone."""
+    wanted = {above for path in layer_paths for above in ancestors(path)}
+    found = (below.get(path) for path in sorted(wanted))
+    return [entry for entry in found if entry is not None and entry.type == DIR]
+
+
+def _make_directory(layer: _Layer, path: bytes) -> None:
+    """Make `path` and what is missing above it; existing directories are repeated as they are."""
+    for directory in (*ancestors(path), path):
+        if not directory or directory in layer.placed:
+            placed = layer.placed.get(directory)
+            if placed is not None and placed.entry.type != DIR:
+                raise PlacementError(f"cannot copy into a non-directory: /{_text(directory)}")
+            continue
+        existing = layer.below.get(directory)
+        if existing is None:
+            uid, gid = layer.metadata.owner or (0, 0)
+            made = Entry(path=directory, type=DIR, mode=0o755, uid=uid, gid=gid, mtime=layer.metadata.made_mtime)
+            layer.placed[directory] = Placed(made)
+        elif existing.type == DIR:
+            layer.placed[directory] = Placed(_bare_directory(existing, directory))
+        else:
+            raise PlacementError(f"cannot copy into a non-directory: /{_text(directory)}")
+
+
+def _place_tree(layer: _Layer, selected: Selected, target: bytes) -> None:
+    skip = len(selected.root) + 1 if selected.root else 0
+    for entry in selected.entries[1:]:
+        _place_entry(layer, entry, join(target, entry.path[skip:]), None)
+
+
+def _place_entry(layer: _Layer, entry: Entry, path: bytes, content: bytes | None) -> None:
+    existing = layer.get(path)
+    if existing is not None and (existing.type == DIR) != (entry.type == DIR):
+        if existing.type == DIR:
+            raise PlacementError(f"cannot replace a directory with a file: /{_text(path)}")
+        raise PlacementError(f"cannot replace a non-directory with a directory: /{_text(path)}")
+    if not path:
+        raise PlacementError("cannot replace the root directory with a file: /")
+    metadata = layer.metadata
+    uid, gid = metadata.owner or (entry.uid, entry.gid)
+    mode = entry.mode
+    if metadata.chmod is not None and entry.type != SYMLINK:
+        mode = metadata.chmod(mode, entry.type == DIR)
+    copied = Entry(
+        path=path,
+        # The copy is a file of its own: the other name may not be part of the layer
+        type=FILE if entry.type == HARDLINK else entry.type,
+        mode=mode,
+        uid=uid,
+        gid=gid,
+        size=entry.size,
+        mtime=entry.mtime,
+        link=entry.link if entry.type == SYMLINK else b"",
+        digest=entry.digest,
+        rdev=entry.rdev,
+        xattrs=entry.xattrs if metadata.keep_xattrs else {},
+    )
+    source = entry.path if copied.type == FILE and content is None else None
+    layer.placed[path] = Placed(copied, source, content)
+
+
+def _bare_directory(entry: Entry, path: bytes) -> Entry:
+    return Entry(
+        path=path,
+        type=DIR,
+        mode=entry.mode,
+        uid=entry.uid,
+        gid=entry.gid,
+        mtime=entry.mtime,
+        xattrs=entry.xattrs,
+    )
+
+
+def _in_tar_order(placed: dict[bytes, Placed]) -> list[Placed]:
+    # "a/b" sorts before "a-b" as a tree does, so that a directory's content follows it at once
+    return [placed[path] for path in sorted(placed, key=lambda path: path.split(b"/"))]
+
+
+def _text(path: bytes) -> str:
+    return path.decode(errors="replace")

@@ -1,0 +1,150 @@
+"""COPY's destination rules, decided on tables."""
+
+import hashlib
+
+import pytest
+
+from pybuild.tree.copy import (
+    Metadata,
+    PlacementError,
+    SourceNotFoundError,
+    content_key,
+    directory_entries,
+    heredoc,
+    place,
+    select,
+)
+from pybuild.tree.entry import DIR, FILE, SYMLINK, Entry
+from pybuild.tree.merged import EmptyTree, MergedTree, Tree
+
+
+def tree(*rows: str, **fields: int) -> MergedTree:
+    toc = []
+    for row in rows:
+        path, arrow, target = row.partition(" -> ")
+        if arrow:
+            toc.append(Entry(path=path.encode(), type=SYMLINK, mode=0o777, link=target.encode()))
+        elif path.endswith("/"):
+            toc.append(Entry(path=path[:-1].encode(), type=DIR, mode=0o700, **fields))
+        else:
+            digest = hashlib.sha256(path.encode()).digest()
+            toc.append(Entry(path=path.encode(), type=FILE, mode=0o640, digest=digest, **fields))
+    return MergedTree([toc])
+
+
+CONTEXT = tree("file", "other", "dir/", "dir/a", "dir/sub/", "dir/sub/b", "link -> file", "dlink -> dir")
+
+
+def copied(sources: list[str], dest: str, below: Tree | None = None, metadata: Metadata | None = None) -> list[str]:
+    selections = [match for source in sources for match in select(CONTEXT, source)]
+    placed = place(selections, below or EmptyTree(), dest, metadata or Metadata())
+    return [item.entry.path.decode() for item in placed]
+
+
+@pytest.mark.parametrize(
+    ("sources", "dest", "expected"),
+    [
+        (["file"], "/x", ["x"]),
+        (["file"], "/x/", ["x", "x/file"]),
+        (["file"], "/new/deep/x", ["new", "new/deep", "new/deep/x"]),
+        (["dir"], "/x", ["x", "x/a", "x/sub", "x/sub/b"]),
+        (["dir/"], "/x/", ["x", "x/a", "x/sub", "x/sub/b"]),
+        (["dir"], "/", ["a", "sub", "sub/b"]),
+        (["file", "other"], "/x/", ["x", "x/file", "x/other"]),
+        (["file", "other"], "/x", ["x"]),
+        (["file", "dir"], "/x/", ["x", "x/a", "x/file", "x/sub", "x/sub/b"]),
+        (["fi*"], "/x/", ["x", "x/file"]),
+        (["nothing*"], "/x/", []),
+        (["link"], "/x", ["x"]),
+        (["dlink"], "/x", ["x", "x/a", "x/sub", "x/sub/b"]),
+        (["dl*"], "/x/", ["x", "x/a", "x/sub", "x/sub/b"]),
+        (["../file"], "/x", ["x"]),
+        (["/file"], "/x", ["x"]),
+    ],
+)
+def test_destination_rules(sources: list[str], dest: str, expected: list[str]) -> None:
+    assert copied(sources, dest) == expected
+
+
+def test_existing_directory_takes_the_file_in() -> None:
+    assert copied(["file"], "/etc", tree("etc/")) == ["etc", "etc/file"]
+
+
+def test_link_in_the_destination_is_followed_within_the_image() -> None:
+    assert copied(["file"], "/lib/x", tree("usr/", "usr/lib/", "lib -> usr/lib")) == ["usr", "usr/lib", "usr/lib/x"]
+    assert copied(["file"], "/lib", tree("usr/", "usr/lib/", "lib -> /usr/lib")) == ["usr", "usr/lib", "usr/lib/file"]
+
+
+def test_wildcard_keeps_a_link_and_a_plain_name_follows_it() -> None:
+    [followed] = place(select(CONTEXT, "link"), EmptyTree(), "/x", Metadata())
+    assert followed.entry.type == FILE
+    [kept] = place(select(CONTEXT, "lin?"), EmptyTree(), "/x", Metadata())
+    assert (kept.entry.type, kept.entry.link) == (SYMLINK, b"file")
+
+
+def test_made_directories_are_0755_and_existing_ones_keep_their_own() -> None:
+    below = tree("x/", uid=7)
+    by_path = {item.entry.path: item.entry for item in place(select(CONTEXT, "dir"), below, "/x/y", Metadata())}
+    assert (by_path[b"x"].mode, by_path[b"x"].uid) == (0o700, 7)
+    assert (by_path[b"x/y"].mode, by_path[b"x/y"].uid) == (0o755, 0)
+    assert by_path[b"x/y/sub"].mode == 0o700
+
+
+def test_chown_and_chmod_apply_to_all_that_is_copied() -> None:
+    metadata = Metadata(owner=(5, 6), chmod=lambda mode, is_dir: 0o711)
+    placed = place(select(CONTEXT, "dir"), EmptyTree(), "/n/x", metadata)
+    assert {(item.entry.uid, item.entry.gid) for item in placed} == {(5, 6)}
+    modes = {item.entry.path: item.entry.mode for item in placed}
+    assert modes[b"n"] == 0o755
+    assert modes[b"n/x/a"] == modes[b"n/x/sub"] == 0o711
+
+
+@pytest.mark.parametrize(
+    ("source", "dest", "below"),
+    [
+        ("file", "/x/y", ("x",)),
+        ("dir", "/x", ("x",)),
+        ("dir", "/", ("sub",)),
+        ("dir", "/", ("a/",)),
+        ("dir", "/", ("sub -> else",)),
+    ],
+)
+def test_files_and_directories_do_not_replace_each_other(source: str, dest: str, below: tuple[str, ...]) -> None:
+    with pytest.raises(PlacementError):
+        copied([source], dest, tree(*below))
+
+
+def test_file_replaces_a_link_found_below_a_copied_directory() -> None:
+    assert copied(["dir"], "/", tree("a -> elsewhere")) == ["a", "sub", "sub/b"]
+
+
+def test_absent_source_names_itself() -> None:
+    with pytest.raises(SourceNotFoundError, match="nosuch"):
+        select(CONTEXT, "nosuch")
+
+
+def test_heredoc_lands_under_its_name() -> None:
+    placed = place([heredoc("conf", b"x=1\n")], EmptyTree(), "/etc/", Metadata())
+    assert [(item.entry.path, item.content) for item in placed] == [(b"etc", None), (b"etc/conf", b"x=1\n")]
+
+
+def key_of(root: Tree, source: str) -> bytes:
+    return content_key(select(root, source), lambda path: hashlib.sha256(path).digest())
+
+
+def test_content_key_ignores_times_and_sees_all_else() -> None:
+    base = key_of(tree("d/", "d/f", mtime=1), "d")
+    assert key_of(tree("d/", "d/f", mtime=2), "d") == base
+    assert key_of(tree("d/", "d/f", uid=1), "d") != base
+    assert key_of(tree("d/", "d/g"), "d") != base
+    assert key_of(tree("e/", "e/f"), "e") != base
+    assert key_of(tree("d/", "d/f -> x"), "d") != base
+    assert key_of(tree("d/", "d/f -> y"), "d") != key_of(tree("d/", "d/f -> x"), "d")
+
+
+def test_working_directory_is_made_with_its_parents_once() -> None:
+    placed = directory_entries(tree("app/"), b"/app/src/x", (3, 4), 0)
+    assert [(item.entry.path, item.entry.uid) for item in placed] == [(b"app", 0), (b"app/src", 3), (b"app/src/x", 3)]
+    assert directory_entries(tree("app/"), b"/app", (3, 4), 0) == []
+    with pytest.raises(PlacementError):
+        directory_entries(tree("app"), b"/app/x", (0, 0), 0)
