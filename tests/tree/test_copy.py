@@ -148,3 +148,30 @@ def test_working_directory_is_made_with_its_parents_once() -> None:
     assert directory_entries(tree("app/"), b"/app", (3, 4), 0) == []
     with pytest.raises(PlacementError):
         directory_entries(tree("app"), b"/app/x", (0, 0), 0)
+
+
+def test_names_of_one_file_stay_one_file_in_the_copy() -> None:
+    digest = b"d" * 32
+    source = MergedTree(
+        [
+            [
+                Entry(path=b"d", type=DIR),
+                Entry(path=b"d/b", type=FILE, digest=digest, size=3),
+                Entry(path=b"d/a", type="h", link=b"d/b", digest=digest, size=3),
+                Entry(path=b"d/other", type="h", link=b"d/b", digest=b"x" * 32, size=3),
+            ]
+        ]
+    )
+    placed = place(select(source, "d"), EmptyTree(), "/n/", Metadata())
+    rows = {item.entry.path: (item.entry.type, item.entry.link, item.source) for item in placed}
+    assert rows[b"n/a"] == (FILE, b"", b"d/a")
+    assert rows[b"n/b"] == ("h", b"n/a", None)
+    assert rows[b"n/other"] == (FILE, b"", b"d/other")
+
+
+def test_unpacked_archive_replaces_what_is_in_the_way() -> None:
+    below = tree("a/", "a/old", "sub -> elsewhere")
+    rows = {
+        item.entry.path: item.entry.type for item in place(select(CONTEXT, "dir"), below, "/", Metadata(replace=True))
+    }
+    assert rows == {b"a": FILE, b"sub": DIR, b"sub/b": FILE}

@@ -8,6 +8,8 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from pybuild.tree.entry import BLOCK, CHAR, DIR, FILE, HARDLINK, SYMLINK, Entry
 from pybuild.tree.merged import Tree, ancestors, join, parent_of
 from pybuild.tree.paths import TreeError, clean, glob, has_wildcard, resolve
@@ -61,12 +63,14 @@ class Metadata:
     """What the flags say of owners and modes.
 
     `owner` replaces every owner. `chmod` maps (old mode, is directory) to the new mode.
-    `keep_xattrs` holds for sources in an image.
+    `keep_xattrs` holds for sources in an image. With `replace` whatever is in the way makes room, as it does
+    for an archive that ADD unpacks. `made_mtime` (ns) is the time of directories that had to be made.
     """
 
     owner: tuple[int, int] | None = None
     chmod: Callable[[int, bool], int] | None = None
     keep_xattrs: bool = False
+    replace: bool = False
     made_mtime: int = 0
 
 
@@ -77,6 +81,8 @@ class _Layer:
     below: Tree
     metadata: Metadata
     placed: dict[bytes, Placed] = field(default_factory=dict)
+    names: dict[tuple[int, bytes], list[bytes]] = field(default_factory=dict)
+    """Destinations of each source file that has several names, by selection and the name that others link to."""
 
     def get(self, path: bytes) -> Entry | None:
         placed = self.placed.get(path)
@@ -160,16 +166,17 @@ def place(selections: Sequence[Selected], below: Tree, dest: str, metadata: Meta
     encoded = dest.encode(errors="surrogateescape")
     into = encoded.endswith((b"/", b"/."))
     target = resolve(below, encoded)
-    for selected in selections:
+    for number, selected in enumerate(selections):
         if selected.is_dir:
             _make_directory(layer, target)
-            _place_tree(layer, selected, target)
+            _place_tree(layer, number, selected, target)
             continue
         existing = layer.get(target)
         path = join(target, selected.name) if into or (existing is not None and existing.type == DIR) else target
         _make_directory(layer, parent_of(path))
         _place_entry(layer, selected.entries[0], path, selected.content)
-    return _in_tar_order(layer.placed)
+    ordered = _in_tar_order(layer.placed)
+    return _link_names(ordered, layer.names.values()) if layer.names else ordered
 
 
 def directory_entries(below: Tree, path: bytes, owner: tuple[int, int], mtime: int) -> list[Placed]:
@@ -208,19 +215,43 @@ def _make_directory(layer: _Layer, path: bytes) -> None:
             layer.placed[directory] = Placed(made)
         elif existing.type == DIR:
             layer.placed[directory] = Placed(_bare_directory(existing, directory))
+        elif layer.metadata.replace and directory != path:
+            layer.placed[directory] = Placed(Entry(path=directory, type=DIR, mode=0o755))
         else:
             raise PlacementError(f"cannot copy into a non-directory: /{_text(directory)}")
 
 
-def _place_tree(layer: _Layer, selected: Selected, target: bytes) -> None:
+def _place_tree(layer: _Layer, number: int, selected: Selected, target: bytes) -> None:
     skip = len(selected.root) + 1 if selected.root else 0
+    first_names = {entry.link for entry in selected.entries if entry.type == HARDLINK}
     for entry in selected.entries[1:]:
-        _place_entry(layer, entry, join(target, entry.path[skip:]), None)
+        path = join(target, entry.path[skip:])
+        _place_entry(layer, entry, path, None)
+        if entry.type == HARDLINK:
+            layer.names.setdefault((number, entry.link), []).append(path)
+        elif entry.path in first_names:
+            layer.names.setdefault((number, entry.path), []).append(path)
+
+
+def _link_names(ordered: list[Placed], groups: Iterable[list[bytes]]) -> list[Placed]:
+    """Make the copies of one source file one file again: the first in tar order, the others link to it."""
+    position = {item.entry.path: index for index, item in enumerate(ordered)}
+    linked = list(ordered)
+    for group in groups:
+        indexes = sorted({position[path] for path in group if path in position})
+        first = ordered[indexes[0]].entry
+        for index in indexes[1:]:
+            entry = ordered[index].entry
+            # A layer above may have given one of the names other content
+            if first.digest and entry.digest == first.digest and entry.type == first.type == FILE:
+                link = msgspec.structs.replace(entry, type=HARDLINK, link=first.path)
+                linked[index] = Placed(link)
+    return linked
 
 
 def _place_entry(layer: _Layer, entry: Entry, path: bytes, content: bytes | None) -> None:
     existing = layer.get(path)
-    if existing is not None and (existing.type == DIR) != (entry.type == DIR):
+    if existing is not None and (existing.type == DIR) != (entry.type == DIR) and not layer.metadata.replace:
         if existing.type == DIR:
             raise PlacementError(f"cannot replace a directory with a file: /{_text(path)}")
         raise PlacementError(f"cannot replace a non-directory with a directory: /{_text(path)}")
