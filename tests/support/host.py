@@ -1,0 +1,79 @@
+"""What this machine offers: the facts behind the markers, each asked for once."""
+
+import functools
+import os
+import shutil
+import socket
+import subprocess
+from urllib.parse import urlsplit
+
+from support import debian
+
+REQUIRE = "PYBUILD_TEST_REQUIRE"
+"""Names of markers, separated by spaces, whose tests must run: a lack is then a failure and not a skip."""
+
+PEERS = ("skopeo", "umoci", "podman", "buildah")
+
+
+def _succeeds(*command: str) -> bool:
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
+
+
+@functools.cache
+def lacks_userns() -> str:
+    """Return why unprivileged user namespaces do not work here, or ""."""
+    return "" if _succeeds("unshare", "-Urm", "true") else "this machine does not let users make user namespaces"
+
+
+@functools.cache
+def lacks_multiid() -> str:
+    """Return why this user cannot map more than one id, or ""."""
+    if lacks_userns():
+        return lacks_userns()
+    if os.geteuid() == 0:
+        return ""
+    if not shutil.which("newuidmap"):
+        return "newuidmap is not installed"
+    return "" if _succeeds("unshare", "-r", "--map-auto", "true") else "this user has no subordinate ids"
+
+
+def lacks_single_id() -> str:
+    """Return why tests of a user without subordinate ids cannot run as this user, or ""."""
+    return lacks_userns() or ("" if lacks_multiid() else "this user has subordinate ids")
+
+
+@functools.cache
+def lacks_peers() -> str:
+    """Return which other tools are missing, or ""."""
+    missing = [name for name in PEERS if not shutil.which(name)]
+    return f"not installed: {', '.join(missing)}" if missing else ""
+
+
+@functools.cache
+def lacks_network() -> str:
+    """Return why a Debian root file system cannot be made, or ""."""
+    if not shutil.which("mmdebstrap"):
+        return "mmdebstrap is not installed"
+    if any(os.environ.get(name) for name in ("http_proxy", "HTTP_PROXY")) or debian.acquire_options().get(
+        "http::Proxy"
+    ):
+        return ""
+    mirror = urlsplit(debian.mirror())
+    port = mirror.port or (443 if mirror.scheme == "https" else 80)
+    try:
+        socket.create_connection((mirror.hostname or "", port), timeout=10).close()
+    except OSError as error:
+        return f"the package mirror cannot be reached: {error}"
+    return ""
+
+
+LACKS = {"userns": lacks_userns, "multiid": lacks_multiid, "peers": lacks_peers, "network": lacks_network}
+
+
+def required() -> set[str]:
+    """Return the markers whose tests may not be skipped."""
+    return set(os.environ.get(REQUIRE, "").split())

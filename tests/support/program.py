@@ -1,0 +1,193 @@
+"""Runs the real program as a user would, in a world of its own: store, runtime directory, home, daemon."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from support import busybox, images, processes
+
+CLI = Path(__file__).parents[2] / "cli"
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended."""
+
+    args: tuple[str, ...]
+    status: int
+    out: bytes
+    err: str
+
+    @property
+    def text(self) -> str:
+        return self.out.decode()
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """The events of a build run with `--progress=json`."""
+        return [json.loads(line) for line in self.err.splitlines() if line.startswith("{")]
+
+    def steps(self) -> dict[str, bool]:
+        """Return the labels of the steps done, and whether each came from the cache."""
+        planned = next(event["steps"] for event in self.events if event["event"] == "Planned")
+        return {
+            re.sub(r"^\[[^\]]*\] ", "", planned[event["step"]]["label"]): event["cached"]
+            for event in self.events
+            if event["event"] == "StepDone" and event["step"] >= 0
+        }
+
+    def redone(self) -> list[str]:
+        """Return the labels of the steps that did not come from the cache."""
+        return [label for label, cached in self.steps().items() if not cached]
+
+
+class Pybuild:
+    """The program behind one door: "inline" or "daemon"."""
+
+    def __init__(self, base: Path, door: str) -> None:
+        self.base, self.door = base, door
+        self.store, self.runtime, self.home = base / "s", base / "r", base / "h"
+        for directory in (self.runtime, self.home):
+            directory.mkdir(mode=0o700)
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYBUILD_", "XDG_", "CI"))}
+        self.env = {
+            **kept,
+            "HOME": str(self.home),
+            "PYTHONPATH": str(CLI),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYBUILD_STORE": str(self.store),
+            "PYBUILD_RUNTIME_DIR": str(self.runtime),
+            "PYBUILD_IDLE_TIMEOUT": "120",
+        }
+        if door == "inline":
+            self.env["PYBUILD_INLINE"] = "1"
+
+    def start(self, *args: str | Path, env: dict[str, str] | None = None, **options: Any) -> "subprocess.Popen[bytes]":
+        """Start the program and return at once."""
+        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+        command = [sys.executable, "-m", "pybuild", *map(str, args)]
+        return subprocess.Popen(command, env={**self.env, **(env or {})}, **options)
+
+    def __call__(
+        self,
+        *args: str | Path,
+        stdin: bytes | None = None,
+        status: int | None = 0,
+        env: dict[str, str] | None = None,
+        cwd: Path | None = None,
+        timeout: float = 240,
+    ) -> Result:
+        """Run the program to its end, expecting `status`; a traceback is never right."""
+        process = self.start(*args, env=env, cwd=cwd, stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE)
+        return self.finish(process, *args, stdin=stdin, status=status, timeout=timeout)
+
+    def finish(
+        self,
+        process: "subprocess.Popen[bytes]",
+        *args: str | Path,
+        stdin: bytes | None = None,
+        status: int | None = 0,
+        timeout: float = 60,
+    ) -> Result:
+        """Wait for a started program and look at how it ended."""
+        try:
+            out, err = process.communicate(stdin, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, err = process.communicate()
+            raise AssertionError(f"hangs: {args}\n{err.decode(errors='replace')}") from None
+        result = Result(tuple(map(str, args)), process.returncode, out, err.decode(errors="surrogateescape"))
+        assert "Traceback (most recent call last)" not in result.err, result.err
+        if status is not None:
+            assert result.status == status, f"{' '.join(result.args)} -> {result.status}\n{result.err}"
+        return result
+
+    def add_base(self, name: str = "base") -> str:
+        """Import the busybox image and return its id."""
+        rootfs = self.base / "base.tar"
+        if not rootfs.exists():
+            busybox.write_rootfs(rootfs)
+        return self("import", rootfs, name).text.strip()
+
+    def build(self, context: Path, *args: str | Path, dockerfile: str | None = None, **options: Any) -> Result:
+        """Build a directory, with `dockerfile` written outside of it when given, telling events as JSON."""
+        if dockerfile is not None:
+            place = self.base / "Dockerfile"
+            place.write_text(dockerfile)
+            args = ("-f", place, *args)
+        return self("build", "--progress=json", *args, context, **options)
+
+    def image(self, context: Path, *args: str | Path, dockerfile: str | None = None, **options: Any) -> images.Image:
+        """Build and return the image as read from an exported OCI archive."""
+        out = self.base / "out.tar"
+        self.build(context, "-o", f"type=oci,dest={out}", *args, dockerfile=dockerfile, **options)
+        [image] = images.read_oci(out)
+        out.unlink()
+        return image
+
+    def json(self, *args: str) -> Any:
+        """Run a command that prints JSON."""
+        return json.loads(self(*args).out)
+
+    def names(self) -> set[str]:
+        """Return the names of all images in the store."""
+        lines = self("images", "--format", "{{.Repository}}:{{.Tag}}").text.split()
+        return set(lines)
+
+    def state(self) -> tuple[list[str], list[str]]:
+        """Return what the store holds: images with their names, and files of blobs and tables."""
+        listed = self("images", "-a", "--no-trunc", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}").text.splitlines()
+        kept = [
+            str(path.relative_to(self.store))
+            for room in ("blobs", "tocs", "tmp")
+            for path in sorted((self.store / room).rglob("*"))
+            if not path.is_dir()
+        ]
+        return sorted(listed), kept
+
+    def close(self) -> None:
+        """Stop the daemon and check that nothing runs and nothing is mounted; then remove everything."""
+        try:
+            if processes.find("_child", "daemon"):
+                self("daemon", "stop", timeout=60)
+            processes.wait_until_gone(seconds=10)
+            with open("/proc/self/mountinfo") as mounts:
+                assert str(self.base) not in mounts.read()
+        finally:
+            processes.end_all(processes.below())
+            remove_tree(self.base)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory, whoever of this user's ids owns what is in it."""
+    shutil.rmtree(path, ignore_errors=True)
+    if path.exists() and os.geteuid():
+        for directory, _, _ in os.walk(path):
+            if os.stat(directory).st_uid == os.geteuid():
+                os.chmod(directory, 0o700)
+        shutil.rmtree(path, ignore_errors=True)
+    if path.exists() and os.geteuid():
+        subprocess.run(["unshare", "-r", "--map-auto", "rm", "-rf", str(path)], check=True, capture_output=True)
+    assert not path.exists()
+
+
+@contextmanager
+def world(door: str) -> Iterator[Pybuild]:
+    """Give a program with a store of its own, and check at the end that it left nothing behind."""
+    # Not below pytest's own directory: its name is too long for a unix socket.
+    base = Path(tempfile.mkdtemp(prefix="pb-"))
+    program = Pybuild(base, door)
+    try:
+        yield program
+    finally:
+        program.close()
