@@ -18,6 +18,9 @@ from support import busybox, images, processes
 CLI = Path(__file__).parents[2] / "cli"
 INTERRUPTED = 130
 
+_open = 0
+"""How many worlds there are in this process."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -55,6 +58,8 @@ class Pybuild:
     """The program behind one door: "inline" or "daemon"."""
 
     def __init__(self, base: Path, door: str) -> None:
+        global _open
+        _open += 1
         self.base, self.door = base, door
         self.store, self.runtime, self.home = base / "s", base / "r", base / "h"
         for directory in (self.runtime, self.home):
@@ -157,14 +162,19 @@ class Pybuild:
 
     def close(self) -> None:
         """Stop the daemon and check that nothing runs and nothing is mounted; then remove everything."""
+        global _open
+        _open -= 1
         try:
-            if processes.find("_child", "daemon"):
+            if self.door == "daemon" and processes.find("_child", "daemon"):
                 self("daemon", "stop", timeout=60)
-            processes.wait_until_gone(seconds=10)
+            # Another world of the same test may still have its daemon.
+            if not _open:
+                processes.wait_until_gone(seconds=10)
             with open("/proc/self/mountinfo") as mounts:
                 assert str(self.base) not in mounts.read()
         finally:
-            processes.end_all(processes.below())
+            if not _open:
+                processes.end_all(processes.below())
             remove_tree(self.base)
 
 

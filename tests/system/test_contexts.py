@@ -1,0 +1,156 @@
+"""Contexts as they really are: huge, empty, odd."""
+
+import hashlib
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from support.program import Pybuild
+
+pytestmark = pytest.mark.userns
+
+
+def test_an_empty_context(pybuild: Pybuild, context: Path) -> None:
+    image = pybuild.image(context, dockerfile="FROM scratch\nCOPY . /empty/\n")
+    assert [node.path for node in image.layers[0]] in (["empty"], [])
+
+
+@pytest.mark.slow
+def test_twenty_thousand_files(pybuild: Pybuild, context: Path) -> None:
+    for number in range(20_000):
+        directory = context / f"d{number % 500}"
+        if number < 500:
+            directory.mkdir()
+        (directory / f"f{number}").write_text(f"{number}\n")
+    image = pybuild.image(context, dockerfile="FROM scratch\nCOPY . /all/\n")
+    files = {node.path: node for node in image.layers[0] if node.type == "file"}
+    assert len(files) == 20_000
+    assert files["all/d123/f10123"].text == "10123\n"
+    (context / "d7" / "f7").write_text("changed\n")
+    again = pybuild.image(context, dockerfile="FROM scratch\nCOPY . /all/\n")
+    assert again.read("all/d7/f7") == "changed\n"
+
+
+@pytest.mark.slow
+def test_a_gibibyte_in_a_few_files(daemon: Pybuild, context: Path) -> None:
+    block = os.urandom(1 << 20)
+    wanted = {}
+    for number in range(4):
+        sha = hashlib.sha256()
+        with open(context / f"big{number}", "wb") as out:
+            for place in range(256):
+                chunk = place.to_bytes(4, "big") + bytes([number]) + block[5:]
+                out.write(chunk)
+                sha.update(chunk)
+        wanted[f"big{number}"] = sha.hexdigest()
+    image = daemon.image(context, dockerfile="FROM scratch\nCOPY . /\n")
+    assert {node.path: node.sha256 for node in image.layers[0] if node.type == "file"} == wanted
+
+
+def test_a_sparse_file_is_copied_with_its_holes_as_zeros(inline: Pybuild, context: Path) -> None:
+    with open(context / "sparse", "wb") as out:
+        out.truncate(8 << 20)
+        out.seek(4 << 20)
+        out.write(b"middle")
+    image = inline.image(context, dockerfile="FROM scratch\nCOPY sparse /\n")
+    assert image.tree()["sparse"].sha256 == hashlib.sha256((context / "sparse").read_bytes()).hexdigest()
+
+
+def test_links_that_lead_nowhere_around_or_out_are_copied_as_links(pybuild: Pybuild, context: Path) -> None:
+    (context / "dangling").symlink_to("not/there")
+    (context / "one").symlink_to("two")
+    (context / "two").symlink_to("one")
+    (context / "out").symlink_to("/etc/passwd")
+    (context / "up").symlink_to("../../../../../../etc")
+    (context / "loop").mkdir()
+    (context / "loop" / "again").symlink_to("..")
+    image = pybuild.image(context, dockerfile="FROM scratch\nCOPY . /\n")
+    links = {node.path: node.link for node in image.layers[0] if node.type == "symlink"}
+    assert links == {
+        "dangling": "not/there",
+        "one": "two",
+        "two": "one",
+        "out": "/etc/passwd",
+        "up": "../../../../../../etc",
+        "loop/again": "..",
+    }
+
+
+@pytest.mark.parametrize("name", ["dangling", "circle", "outside"])
+def test_a_link_named_as_source_must_lead_to_something_in_the_context(
+    inline: Pybuild, context: Path, name: str
+) -> None:
+    (context / "dangling").symlink_to("not/there")
+    (context / "circle").symlink_to("circle")
+    (context / "outside").symlink_to("../../secret-of-the-host")
+    (context.parent / "secret-of-the-host").write_text("secret")
+    result = inline.build(context, dockerfile=f"FROM scratch\nCOPY {name} /got\n", status=1)
+    failure = result.events[-1]["failure"]
+    assert failure["line"] == 2
+    assert name in failure["message"]
+
+
+def test_fifos_are_not_waited_for_and_sockets_do_not_stop_a_build(pybuild: Pybuild, context: Path) -> None:
+    os.mkfifo(context / "fifo")
+    (context / "file").write_text("x")
+    with socket.socket(socket.AF_UNIX) as listening:
+        # A short relative name: absolute ones of temporary directories may be too long.
+        before = os.getcwd()
+        os.chdir(context)
+        try:
+            listening.bind("socket")
+        finally:
+            os.chdir(before)
+        image = pybuild.image(context, dockerfile="FROM scratch\nCOPY . /\n", timeout=30)
+    kinds = {node.path: node.type for node in image.layers[0]}
+    assert kinds["file"] == "file"
+    assert kinds.get("fifo") in (None, "fifo")
+    assert "socket" not in kinds
+
+
+def test_names_of_any_bytes(pybuild: Pybuild, context: Path) -> None:
+    names = [
+        b"new\nline",
+        b"tab\t",
+        b"\xff\xfe invalid",
+        "ünïcode".encode(),
+        b"back\\slash",
+        b"-dash",
+        b" lead",
+        b"*star",
+    ]
+    names += [b"x" * 255, b"quote'\"", b"\x1b[31mred", b"[bracket]", "\u202ebidi".encode()]
+    for name in names:
+        (context / os.fsdecode(name)).write_bytes(name)
+    deep = context
+    for _ in range(12):
+        deep = deep / ("deep" * 10)
+    deep.mkdir(parents=True)
+    (deep / "end").write_text("end")
+    image = pybuild.image(context, dockerfile="FROM scratch\nCOPY . /\n")
+    found = {node.path.encode(errors="surrogateescape"): node.data for node in image.layers[0] if node.type == "file"}
+    assert {name: name for name in names}.items() <= found.items()
+    assert b"/".join([b"deep" * 10] * 12 + [b"end"]) in found
+
+
+def test_hard_links_and_set_id_bits_in_the_context(inline: Pybuild, context: Path) -> None:
+    (context / "one").write_text("same")
+    (context / "two").hardlink_to(context / "one")
+    (context / "tool").write_text("t")
+    (context / "tool").chmod(0o4755)
+    tree = inline.image(context, dockerfile="FROM scratch\nCOPY . /\n").tree()
+    assert tree["tool"].mode == 0o4755
+    assert {tree["one"].type, tree["two"].type} <= {"file", "hardlink"}
+
+
+def test_a_file_that_cannot_be_read_is_named(inline: Pybuild, context: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root reads everything")
+    (context / "closed").write_text("x")
+    (context / "closed").chmod(0)
+    result = inline.build(context, dockerfile="FROM scratch\nCOPY . /\n", status=1)
+    assert "closed" in result.events[-1]["failure"]["message"]
+    (context / ".dockerignore").write_text("closed\n")
+    inline.build(context, dockerfile="FROM scratch\nCOPY . /\n")
