@@ -4,7 +4,8 @@ import ctypes
 import errno
 import os
 import stat
-from functools import cache
+from collections.abc import Callable
+from functools import cache, lru_cache
 from pathlib import Path
 
 from pybuild.context.errors import ContextError
@@ -22,21 +23,24 @@ class _OpenHow(ctypes.Structure):
 
 
 @cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
+def _syscall() -> Callable[[int, int, bytes, object, int], int]:
+    function = ctypes.CDLL(None, use_errno=True).syscall
+    # syscall() is variadic: without types each integer would be passed as 32 bits
+    function.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t)
+    function.restype = ctypes.c_long
+    return function
+
+
+@lru_cache(maxsize=32)
+def _how(flags: int, resolve: int) -> tuple[object, int]:
+    how = _OpenHow(flags, 0, resolve)
+    return ctypes.byref(how), ctypes.sizeof(how)
 
 
 def _openat2(root_fd: int, path: bytes, flags: int, resolve: int) -> int:
-    how = _OpenHow(flags, 0, resolve)
+    how, size = _how(flags, resolve)
     for _ in range(32):
-        # A c_long for each integer: syscall() is variadic, and a plain int would be passed as 32 bits
-        fd: int = _libc().syscall(
-            ctypes.c_long(_SYS_OPENAT2),
-            ctypes.c_long(root_fd),
-            ctypes.c_char_p(path),
-            ctypes.byref(how),
-            ctypes.c_size_t(ctypes.sizeof(how)),
-        )
+        fd = _syscall()(_SYS_OPENAT2, root_fd, path, how, size)
         if fd >= 0:
             return fd
         code = ctypes.get_errno()

@@ -18,6 +18,7 @@ from pybuild.context.pattern import Automaton, NameIndex, PatternError, State, T
 MAX_PATTERNS = 10_000
 MAX_LINE = 64 * 1024  # bytes; Docker's reader stops here too
 MAX_FILE = 4 << 20  # bytes
+MAX_RUNNING = 200_000  # tokens of patterns that hashing cannot find, so that they cost time for each path
 
 # What Go calls space (unicode.IsSpace); str.strip() alone would take U+001C to U+001F too
 _SPACE = (
@@ -176,6 +177,7 @@ class IgnoreMatcher:
         wholes: list[tuple[Sequence[Token], int]] = []
         self._folder_names: dict[int, Sequence[Token]] = {}
         self._reincludes_anywhere = False
+        self._has_negation = leaving_out = False
         reincluding: set[str] = set()
         for line, text in lines:
             pattern = text.strip(_SPACE)
@@ -197,6 +199,10 @@ class IgnoreMatcher:
             number = len(self.negated)
             self.negated.append(negated)
             self.patterns.append(pattern)
+            leaving_out |= not negated
+            if not leaving_out:
+                continue  # nothing is left out yet, so there is nothing to bring back
+            self._has_negation |= negated
             halves = split(tokens)
             if halves is None:
                 wholes.append((tokens, number))
@@ -214,13 +220,15 @@ class IgnoreMatcher:
                 self._folder_names[number] = halves.name
         self._by_folder = {folder: NameIndex(rules) for folder, rules in by_folder.items()}
         self._anywhere = (NameIndex(anywhere),) if anywhere else ()
+        running = sum(index.running for index in (*self._by_folder.values(), *self._anywhere))
+        if running + sum(len(tokens) for tokens, _ in (*folders, *wholes)) > MAX_RUNNING:
+            raise IgnoreError(f"ignore patterns with more than {MAX_RUNNING} characters and wildcards in all")
         self.folders = Automaton(folders)
         self.wholes = Automaton(wholes)
         reincluders = {number for number, negated in enumerate(self.negated) if negated}
         self._folders_reincluding = self.folders.mask_of(reincluders)
         self._wholes_reincluding = self.wholes.mask_of(reincluders)
         self._reincluding = sorted(reincluding)
-        self._has_negation = bool(reincluders)
         self._folder_indexes: dict[tuple[int, ...], NameIndex] = {}
         self.root = DirState(self, "", (), False, self.folders.start, self.wholes.start)
         """The state of the context root, which is never left out."""

@@ -26,7 +26,8 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW
 _UNREADABLE_HINT = "make it readable, or name it in .dockerignore"
 
 # Ignore patterns are UTF-8 whatever the locale says names are
-_NAMES_ARE_UTF8 = sys.getfilesystemencoding() == "utf-8"
+_ENCODING, _ENCODING_ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+_NAMES_ARE_UTF8 = _ENCODING == "utf-8"
 
 _by_path = attrgetter("path")
 
@@ -269,7 +270,7 @@ class LocalContext:
             state = self._states.get(path)
         for name in reversed(missing):
             path = path + b"/" + name if path else name
-            state = self._states[path] = state.enter(name.decode(errors="surrogateescape"))
+            state = self._states[path] = state.enter(_pattern_text(name))
         return state
 
     def _look(self, path: bytes) -> Entry | None:
@@ -290,10 +291,8 @@ class LocalContext:
             if error.errno in _ABSENT:
                 return None
             raise self._failure(error, path) from error
-        left_out = bool(path) and self._state(parent).excludes(name.decode(errors="surrogateescape"))
-        if left_out and not (
-            stat.S_ISDIR(status.st_mode) and self._state(path).may_reinclude() and self._shows(path)
-        ):
+        left_out = bool(path) and self._state(parent).excludes(_pattern_text(name))
+        if left_out and not (stat.S_ISDIR(status.st_mode) and self._state(path).may_reinclude() and self._shows(path)):
             return None
         entry = self._entry(path, status, link)
         if entry is None:
@@ -341,25 +340,22 @@ class LocalContext:
         may_show = state.may_reinclude()
         # Locals, because this runs for each file of the context
         excludes, devices, identities, entries = state.excludes, self._memory.devices, self._identities, self._entries
-        fsencode, lstat_kind = os.fsencode, stat.S_IFMT
-        regular = stat.S_IFREG
+        kind_of, regular = stat.S_IFMT, stat.S_IFREG
         try:
             with os.scandir(fd) as items:
                 for item in items:
                     name = item.name
-                    raw = fsencode(name)
-                    if not all_stay:
-                        if not _NAMES_ARE_UTF8:
-                            name = raw.decode(errors="surrogateescape")
-                        if all_go or excludes(name):
-                            if may_show and item.is_dir(follow_symlinks=False):
-                                hidden.append(raw)
-                            continue
-                    full = prefix + raw
+                    if not all_stay and (
+                        all_go or excludes(name if _NAMES_ARE_UTF8 else _pattern_text(os.fsencode(name)))
+                    ):
+                        if may_show and item.is_dir(follow_symlinks=False):
+                            hidden.append(os.fsencode(name))
+                        continue
+                    full = prefix + name.encode(_ENCODING, _ENCODING_ERRORS)
                     try:
                         status = item.stat(follow_symlinks=False)
                         mode = status.st_mode
-                        if lstat_kind(mode) == regular:
+                        if kind_of(mode) == regular:
                             device, inode, size = status.st_dev, status.st_ino, status.st_size
                             mtime, ctime = status.st_mtime_ns, status.st_ctime_ns
                             identities[full] = (device, inode, size, mtime, ctime)
@@ -372,7 +368,7 @@ class LocalContext:
                                 path=full, type=FILE, mode=mode & 0o7777, size=size, mtime=mtime, digest=digest
                             )
                         else:
-                            link = os.readlink(raw, dir_fd=fd) if stat.S_ISLNK(mode) else b""
+                            link = os.readlink(os.fsencode(name), dir_fd=fd) if stat.S_ISLNK(mode) else b""
                             entry = self._entry(full, status, link)
                     except FileNotFoundError:
                         continue  # gone since it was listed
@@ -432,6 +428,10 @@ def _changed(path: bytes) -> ChangedError:
     return ChangedError(
         f"changed while it was read: `{_shown(path)}`", "build again when nothing writes to the context"
     )
+
+
+def _pattern_text(name: bytes) -> str:
+    return name.decode(errors="surrogateescape")
 
 
 def _shown(path: bytes) -> str:

@@ -297,7 +297,7 @@ def _mask(places: Iterable[int]) -> int:
 class NameIndex:
     """Patterns of single names, found by hashing where they allow it: `x`, `*`, `*.x` and `x*` never run."""
 
-    __slots__ = ("_always", "_automaton", "_literal", "_prefixes", "_suffixes")
+    __slots__ = ("_always", "_automaton", "_literal", "_prefixes", "_suffixes", "running")
 
     def __init__(self, rules: Sequence[tuple[Sequence[Token], int]]) -> None:
         """`rules` are token lists without "/" and their numbers."""
@@ -324,6 +324,8 @@ class NameIndex:
         self._suffixes = [(-size, {k: tuple(v) for k, v in table.items()}) for size, table in suffixes.items()]
         self._always = tuple(sorted(always))
         self._automaton = Automaton(others) if others else None
+        self.running = sum(len(tokens) for tokens, _ in others)
+        """How many tokens could not be put into a table."""
 
     def hits(self, name: str) -> tuple[int, ...]:
         """Return the numbers of the patterns that match `name`, in no order, none twice."""
