@@ -132,7 +132,7 @@ def read_layer(stream: Any) -> list[Node]:
                 Node(
                     path=member.name.removeprefix("./").strip("/") if member.name != "." else "",
                     type=_kind(member),
-                    mode=member.mode,
+                    mode=member.mode & 0o7777,
                     uid=member.uid,
                     gid=member.gid,
                     size=member.size,
