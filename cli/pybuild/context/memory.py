@@ -6,7 +6,6 @@ hand. A file touched within a clock tick of being read could change once more wi
 """
 
 import os
-import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -88,6 +87,8 @@ class DigestMemory:
                     kept.setdefault(key[0], {})[key[1]] = (*key[2:], digest)
             self.devices = kept
         data = msgspec.msgpack.encode(_Saved(_FORMAT, self.devices))
+        import tempfile  # which costs more to import than all of this room
+
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             fd, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
