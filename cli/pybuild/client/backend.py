@@ -1,0 +1,75 @@
+"""What the command line can ask, whichever door is used."""
+
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Protocol, Self
+
+from pybuild.api.events import Event
+from pybuild.api.request import BuildRequest
+
+
+class Backend(Protocol):
+    """An open way to the engine. Operations raise PybuildError of the same kinds through both doors.
+
+    Dicts have the shapes of the Docker Engine API.
+    """
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def build(self, request: BuildRequest, context: BinaryIO | None = None) -> Generator[Event, None, None]:
+        """Build; the last event is Built or Failed. Closing the iterator early cancels the build.
+
+        `context` is read when `request.context` is "": a tar, compressed or not, or a bare Dockerfile.
+        """
+        ...
+
+    def images(self, *, all: bool = False, filters: dict[str, list[str]] | None = None) -> list[dict[str, Any]]:
+        """Return the images, newest first, as `GET /images/json`."""
+        ...
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        """Return one image as `GET /images/{name}/json`."""
+        ...
+
+    def history(self, name: str) -> list[dict[str, Any]]:
+        """Return the history of an image, newest first."""
+        ...
+
+    def tag(self, name: str, new_name: str) -> None:
+        """Give an image another name."""
+        ...
+
+    def remove(self, name: str, *, force: bool = False) -> list[dict[str, str]]:
+        """Remove a name, and the image with its last one; return `{"Untagged"}` and `{"Deleted"}` in order."""
+        ...
+
+    def save(self, names: Sequence[str], out: BinaryIO, *, format: str = "docker", compression: str = "none") -> None:
+        """Write images as an archive to `out`."""
+        ...
+
+    def load(self, source: BinaryIO | Path) -> list[dict[str, str]]:
+        """Take images in from an archive, or from an OCI layout directory given by absolute path."""
+        ...
+
+    def import_(self, source: BinaryIO, name: str, *, changes: Sequence[str] = (), message: str = "") -> str:
+        """Make an image of a root file system tar; return its id."""
+        ...
+
+    def export(self, name: str, type: str, out: BinaryIO, attrs: dict[str, str]) -> None:
+        """Write an image to `out` as the exporter of that type does."""
+        ...
+
+    def prune(
+        self, *, all: bool = False, filters: dict[str, list[str]] | None = None, dry_run: bool = False
+    ) -> dict[str, Any]:
+        """Remove what nothing needs; return `{"items": [{kind, name, size, reason, last_used}], "reclaimed"}`."""
+        ...
+
+    def df(self) -> dict[str, Any]:
+        """Return `{"rows": [{type, total, active, size, reclaimable}]}`."""
+        ...

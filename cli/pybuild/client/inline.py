@@ -1,0 +1,143 @@
+"""The engine in this process: no daemon, nothing left running."""
+
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Event as Flag
+from threading import Thread
+from time import time
+from types import TracebackType
+from typing import Any, BinaryIO, Protocol, Self
+
+from pybuild.api.events import Built, Event, Failed, Failure
+from pybuild.api.request import BuildRequest
+
+Filters = dict[str, list[str]]
+
+
+class Build(Protocol):
+    """`engine.build.build`."""
+
+    def __call__(
+        self,
+        request: BuildRequest,
+        *,
+        store_root: Path,
+        context_stream: BinaryIO | None,
+        emit: Callable[[Event], None],
+        cancel: Flag,
+    ) -> Built: ...
+
+
+class Inline:
+    """A Backend that calls the engine. The parts of it are parameters for tests only."""
+
+    def __init__(
+        self,
+        store_root: Path | None = None,
+        *,
+        build: Build | None = None,
+        images: Any = None,
+        failure_of: Callable[[BaseException], Failure] | None = None,
+    ) -> None:
+        from pybuild.engine import paths
+
+        self._root = store_root or paths.store_root()
+        self._build = build
+        self._failure_of = failure_of
+        self._made = images
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    @property
+    def _images(self) -> Any:
+        if self._made is None:
+            from pybuild.engine.images import Images
+
+            self._made = Images(self._root)
+        return self._made
+
+    def build(self, request: BuildRequest, context: BinaryIO | None = None) -> Generator[Event, None, None]:
+        """Run the build in a thread and yield its events; closing the iterator cancels it and waits for its end."""
+        queue: SimpleQueue[Event] = SimpleQueue()
+        cancel = Flag()
+        worker = Thread(target=self._run, args=(request, context, queue, cancel), name="build", daemon=True)
+        worker.start()
+        try:
+            while True:
+                event = queue.get()
+                yield event
+                if isinstance(event, Built | Failed):
+                    break
+        finally:
+            # Ctrl-C lands here: a second one breaks off this waiting
+            cancel.set()
+            worker.join()
+
+    def _run(self, request: BuildRequest, context: BinaryIO | None, queue: "SimpleQueue[Event]", cancel: Flag) -> None:
+        try:
+            if self._build is None:
+                from pybuild.engine.build import build
+            else:
+                build = self._build
+            queue.put(
+                build(request, store_root=self._root, context_stream=context, emit=queue.put, cancel=cancel),
+            )
+        except BaseException as error:
+            # Whatever it is, the main thread must learn of it or wait for ever
+            step = getattr(error, "step", -1)
+            queue.put(Failed(self._failure(error), step if isinstance(step, int) else -1, time()))
+
+    def _failure(self, error: BaseException) -> Failure:
+        if self._failure_of is not None:
+            return self._failure_of(error)
+        from pybuild.engine.failure import failure_of
+
+        return failure_of(error)
+
+    def images(self, *, all: bool = False, filters: Filters | None = None) -> list[dict[str, Any]]:
+        result: list[dict[str, Any]] = self._images.list(all=all, filters=filters)
+        return result
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        result: dict[str, Any] = self._images.inspect(name)
+        return result
+
+    def history(self, name: str) -> list[dict[str, Any]]:
+        result: list[dict[str, Any]] = self._images.history(name)
+        return result
+
+    def tag(self, name: str, new_name: str) -> None:
+        self._images.tag(name, new_name)
+
+    def remove(self, name: str, *, force: bool = False) -> list[dict[str, str]]:
+        result: list[dict[str, str]] = self._images.remove(name, force=force)
+        return result
+
+    def save(self, names: Sequence[str], out: BinaryIO, *, format: str = "docker", compression: str = "none") -> None:
+        self._images.save(list(names), out, format=format, compression=compression)
+
+    def load(self, source: BinaryIO | Path) -> list[dict[str, str]]:
+        result: list[dict[str, str]] = self._images.load(source)
+        return result
+
+    def import_(self, source: BinaryIO, name: str, *, changes: Sequence[str] = (), message: str = "") -> str:
+        result: str = self._images.import_(source, name, changes=list(changes), message=message)
+        return result
+
+    def export(self, name: str, type: str, out: BinaryIO, attrs: dict[str, str]) -> None:
+        self._images.export(name, type, out, attrs)
+
+    def prune(self, *, all: bool = False, filters: Filters | None = None, dry_run: bool = False) -> dict[str, Any]:
+        result: dict[str, Any] = self._images.prune(all=all, filters=filters or {}, dry_run=dry_run)
+        return result
+
+    def df(self) -> dict[str, Any]:
+        result: dict[str, Any] = self._images.df()
+        return result

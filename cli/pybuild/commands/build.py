@@ -1,0 +1,242 @@
+"""`pybuild build`: flags become a request, events are shown, results are written."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import typer
+
+from pybuild.api.events import Built, Failed
+from pybuild.api.request import BuildRequest, Output
+from pybuild.errors import ExitCode, PybuildError, UsageError
+
+MAX_DOCKERFILE = 4 << 20
+"""Largest Dockerfile taken from standard input, in bytes."""
+
+_SHOWN = ("auto", "tty", "plain", "json")
+
+
+def build(
+    context: Annotated[
+        str, typer.Argument(help="A directory, or - for a tar or a Dockerfile on standard input.", metavar="CONTEXT")
+    ],
+    tag: Annotated[list[str] | None, typer.Option("-t", "--tag", help="Name of the image.", metavar="NAME")] = None,
+    file: Annotated[
+        str, typer.Option("-f", "--file", help="The Dockerfile, - for standard input.", metavar="FILE")
+    ] = "",
+    build_arg: Annotated[
+        list[str] | None,
+        typer.Option(help="Value for ARG; NAME alone takes it from the environment.", metavar="NAME=V"),
+    ] = None,
+    target: Annotated[str, typer.Option(help="Stage to build.", metavar="STAGE")] = "",
+    label: Annotated[list[str] | None, typer.Option(help="Label of the image.", metavar="KEY=V")] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Do everything anew.")] = False,
+    no_cache_filter: Annotated[
+        list[str] | None, typer.Option(help="Do these stages anew.", metavar="STAGE,...")
+    ] = None,
+    network: Annotated[str, typer.Option(help="Network of RUN: default, none or host.", metavar="MODE")] = "default",
+    add_host: Annotated[list[str] | None, typer.Option(help="Line of /etc/hosts.", metavar="NAME:IP")] = None,
+    shm_size: Annotated[str, typer.Option(help="Size of /dev/shm, such as 64m.", metavar="SIZE")] = "",
+    ulimit: Annotated[list[str] | None, typer.Option(help="Limit of RUN.", metavar="NAME=SOFT[:HARD]")] = None,
+    output: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-o", "--output", help="type=oci|docker|tar|local,dest=PATH; dest=- is standard output.", metavar="SPEC"
+        ),
+    ] = None,
+    iidfile: Annotated[str, typer.Option(help="Write the image id to this file.", metavar="FILE")] = "",
+    metadata_file: Annotated[str, typer.Option(help="Write what was built to this file.", metavar="FILE")] = "",
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print the image id only.")] = False,
+    progress: Annotated[
+        str, typer.Option(help="auto, tty, plain or json (one event a line).", metavar="KIND")
+    ] = "auto",
+    inline: Annotated[
+        bool | None, typer.Option("--inline/--no-inline", help="Build in this process, without the daemon.")
+    ] = None,
+    platform: Annotated[str, typer.Option(help="Platform of the image.", metavar="OS/ARCH")] = "",
+) -> int:
+    """Build an image from a Dockerfile and the directory CONTEXT."""
+    from pybuild.commands import flags
+
+    if progress not in _SHOWN:
+        raise UsageError(f"unknown kind of progress: {progress}", f"known: {', '.join(_SHOWN)}")
+    outputs = [flags.output(text, Path.cwd()) for text in output or ()]
+    to_stdout = _one_to_stdout(outputs)
+    request = BuildRequest(
+        context="" if context == "-" else _directory(context),
+        dockerfile=_dockerfile(file, context),
+        tags=tuple(flags.tag(name) for name in tag or ()),
+        build_args=flags.build_args(build_arg or (), os.environ),
+        target=target,
+        labels=flags.labels(label or ()),
+        no_cache=no_cache,
+        no_cache_filter=tuple(name for item in no_cache_filter or () for name in item.split(",") if name),
+        network=flags.network(network),
+        extra_hosts=tuple(map(flags.add_host, add_host or ())),
+        shm_size=flags.size(shm_size, "--shm-size") if shm_size else 0,
+        ulimits=tuple(map(flags.ulimit, ulimit or ())),
+        outputs=tuple(item for item in outputs if item is not to_stdout),
+        platform=platform,
+        dockerfile_text=_dockerfile_text(file, context),
+    )
+    for path in filter(None, (iidfile, metadata_file)):
+        _check_parent(path)
+    with _context(context) as stream:
+        return _run(
+            request,
+            stream,
+            inline=inline,
+            mode="quiet" if quiet and progress != "json" else progress,
+            to_stdout=to_stdout,
+            iidfile=iidfile,
+            metadata_file=metadata_file,
+            print_id=quiet and to_stdout is None,
+        )
+
+
+def _run(
+    request: BuildRequest,
+    context: BinaryIO | None,
+    *,
+    inline: bool | None,
+    mode: str,
+    to_stdout: Output | None,
+    iidfile: str,
+    metadata_file: str,
+    print_id: bool,
+) -> int:
+    from pybuild.client import connect
+    from pybuild.progress import open_renderer
+
+    if iidfile:
+        # What an earlier build left must not pass for the result of one that fails
+        Path(iidfile).unlink(missing_ok=True)
+    with connect(inline=inline) as backend:
+        last: Built | Failed | None = None
+        with closing(open_renderer(mode, sys.stderr)) as renderer:
+            events = backend.build(request, context)
+            with closing(events):
+                for event in events:
+                    if isinstance(event, Built | Failed):
+                        last = event
+                    renderer.show(event)
+        if isinstance(last, Failed):
+            return _failed(last)
+        if last is None:
+            raise PybuildError("the build ended without a result")
+        if to_stdout is not None:
+            from pybuild.commands.output import standard_output
+
+            names = {"name": ",".join(last.tags)} if last.tags else {}
+            out = standard_output(f"an image as {to_stdout.type}")
+            backend.export(last.image_id, to_stdout.type, out, {**names, **to_stdout.attrs})
+            out.flush()
+    _write_results(last, iidfile, metadata_file)
+    if print_id:
+        from pybuild.commands.output import write_line
+
+        write_line(last.image_id)
+    return ExitCode.OK
+
+
+def _failed(last: Failed) -> int:
+    """Return the exit status; the renderer has told the failure."""
+    trace = last.failure.traceback
+    if trace and os.environ.get("PYBUILD_DEBUG", "") not in ("", "0"):
+        from pybuild.progress.escape import escape
+
+        sys.stderr.write(escape(trace))
+    if last.failure.exit_code == ExitCode.BUG:
+        from pybuild.commands.app import write_bug_log
+
+        sys.stderr.write(f"hint: the details are in {write_bug_log(trace)}\n")
+    return last.failure.exit_code
+
+
+def _write_results(built: Built, iidfile: str, metadata_file: str) -> None:
+    if not iidfile and not metadata_file:
+        return
+    from pybuild.commands.output import as_json, new_file
+
+    if iidfile:
+        with new_file(Path(iidfile)) as out:
+            out.write(built.image_id.encode())
+    if metadata_file:
+        metadata = {"containerimage.config.digest": built.image_id}
+        if built.digest:
+            metadata["containerimage.digest"] = built.digest
+        if built.tags:
+            metadata["image.name"] = ",".join(built.tags)
+        with new_file(Path(metadata_file)) as out:
+            out.write(as_json(metadata, indent=2).encode() + b"\n")
+
+
+def _one_to_stdout(outputs: list[Output]) -> Output | None:
+    found = [output for output in outputs if output.dest == "-"]
+    if len(found) > 1:
+        raise UsageError("only one --output can go to standard output")
+    if found and sys.stdout.isatty():
+        raise UsageError(
+            f"an image as {found[0].type} will not be written to a terminal", "give dest=PATH, or redirect the output"
+        )
+    return found[0] if found else None
+
+
+def _directory(context: str) -> str:
+    if context.startswith(("http://", "https://", "git://", "git@", "ssh://")):
+        raise UsageError(f"contexts from the network are not supported yet: {context}")
+    if not os.path.exists(context):
+        raise UsageError(f"no such directory: {context}")
+    if not os.path.isdir(context):
+        raise UsageError(f"the context is no directory: {context}", "`-f` names a Dockerfile")
+    return os.path.abspath(context)
+
+
+def _dockerfile(file: str, context: str) -> str:
+    if file in ("", "-"):
+        return ""
+    if context == "-":
+        # A path inside the tar
+        return file
+    if not os.path.exists(file):
+        raise UsageError(f"no such Dockerfile: {file}")
+    if os.path.isdir(file):
+        raise UsageError(f"the Dockerfile is a directory: {file}")
+    return os.path.abspath(file)
+
+
+def _dockerfile_text(file: str, context: str) -> str | None:
+    if file != "-":
+        return None
+    if context == "-":
+        raise UsageError("Dockerfile and context cannot both come from standard input")
+    if sys.stdin.isatty():
+        raise UsageError("the Dockerfile is to come from standard input, which is a terminal")
+    data = sys.stdin.buffer.read(MAX_DOCKERFILE + 1)
+    if len(data) > MAX_DOCKERFILE:
+        raise UsageError(f"the Dockerfile on standard input is over the limit of {MAX_DOCKERFILE} bytes")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise UsageError("the Dockerfile on standard input is not UTF-8") from error
+
+
+def _check_parent(path: str) -> None:
+    if not os.path.isdir(os.path.dirname(path) or "."):
+        raise UsageError(f"no such directory for the file: {path}")
+    if os.path.isdir(path):
+        raise UsageError(f"is a directory: {path}")
+
+
+@contextmanager
+def _context(context: str) -> Iterator[BinaryIO | None]:
+    if context != "-":
+        yield None
+        return
+    from pybuild.commands.output import input_file
+
+    with input_file("-", "the context") as stream:
+        yield stream

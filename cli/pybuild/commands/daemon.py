@@ -1,0 +1,128 @@
+"""`pybuild daemon start|stop|status|run|logs`"""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from pybuild.commands.group import SETTINGS
+from pybuild.commands.output import as_json, write_line
+from pybuild.errors import ExitCode, PybuildError
+
+STOP_SECONDS = 40.0
+"""How long `stop` waits for builds to end or be cancelled."""
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings=SETTINGS,
+    help="Start, stop and look at the daemon. Builds start it by themselves; it ends when it has been idle.",
+    no_args_is_help=False,
+)
+
+
+@app.command()
+def start() -> None:
+    """Start the daemon, if none runs, and print its socket."""
+    from pybuild.client.remote import Remote
+
+    with Remote.connect() as remote:
+        write_line(str(remote.status()["socket"]))
+
+
+@app.command()
+def stop(
+    now: Annotated[bool, typer.Option("--now", help="Cancel its builds instead of waiting for them.")] = False,
+) -> None:
+    """Stop the daemon and wait for its end; builds get some seconds to end."""
+    from pybuild.client.errors import DaemonError
+    from pybuild.client.remote import Remote
+    from pybuild.client.start import place, wait_for_end
+
+    where = place()
+    remote = Remote.running(where)
+    if remote is None:
+        if not wait_for_end(where, STOP_SECONDS):
+            raise DaemonError("the daemon is stopping, but does not end", f"its log is `{where.log}`")
+        write_line("not running")
+        return
+    with remote:
+        remote.stop(now=now)
+    if not wait_for_end(where, STOP_SECONDS):
+        raise DaemonError("the daemon does not end", f"its log is `{where.log}`")
+    write_line("stopped")
+
+
+@app.command()
+def status(
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tell whether the daemon runs, and where its socket is."""
+    from time import time
+
+    from pybuild.client.remote import Remote
+    from pybuild.client.start import place
+    from pybuild.progress.amounts import human_duration
+
+    where = place()
+    told: dict[str, Any] = {"running": False, "socket": str(where.socket), "log": str(where.log)}
+    remote = Remote.running(where)
+    if remote is not None:
+        with remote:
+            told = {**told, "running": True, **remote.status()}
+    if json_:
+        write_line(as_json(told))
+    elif not told["running"]:
+        write_line("not running")
+    else:
+        up = human_duration(max(0.0, time() - float(told["started"])))
+        write_line(f"running since {up}, pid {told['pid']}, version {told['version']}, {told['builds']} builds")
+        write_line(f"socket {told['socket']}")
+        write_line(f"store {told['store']}")
+
+
+@app.command()
+def run() -> int:
+    """Run the daemon in the foreground until it is stopped."""
+    import signal
+
+    from pybuild.daemon.serve import main
+
+    # The daemon has its own ways to end
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    return main()
+
+
+@app.command()
+def logs(
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what is added.")] = False,
+    tail: Annotated[int, typer.Option("-n", "--tail", help="Print the last lines only; 0 is all.", min=0)] = 0,
+) -> int:
+    """Print the log of the daemon."""
+    from time import sleep
+
+    from pybuild.client.start import place
+
+    path = place().log
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            lines = file.read().splitlines()
+            _print(lines[-tail:] if tail else lines)
+            while follow:
+                sleep(0.2)
+                _print(file.read().splitlines())
+    except FileNotFoundError as error:
+        raise PybuildError("the daemon has not run yet: there is no log") from error
+    except OSError as error:
+        raise PybuildError(f"cannot read the log: {path}: {error.strerror}") from error
+    return ExitCode.OK
+
+
+def _print(lines: list[str]) -> None:
+    from pybuild.progress.escape import escape
+
+    if lines:
+        write_line("\n".join(map(escape, lines)))
+        sys.stdout.flush()

@@ -1,0 +1,124 @@
+"""The root group: commands are found by the table and imported when they run."""
+
+import os
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperGroup, TyperOption
+from typer.main import get_command as to_command
+
+from pybuild.commands.table import rows
+from pybuild.errors import UsageError
+
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class LazyGroup(TyperGroup):
+    """Lists the commands of the table without importing them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*rows()]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        row = rows().get(cmd_name)
+        return None if row is None else load(cmd_name, row.target)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, row.help) for name, row in rows().items()])
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0]
+        if name not in rows() and not name.startswith("-"):
+            near = nearest(name, [*rows()])
+            raise UsageError(
+                f"no such command: {name}", f"did you mean `{near}`?" if near else "`pybuild --help` lists them"
+            )
+        return super().resolve_command(ctx, args)
+
+
+def load(name: str, target: str) -> Any:
+    """Import a command and return what typer made of it."""
+    module, _, attribute = target.partition(":")
+    found: Any = getattr(import_module(module), attribute)
+    if isinstance(found, typer.Typer):
+        command = to_command(found)
+    else:
+        command = to_command(typer_of(found, name))
+        command.params.append(debug_option())
+    command.name = name
+    return command
+
+
+def typer_of(function: Callable[..., Any], name: str) -> typer.Typer:
+    """Return an application of one command."""
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.command(name, context_settings=SETTINGS)(function)
+    return app
+
+
+def debug_option() -> TyperOption:
+    """Return `-v/--debug`, which every command takes; it is a matter of the boundary, not of the command."""
+    return TyperOption(
+        param_decls=["-v", "--debug"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_debug,
+        help="Show tracebacks of errors.",
+    )
+
+
+def _debug(ctx: Any, param: Any, value: bool) -> None:
+    if value:
+        os.environ["PYBUILD_DEBUG"] = "1"
+
+
+def nearest(name: str, names: list[str]) -> str:
+    """Return the name most like `name`, "" when none is."""
+    from difflib import get_close_matches
+
+    return (get_close_matches(name, names, 1, 0.6) or [""])[0]
+
+
+def make_root() -> Any:
+    """Return the root command."""
+    app = typer.Typer(
+        cls=LazyGroup,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings=SETTINGS,
+    )
+
+    @app.callback(invoke_without_command=True)
+    def root(ctx: typer.Context) -> None:
+        """Build container images without root, without Docker.
+
+        `pybuild COMMAND --help` tells about a command.
+        """
+        if ctx.invoked_subcommand is None:
+            typer.echo(ctx.get_help())
+
+    command = to_command(app)
+    command.params.append(debug_option())
+    version = TyperOption(
+        param_decls=["--version"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_version,
+        help="Show the version.",
+    )
+    command.params.append(version)
+    return command
+
+
+def _version(ctx: Any, param: Any, value: bool) -> None:
+    if value:
+        from pybuild import __version__
+
+        typer.echo(f"pybuild {__version__}")
+        raise typer.Exit

@@ -1,0 +1,62 @@
+"""`pybuild prune`"""
+
+import sys
+from time import time
+from typing import Annotated, Any
+
+import typer
+
+from pybuild.client import connect
+from pybuild.commands.output import as_json, parse_filters, table, write_line
+from pybuild.errors import UsageError
+from pybuild.progress.amounts import human_bytes, human_duration
+
+
+def prune(
+    all_: Annotated[
+        bool, typer.Option("-a", "--all", help="Everything no image with a name needs, the whole cache too.")
+    ] = False,
+    force: Annotated[bool, typer.Option("-f", "--force", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("-n", "--dry-run", help="Only tell what would be removed.")] = False,
+    filter_: Annotated[
+        list[str] | None, typer.Option("--filter", help="until=24h or label=NAME.", metavar="NAME=V")
+    ] = None,
+    format_: Annotated[str, typer.Option("--format", help="table or json.", metavar="FORMAT")] = "table",
+) -> None:
+    """Remove what nothing needs: images without a name, old cache, leftovers. Tells each with its reason."""
+    if format_ not in ("table", "json"):
+        raise UsageError(f"unknown format: {format_}", "known: table, json")
+    filters = parse_filters(filter_ or ())
+    if not force and not dry_run:
+        _ask(all_)
+    with connect() as backend:
+        report = backend.prune(all=all_, filters=filters, dry_run=dry_run)
+    if format_ == "json":
+        write_line(as_json(report))
+        return
+    items = report["items"]
+    if items:
+        write_line("\n".join(table(("KIND", "NAME", "SIZE", "LAST USED", "REASON"), [_row(item) for item in items])))
+        write_line("")
+    told = "Total that would be reclaimed" if dry_run else "Total reclaimed space"
+    write_line(f"{told}: {human_bytes(report['reclaimed'])}")
+
+
+def _ask(all_: bool) -> None:
+    what = "everything that no image with a name needs" if all_ else "images without a name and unused cache"
+    if not sys.stdin.isatty():
+        raise UsageError(
+            "there is nobody to ask on standard input", "use `--force`, or `--dry-run` to see what would go"
+        )
+    sys.stderr.write(f"This will remove {what}. Go on? [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise typer.Exit(1)
+
+
+def _row(item: dict[str, Any]) -> list[str]:
+    used = float(item.get("last_used") or 0)
+    ago = f"{human_duration(max(0.0, time() - used))} ago" if used else ""
+    name = str(item["name"])
+    name = name[:19] if name.startswith("sha256:") else name
+    return [str(item["kind"]), name, human_bytes(item["size"], 3), ago, str(item["reason"])]

@@ -1,0 +1,39 @@
+"""The commands: name -> where it is and what it is for. Neither help nor completion imports a command."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A command: `target` is "module:name" of a function with typer annotations or of a `typer.Typer`."""
+
+    target: str
+    help: str
+
+
+BUILT_IN: dict[str, Row] = {
+    "build": Row("pybuild.commands.build:build", "Build an image from a Dockerfile"),
+    "images": Row("pybuild.commands.images:images", "List images"),
+    "inspect": Row("pybuild.commands.inspect:inspect", "Show all there is to know about images"),
+    "history": Row("pybuild.commands.history:history", "Show how an image came to be"),
+    "tag": Row("pybuild.commands.tag:tag", "Give an image another name"),
+    "rmi": Row("pybuild.commands.rmi:rmi", "Remove images"),
+    "save": Row("pybuild.commands.save:save", "Write images to an archive"),
+    "load": Row("pybuild.commands.load:load", "Take images in from an archive or an OCI layout"),
+    "import": Row("pybuild.commands.import_:import_", "Make an image of a root file system archive"),
+    "prune": Row("pybuild.commands.prune:prune", "Remove what nothing needs"),
+    "df": Row("pybuild.commands.df:df", "Show how much of the disk is used"),
+    "daemon": Row("pybuild.commands.daemon:app", "Start, stop and look at the daemon"),
+    "version": Row("pybuild.commands.version:version", "Show versions"),
+    "completion": Row("pybuild.commands.completion:completion", "Print a completion script for a shell"),
+}
+
+
+def rows() -> Mapping[str, Row]:
+    """Return all commands in the order of help.
+
+    Commands of plugins are merged here, below the built-in ones: `{**plugins, **BUILT_IN}` never lets a plugin
+    take a built-in name.
+    """
+    return BUILT_IN

@@ -1,0 +1,19 @@
+"""`pybuild tag`"""
+
+from typing import Annotated
+
+import typer
+
+from pybuild.client import connect
+
+
+def tag(
+    name: Annotated[str, typer.Argument(help="An image by name or id.", metavar="IMAGE")],
+    new_name: Annotated[str, typer.Argument(help="The name it gets.", metavar="NAME[:TAG]")],
+) -> None:
+    """Give an image another name."""
+    from pybuild.commands.flags import tag as checked
+
+    checked(new_name)
+    with connect() as backend:
+        backend.tag(name, new_name)

@@ -1,0 +1,51 @@
+"""The route table."""
+
+from aiohttp import web
+
+from pybuild.daemon import builds, images, system
+from pybuild.daemon.answers import Handler, add_headers, boundary
+from pybuild.daemon.state import STATE, State
+
+# Each also with a version in front, as in /v1.45/build. Order counts: a name may hold slashes.
+DOCKER: list[tuple[str, str, Handler]] = [
+    ("GET", "/_ping", system.ping),
+    ("HEAD", "/_ping", system.ping),
+    ("GET", "/version", system.version),
+    ("GET", "/info", system.info),
+    ("POST", "/build", builds.build),
+    ("POST", "/build/prune", images.prune_cache),
+    ("GET", "/images/json", images.list_),
+    ("GET", "/images/get", images.save),
+    ("POST", "/images/load", images.load),
+    ("POST", "/images/create", images.create),
+    ("POST", "/images/prune", images.prune),
+    ("GET", "/images/{name:.+}/json", images.inspect),
+    ("GET", "/images/{name:.+}/history", images.history),
+    ("GET", "/images/{name:.+}/get", images.save),
+    ("POST", "/images/{name:.+}/tag", images.tag),
+    ("DELETE", "/images/{name:.+}", images.remove),
+    ("GET", "/system/df", images.df),
+]
+
+OURS: list[tuple[str, str, Handler]] = [
+    ("GET", "/pybuild/v1/status", system.status),
+    ("POST", "/pybuild/v1/stop", system.stop),
+    ("POST", "/pybuild/v1/load", images.load_ours),
+    ("POST", "/pybuild/v1/import", images.import_ours),
+    ("GET", "/pybuild/v1/export", images.export),
+    ("POST", "/pybuild/v1/prune", images.prune_ours),
+    ("GET", "/pybuild/v1/df", images.df_ours),
+]
+
+
+def make_app(state: State) -> web.Application:
+    """Return the application that serves `state`."""
+    app = web.Application(middlewares=[boundary])
+    app[STATE] = state
+    for method, path, handler in DOCKER:
+        app.router.add_route(method, path, handler)
+        app.router.add_route(method, r"/v{api:\d+\.\d+}" + path, handler)
+    for method, path, handler in OURS:
+        app.router.add_route(method, path, handler)
+    app.on_response_prepare.append(add_headers)
+    return app

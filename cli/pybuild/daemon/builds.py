@@ -1,0 +1,148 @@
+"""`POST /build`, in our own dialect and in Docker's."""
+
+import asyncio
+import io
+import json
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from time import time
+from typing import BinaryIO, cast
+
+from aiohttp import StreamReader, web
+
+from pybuild.api.events import Built, Event, Failed, to_json
+from pybuild.api.request import BuildRequest
+from pybuild.daemon.answers import boolean
+from pybuild.daemon.bridges import Body, Outbox, in_thread
+from pybuild.daemon.dockerbuild import DockerStream, request_from_query
+from pybuild.daemon.state import STATE
+from pybuild.errors import UsageError
+from pybuild.progress.escape import one_line
+
+BUILD = "application/vnd.pybuild.build"
+EVENTS = "application/vnd.pybuild.events+jsonl"
+MAX_REQUEST = 16 << 20
+"""Largest request of our own dialect in bytes; a Dockerfile from standard input is part of it."""
+
+log = logging.getLogger("pybuild.daemon")
+
+
+async def build(request: web.Request) -> web.StreamResponse:
+    """Build and stream what happens.
+
+    Our client says `Content-Type: application/vnd.pybuild.build`: the first line of the body is the request as
+    JSON, the rest the context if the request names none; the answer is one event a line. Everybody else sends
+    Docker's parameters and a tar, and gets Docker's stream.
+    """
+    if request.content_type == BUILD:
+        line, rest = await _first_line(request.content)
+        try:
+            data = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UsageError("malformed build request: no JSON") from error
+        if not isinstance(data, dict):
+            raise UsageError("malformed build request: no JSON object")
+        asked = BuildRequest.from_json(data)
+        return await _stream(request, asked, rest, EVENTS, _own_lines)
+    asked = request_from_query(request.query)
+    docker = DockerStream(quiet=boolean(request.query, "q"))
+
+    def docker_lines(event: Event) -> bytes:
+        return b"".join(json.dumps(item).encode() + b"\r\n" for item in docker.objects(event))
+
+    return await _stream(request, asked, b"", "application/json", docker_lines)
+
+
+def _own_lines(event: Event) -> bytes:
+    return json.dumps(to_json(event), separators=(",", ":")).encode() + b"\n"
+
+
+async def _stream(
+    request: web.Request, asked: BuildRequest, first: bytes, content_type: str, encode: Callable[[Event], bytes]
+) -> web.StreamResponse:
+    state = request.app[STATE]
+    response = web.StreamResponse(headers={"Content-Type": content_type})
+    cancel = state.begin_build()
+    outbox = Outbox()
+    started = time()
+    engine_running = False
+    try:
+        engine = await state.engine()
+        async with _body(request, first, wanted=not asked.context) as body:
+
+            def run() -> Event:
+                try:
+                    return engine.build(
+                        asked, store_root=state.store_root, context_stream=body, emit=outbox.put, cancel=cancel
+                    )
+                except BaseException as error:
+                    step = getattr(error, "step", -1)
+                    return Failed(engine.failure_of(error), step if isinstance(step, int) else -1, time())
+
+            def ended(_: object) -> None:
+                state.end_build(cancel)
+                outbox.close()
+
+            worker = asyncio.create_task(in_thread(run, "build"))
+            engine_running = True
+            worker.add_done_callback(ended)
+            response.enable_chunked_encoding()
+            await response.prepare(request)
+            async for events in outbox.batches():
+                await response.write(b"".join(map(encode, events)))
+            last = await worker
+            _tell(last, started)
+            await response.write(encode(last))
+    except BaseException:
+        # The client went away, or this handler was cancelled because it did
+        if not cancel.is_set():
+            log.info("build cancelled")
+        cancel.set()
+        outbox.close()
+        raise
+    finally:
+        if not engine_running:
+            state.end_build(cancel)
+    await response.write_eof()
+    return response
+
+
+def _tell(last: Event, started: float) -> None:
+    took = time() - started
+    if isinstance(last, Built):
+        log.info("built %s in %.3f s", last.image_id, took)
+    elif isinstance(last, Failed):
+        log.info("build failed after %.3f s: %s: %s", took, last.failure.kind, one_line(last.failure.message))
+        if last.failure.exit_code == 3 and last.failure.traceback:
+            log.error("%s", last.failure.traceback)
+
+
+@asynccontextmanager
+async def _body(request: web.Request, first: bytes, *, wanted: bool) -> AsyncIterator[BinaryIO | None]:
+    """Give the rest of the request's body as a file for a thread."""
+    if not wanted:
+        yield None
+        return
+    body = Body(first)
+    feeding = asyncio.create_task(body.feed(request.content))
+    try:
+        yield cast(BinaryIO, io.BufferedReader(body, 1 << 20))
+    finally:
+        feeding.cancel()
+        await asyncio.wait([feeding])
+
+
+async def _first_line(content: StreamReader) -> tuple[bytes, bytes]:
+    """Return the first line of a body and what was read beyond it."""
+    parts: list[bytes] = []
+    size = 0
+    while data := await content.readany():
+        line, newline, rest = data.partition(b"\n")
+        parts.append(line)
+        size += len(line)
+        if size > MAX_REQUEST:
+            raise UsageError(f"build request is over the limit of {MAX_REQUEST} bytes")
+        if newline:
+            return b"".join(parts), rest
+    return b"".join(parts), b""

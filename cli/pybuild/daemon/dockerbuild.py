@@ -1,0 +1,145 @@
+"""`POST /build` as Docker's classic builder speaks it: parameters in, stream objects out. No I/O."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol, assert_never
+
+from pybuild.api.events import (
+    Built,
+    Event,
+    Failed,
+    Failure,
+    Notice,
+    Planned,
+    PlannedStep,
+    StepDone,
+    StepLog,
+    StepStarted,
+    Transfer,
+)
+from pybuild.api.request import BuildRequest, Ulimit
+from pybuild.daemon.answers import boolean, integer, json_parameter
+from pybuild.errors import UsageError
+
+
+class Query(Protocol):
+    """A parsed query string in which names may come several times."""
+
+    def getall(self, key: str, default: list[str]) -> list[str]: ...
+
+
+def request_from_query(query: Any) -> BuildRequest:
+    """Return the request that the parameters of `POST /build` mean; raise UsageError.
+
+    `query` is a multi-dict. null, empty strings and zeros mean "not given": compose sends every parameter.
+    """
+    if query.get("version") == "2":
+        raise UsageError("BuildKit sessions are not supported", "set DOCKER_BUILDKIT=0")
+    if query.get("remote"):
+        raise UsageError("contexts from URLs are not supported yet: remote")
+    if boolean(query, "squash"):
+        raise UsageError("squash is only supported with experimental mode")
+    if query.get("isolation", "") not in ("", "default") or query.get("securityopt"):
+        raise UsageError("security options are not supported on linux")
+    arguments = json_parameter(query, "buildargs", {})
+    return BuildRequest(
+        dockerfile=query.get("dockerfile") or "",
+        tags=tuple(tag for tag in query.getall("t", []) if tag),
+        build_args={str(name): None if value is None else str(value) for name, value in arguments.items()},
+        target=query.get("target") or "",
+        labels={str(name): str(value) for name, value in json_parameter(query, "labels", {}).items()},
+        no_cache=boolean(query, "nocache"),
+        network=query.get("networkmode") or "default",
+        extra_hosts=tuple(host for host in query.getall("extrahosts", []) if host),
+        shm_size=integer(query, "shmsize"),
+        ulimits=tuple(_ulimit(item) for item in json_parameter(query, "ulimits", [])),
+        platform=query.get("platform") or "",
+    )
+
+
+def _ulimit(item: Any) -> Ulimit:
+    try:
+        return Ulimit(str(item["Name"]), int(item["Soft"]), int(item["Hard"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"parameter `ulimits` holds no ulimit: {item!r:.200}") from error
+
+
+class DockerStream:
+    """Turns events into the objects of Docker's stream. With `quiet` only the image id, or the error, comes out."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._steps: tuple[PlannedStep, ...] = ()
+        self._held: list[dict[str, Any]] = []
+
+    def objects(self, event: Event) -> list[dict[str, Any]]:
+        """Return the objects that tell `event`."""
+        objects = self._objects(event)
+        if not self._quiet:
+            return objects
+        if isinstance(event, Built):
+            return [{"stream": f"{event.image_id}\n"}]
+        if isinstance(event, Failed):
+            return [*self._held, *objects]
+        # A failure is told with the output before it; what a verbose RUN says must not pile up
+        self._held = [*self._held, *objects][-1000:]
+        return []
+
+    def _objects(self, event: Event) -> list[dict[str, Any]]:
+        match event:
+            case Planned():
+                self._steps = event.steps
+                return []
+            case StepStarted():
+                label = self._steps[event.step].label if 0 <= event.step < len(self._steps) else "?"
+                # "[build 2/4] RUN make": Docker shows the instruction alone
+                text = label.partition("] ")[2] if label.startswith("[") else label
+                return [_stream(f"Step {event.step + 1}/{len(self._steps)} : {text}"), _stream("\n")]
+            case StepLog():
+                red = event.stream == "stderr"
+                return [_stream(f"\x1b[91m{event.text}\x1b[0m" if red else event.text)]
+            case StepDone():
+                return [_stream(" ---> Using cache\n")] if event.cached else []
+            case Transfer():
+                detail = {"current": event.current, "total": event.total}
+                return [{"status": event.label, "progressDetail": detail, "id": str(event.step)}]
+            case Notice():
+                return [_stream(f"[{event.level.capitalize()}] {event.message}\n")]
+            case Built():
+                short = event.image_id.removeprefix("sha256:")[:12]
+                return [
+                    {"aux": {"ID": event.image_id}},
+                    _stream(f"Successfully built {short}\n"),
+                    *(_stream(f"Successfully tagged {tag}\n") for tag in event.tags),
+                ]
+            case Failed():
+                return [error_object(event.failure)]
+            case _ as unreachable:
+                assert_never(unreachable)
+
+
+def error_object(failure: Failure) -> dict[str, Any]:
+    """Return the last object of a stream that failed."""
+    message = failure.message
+    detail: dict[str, Any] = {"message": message}
+    if failure.status > 0:
+        # People and programs look for these words
+        told = f"returned a non-zero code: {failure.status}"
+        if told not in message:
+            message = f"{message}: {told}"
+        detail = {"code": failure.status, "message": message}
+    elif failure.file and failure.line:
+        message = f"{failure.file}:{failure.line}: {message}"
+        detail = {"message": message}
+    return {"errorDetail": detail, "error": message}
+
+
+def _stream(text: str) -> dict[str, Any]:
+    return {"stream": text}
+
+
+def reference_of(query: Mapping[str, str]) -> str:
+    """Return the name in `repo` and `tag`; `repo` may hold the tag itself, as our own client sends it."""
+    repo, tag = query.get("repo") or "", query.get("tag") or ""
+    if not repo:
+        raise UsageError("parameter `repo` is missing")
+    return f"{repo}:{tag}" if tag else repo

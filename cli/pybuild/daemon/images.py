@@ -1,0 +1,229 @@
+"""`/images/...`: the routes of images, in Docker's shapes, and what our own client asks beyond them."""
+
+import asyncio
+import io
+import json
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from aiohttp import web
+
+from pybuild.daemon.answers import boolean, error_body, filters, json_parameter
+from pybuild.daemon.bridges import Body, Download, in_thread
+from pybuild.daemon.dockerbuild import reference_of
+from pybuild.daemon.state import STATE
+from pybuild.errors import UsageError
+from pybuild.progress.escape import one_line
+
+log = logging.getLogger("pybuild.daemon")
+
+
+async def _images(request: web.Request) -> Any:
+    return (await request.app[STATE].engine()).images
+
+
+async def list_(request: web.Request) -> web.Response:
+    """`GET /images/json`"""
+    images = await _images(request)
+    wanted, all_ = filters(request.query), boolean(request.query, "all")
+    if name := request.query.get("filter"):
+        wanted.setdefault("reference", []).append(name)
+    return web.json_response(await in_thread(lambda: images.list(all=all_, filters=wanted)))
+
+
+async def inspect(request: web.Request) -> web.Response:
+    """`GET /images/{name}/json`"""
+    images, name = await _images(request), request.match_info["name"]
+    return web.json_response(await in_thread(lambda: images.inspect(name)))
+
+
+async def history(request: web.Request) -> web.Response:
+    """`GET /images/{name}/history`"""
+    images, name = await _images(request), request.match_info["name"]
+    return web.json_response(await in_thread(lambda: images.history(name)))
+
+
+async def tag(request: web.Request) -> web.Response:
+    """`POST /images/{name}/tag?repo=&tag=`"""
+    images, name, new_name = await _images(request), request.match_info["name"], reference_of(request.query)
+    await in_thread(lambda: images.tag(name, new_name))
+    return web.Response(status=201)
+
+
+async def remove(request: web.Request) -> web.Response:
+    """`DELETE /images/{name}?force=`"""
+    images, name, force = await _images(request), request.match_info["name"], boolean(request.query, "force")
+    return web.json_response(await in_thread(lambda: images.remove(name, force=force)))
+
+
+async def save(request: web.Request) -> web.StreamResponse:
+    """`GET /images/get?names=&names=` and `GET /images/{name}/get`; ours: `format=docker|oci`, `compression=`"""
+    name = request.match_info.get("name")
+    names = [name] if name else [item for value in request.query.getall("names", []) for item in value.split(",")]
+    if not names:
+        raise UsageError("parameter `names` is missing")
+    format_, compression = request.query.get("format", "docker"), request.query.get("compression", "none")
+    images = await _images(request)
+    return await _download(request, lambda out: images.save(names, out, format=format_, compression=compression))
+
+
+async def export(request: web.Request) -> web.StreamResponse:
+    """`GET /pybuild/v1/export?name=&type=&attrs=`"""
+    images = await _images(request)
+    name, type_ = request.query.get("name", ""), request.query.get("type", "")
+    attributes = {str(key): str(value) for key, value in json_parameter(request.query, "attrs", {}).items()}
+    return await _download(request, lambda out: images.export(name, type_, out, attributes))
+
+
+async def load(request: web.Request) -> web.StreamResponse:
+    """`POST /images/load`, answered with Docker's stream"""
+    images = await _images(request)
+    async with _upload(request) as body:
+        loaded = await in_thread(lambda: images.load(body))
+    lines = [
+        {"stream": f"Loaded image: {item['name']}\n" if "name" in item else f"Loaded image ID: {item['id']}\n"}
+        for item in loaded
+    ]
+    return await _lines(request, lines)
+
+
+async def load_ours(request: web.Request) -> web.Response:
+    """`POST /pybuild/v1/load`: an archive as the body, or `{"path"}` of an OCI layout directory on this machine"""
+    images = await _images(request)
+    if request.content_type == "application/json":
+        data = await request.json()
+        path = data.get("path") if isinstance(data, dict) else None
+        if not isinstance(path, str) or not path.startswith("/"):
+            raise UsageError("`path` must be an absolute path")
+        return web.json_response(await in_thread(lambda: images.load(Path(path))))
+    async with _upload(request) as body:
+        return web.json_response(await in_thread(lambda: images.load(body)))
+
+
+async def create(request: web.Request) -> web.StreamResponse:
+    """`POST /images/create?fromSrc=-&repo=&tag=&message=&changes=`: import. Pulling comes with registries."""
+    if request.query.get("fromSrc") != "-":
+        raise UsageError("pulling images is not supported yet", "use `import` or `load`")
+    name = reference_of(request.query) if request.query.get("repo") else ""
+    identity = await _import(request, name)
+    return await _lines(request, [{"status": identity}])
+
+
+async def import_ours(request: web.Request) -> web.Response:
+    """`POST /pybuild/v1/import?name=&message=&changes=`"""
+    return web.json_response({"id": await _import(request, request.query.get("name", ""))})
+
+
+async def _import(request: web.Request, name: str) -> str:
+    images = await _images(request)
+    message, changes = request.query.get("message", ""), request.query.getall("changes", [])
+    async with _upload(request) as body:
+        identity: str = await in_thread(lambda: images.import_(body, name, changes=changes, message=message))
+    return identity
+
+
+async def prune(request: web.Request) -> web.Response:
+    """`POST /images/prune?filters=`; the filter `dangling=false` takes images with names too"""
+    wanted = filters(request.query)
+    all_ = any(value.lower() in ("0", "false") for value in wanted.pop("dangling", []))
+    images = await _images(request)
+    report = await in_thread(lambda: images.prune(all=all_, filters=wanted, dry_run=False))
+    deleted = [{"Deleted": item["name"]} for item in report["items"] if item["kind"] == "image"]
+    return web.json_response({"ImagesDeleted": deleted or None, "SpaceReclaimed": report["reclaimed"]})
+
+
+async def prune_cache(request: web.Request) -> web.Response:
+    """`POST /build/prune?all=`"""
+    images = await _images(request)
+    report = await in_thread(lambda: images.prune(all=False, filters={}, dry_run=False))
+    deleted = [item["name"] for item in report["items"] if item["kind"] != "image"]
+    return web.json_response({"CachesDeleted": deleted or None, "SpaceReclaimed": report["reclaimed"]})
+
+
+async def prune_ours(request: web.Request) -> web.Response:
+    """`POST /pybuild/v1/prune?all=&dry_run=&filters=`, answered with what was removed and why"""
+    images, wanted = await _images(request), filters(request.query)
+    all_, dry_run = boolean(request.query, "all"), boolean(request.query, "dry_run")
+    return web.json_response(await in_thread(lambda: images.prune(all=all_, filters=wanted, dry_run=dry_run)))
+
+
+async def df_ours(request: web.Request) -> web.Response:
+    """`GET /pybuild/v1/df`"""
+    images = await _images(request)
+    return web.json_response(await in_thread(images.df))
+
+
+async def df(request: web.Request) -> web.Response:
+    """`GET /system/df`"""
+    images = await _images(request)
+
+    def read() -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        return images.list(all=True), images.df()
+
+    listed, usage = await in_thread(read)
+    for item in listed:
+        item.update(SharedSize=0, Containers=0)
+    size = sum(row["size"] for row in usage["rows"])
+    lists: dict[str, Any] = {"Containers": [], "Volumes": [], "BuildCache": []}
+    return web.json_response({"LayersSize": size, "Images": listed, **lists})
+
+
+@asynccontextmanager
+async def _upload(request: web.Request) -> AsyncIterator[BinaryIO]:
+    body = Body()
+    feeding = asyncio.create_task(body.feed(request.content))
+    try:
+        yield cast(BinaryIO, io.BufferedReader(body, 1 << 20))
+        # What follows the end of an archive is padding; the client must get rid of it
+        body.close()
+        await feeding
+    finally:
+        feeding.cancel()
+        await asyncio.wait([feeding])
+
+
+async def _download(request: web.Request, write: Callable[[BinaryIO], None]) -> web.StreamResponse:
+    """Send what `write` writes. An error before the first byte is an answer; a later one breaks the connection off,
+    so that the part is not taken for the whole.
+    """
+    response = web.StreamResponse(headers={"Content-Type": "application/x-tar"})
+    response.enable_chunked_encoding()
+    raw = Download(request, response)
+
+    def run() -> None:
+        out = io.BufferedWriter(raw, 1 << 20)
+        try:
+            write(cast(BinaryIO, out))
+            out.flush()
+        finally:
+            # Not closed: that would send what is left of a failed archive
+            out.detach()
+
+    try:
+        await in_thread(run)
+    except Exception as error:
+        if not response.prepared:
+            raise
+        _, body = error_body(error)
+        log.warning("broken off: %s", one_line(body["message"]))
+        if request.transport is not None:
+            request.transport.abort()
+        return response
+    if not response.prepared:
+        await response.prepare(request)
+    await response.write_eof()
+    return response
+
+
+async def _lines(request: web.Request, objects: list[dict[str, Any]]) -> web.StreamResponse:
+    """Answer with a stream of objects as Docker does: chunked, or docker-py would not read it as a stream."""
+    response = web.StreamResponse(headers={"Content-Type": "application/json"})
+    response.enable_chunked_encoding()
+    await response.prepare(request)
+    for item in objects:
+        await response.write(json.dumps(item).encode() + b"\r\n")
+    await response.write_eof()
+    return response
