@@ -1,0 +1,57 @@
+"""Cache keys: what an op's result depends on, and nothing else. Never a date, never a name of a line.
+
+The chain id of the layers below stands for the parent: a parent made anew with the same content keeps
+the keys of all that follows.
+"""
+
+import json
+
+from pybuild.oci.digest import Digest, digest_of
+from pybuild.plan.ops import CopyOp, RunOp, WorkdirOp
+
+VERSION = 1
+"""Raised when the meaning of an op changes, so that no older result is taken for it."""
+
+
+def run_key(op: RunOp, chain: Digest | None, platform: str, mode: str, options: dict[str, object]) -> str:
+    """Return the key of a RUN; `options` are the build-wide settings a command can notice."""
+    return _key(
+        "run",
+        chain=chain,
+        platform=platform,
+        mode=mode,
+        argv=op.argv,
+        env=op.env,
+        cwd=op.cwd,
+        user=op.user,
+        network=op.network,
+        scripts=[[name, digest_of(content)] for name, content in op.scripts],
+        options=options,
+    )
+
+
+def copy_key(op: CopyOp, chain: Digest | None, content: bytes, epoch: int | None) -> str:
+    """Return the key of a COPY or ADD; `content` is the digest of what its sources select."""
+    return _key(
+        "copy",
+        chain=None if op.link else chain,
+        content=content.hex(),
+        sources=op.sources,
+        dest=op.dest,
+        chown=op.chown,
+        chmod=op.chmod,
+        unpack=op.unpack,
+        link=op.link,
+        keeps_owner=type(op.source).__name__ != "FromContext",
+        epoch=epoch,
+    )
+
+
+def workdir_key(op: WorkdirOp, chain: Digest | None, epoch: int | None) -> str:
+    """Return the key of a WORKDIR."""
+    return _key("workdir", chain=chain, path=op.path, user=op.user, epoch=epoch)
+
+
+def _key(kind: str, **parts: object) -> str:
+    encoded = json.dumps([kind, VERSION, parts], sort_keys=True, separators=(",", ":"))
+    return digest_of(encoded.encode()).removeprefix("sha256:")

@@ -1,0 +1,409 @@
+"""Instructions in effect: each becomes a change of the stage's config, an op, or both."""
+
+import posixpath
+from collections.abc import Sequence
+from typing import assert_never
+
+import msgspec
+
+from pybuild.api.request import BuildRequest
+from pybuild.dockerfile.heredocs import Heredoc
+from pybuild.dockerfile.instructions import (
+    Add,
+    Arg,
+    Cmd,
+    Copy,
+    Entrypoint,
+    Env,
+    ExecForm,
+    Expose,
+    From,
+    Healthcheck,
+    Instruction,
+    Label,
+    Maintainer,
+    Onbuild,
+    Run,
+    Shell,
+    ShellForm,
+    Stopsignal,
+    User,
+    Volume,
+    Workdir,
+)
+from pybuild.dockerfile.ports import parse_port_spec
+from pybuild.dockerfile.signals import check_signal
+from pybuild.oci.image import DEFAULT_PATH, RunConfig
+from pybuild.oci.image import Healthcheck as HealthcheckConfig
+from pybuild.plan.ops import CopyOp, CopySource, Op, RunOp, Step, Warned, WorkdirOp
+from pybuild.plan.scope import MAX_ENVIRONMENT, PROXY_NAMES, Scope
+from pybuild.plan.text import Text
+
+DEFAULT_SHELL = ("/bin/sh", "-c")
+PIPES = "/dev/pipes"
+
+
+class StageBuilder:
+    """The state of a stage while its instructions are applied one by one."""
+
+    def __init__(
+        self,
+        *,
+        text: Text,
+        request: BuildRequest,
+        config: RunConfig,
+        scope: Scope,
+        globals: dict[str, str],
+        used_args: set[str],
+        warnings: list[Warned],
+        author: str,
+    ) -> None:
+        self._text = text
+        self._request = request
+        self._globals = globals
+        self._used_args = used_args
+        self._warnings = warnings
+        self.scope = scope
+        self.author = author
+        self.triggers: list[str] = list(config.OnBuild or ())
+        self.steps: list[Step] = []
+        self._config = msgspec.structs.replace(config, OnBuild=None)
+        self._cmd_is_own = False
+        if "PATH" not in scope.env:
+            scope.set_env("PATH", DEFAULT_PATH)
+
+    def config(self) -> RunConfig:
+        """Return the config as it stands."""
+        return msgspec.structs.replace(
+            self._config, Env=self.scope.environment(), WorkingDir=self._config.WorkingDir or "/"
+        )
+
+    def apply(self, instruction: Instruction, source: CopySource) -> None:
+        """Put one instruction into effect; `source` is what a COPY reads from."""
+        match instruction:
+            case Run():
+                self._run(instruction)
+            case Copy() | Add():
+                self._copy(instruction, source)
+            case Env():
+                self._env(instruction)
+            case Arg():
+                self._arg(instruction)
+            case Label():
+                self._label(instruction)
+            case Expose():
+                self._expose(instruction)
+            case Volume():
+                self._volume(instruction)
+            case User():
+                self._user(instruction)
+            case Workdir():
+                self._workdir(instruction)
+            case Entrypoint():
+                self._entrypoint(instruction)
+            case Cmd():
+                self._cmd(instruction)
+            case Shell():
+                self._set(instruction, f"SHELL {_go_list(instruction.argv)}", Shell=list(instruction.argv))
+            case Stopsignal():
+                self._stopsignal(instruction)
+            case Healthcheck():
+                self._healthcheck(instruction)
+            case Onbuild():
+                self._onbuild(instruction)
+            case Maintainer():
+                self.author = instruction.name
+                self._step(instruction, f"MAINTAINER {instruction.name}")
+            case From():
+                raise self._text.error("FROM is not allowed here", instruction.span)
+            case _ as unreachable:
+                assert_never(unreachable)
+
+    def _expand(self, word: str, instruction: Instruction) -> str:
+        return self._text.expand(word, self.scope.values, instruction.span)
+
+    def _step(self, instruction: Instruction, created_by: str, op: Op | None = None) -> None:
+        span = instruction.span
+        display = " ".join(instruction.original.split())
+        self.steps.append(Step(op, display, created_by, span.start_line, span.end_line, self.author))
+
+    def _set(self, instruction: Instruction, created_by: str, **changes: object) -> None:
+        self._config = msgspec.structs.replace(self._config, **changes)
+        self._step(instruction, created_by)
+
+    # RUN
+
+    def _shell(self) -> tuple[str, ...]:
+        return tuple(self._config.Shell) if self._config.Shell else DEFAULT_SHELL
+
+    def _run(self, run: Run) -> None:
+        self._refuse_run_flags(run)
+        scripts: tuple[tuple[str, bytes], ...] = ()
+        match run.command:
+            case ExecForm(argv=given):
+                argv = given
+            case ShellForm(text=text):
+                argv = (*self._shell(), text)
+                lone = run.lone_heredoc
+                if lone is not None and lone.body.startswith("#!"):
+                    # The kernel reads the interpreter line, so the body must be a file
+                    scripts = ((lone.name, lone.body.encode(errors="surrogateescape")),)
+                    argv = (f"{PIPES}/{lone.name}",)
+                elif lone is not None:
+                    argv = (*self._shell(), lone.body)
+        if not argv:
+            raise self._text.error("RUN needs a command", run.span)
+        declared = self.scope.declared()
+        prefix = [f"|{len(declared)}", *declared] if declared else []
+        op = RunOp(
+            argv=argv,
+            env=tuple(self.scope.run_environment().items()),
+            hidden_env=self._proxies(),
+            cwd=self._cwd(),
+            user=self._config.User,
+            network=self._network(run),
+            scripts=scripts,
+        )
+        self._step(run, "RUN " + " ".join([*prefix, *argv]) + " # buildkit", op)
+
+    def _refuse_run_flags(self, run: Run) -> None:
+        for given, what in (
+            (run.mounts, "RUN --mount"),
+            (run.devices, "RUN --device"),
+            (run.security not in (None, "", "sandbox"), "RUN --security=insecure"),
+        ):
+            if given:
+                raise self._text.error(f"{what} is not supported yet", run.span, "take the flag out of this RUN")
+
+    def _network(self, run: Run) -> str:
+        if run.network in (None, "", "default"):
+            return self._request.network
+        if run.network == "host" and self._request.network != "host":
+            raise self._text.error(
+                "RUN --network=host needs the permission of whoever builds", run.span, "build with `--network=host`"
+            )
+        return str(run.network)
+
+    def _proxies(self) -> tuple[tuple[str, str], ...]:
+        given = self._request.build_args
+        return tuple(
+            (name, str(given[name]))
+            for name in sorted(PROXY_NAMES & set(given))
+            if given[name] is not None and name not in self.scope.values
+        )
+
+    def _cwd(self) -> str:
+        return posixpath.normpath(self._config.WorkingDir or "/")
+
+    # COPY and ADD
+
+    def _copy(self, copy: Copy | Add, source: CopySource) -> None:
+        name = "ADD" if isinstance(copy, Add) else "COPY"
+        self._refuse_copy_flags(copy, name)
+        sources: list[str] = []
+        inline: list[tuple[str, bytes]] = []
+        for item in copy.sources:
+            if isinstance(item, Heredoc):
+                body = item.body
+                if item.expand:
+                    body = self._text.body(body, self.scope.values, copy.span)
+                inline.append((item.name, body.encode(errors="surrogateescape")))
+                continue
+            word = self._expand(item, copy)
+            if isinstance(copy, Add):
+                self._refuse_remote(word, copy)
+            sources.append(word)
+        dest = self._expand(copy.dest, copy)
+        chown = self._expand(copy.chown or "", copy)
+        chmod = self._expand(copy.chmod or "", copy)
+        op = CopyOp(
+            instruction=name,
+            source=source,
+            sources=tuple(sources),
+            inline=tuple(inline),
+            dest=self._absolute(dest),
+            chown=chown,
+            chmod=chmod,
+            unpack=isinstance(copy, Add) and copy.unpack is not False,
+            link=bool(copy.link),
+        )
+        flags = [f"--chown={chown}"] * bool(chown) + [f"--chmod={chmod}"] * bool(chmod)
+        shown = [*sources, *(f"<<{heredoc_name}" for heredoc_name, _ in inline)]
+        self._step(copy, " ".join([name, *flags, *shown, dest, "# buildkit"]), op)
+
+    def _refuse_copy_flags(self, copy: Copy | Add, name: str) -> None:
+        refused: list[tuple[object, str]] = [(copy.excludes, "--exclude")]
+        if isinstance(copy, Copy):
+            refused.append((copy.parents, "--parents"))
+        else:
+            refused += [(copy.checksum, "--checksum"), (copy.keep_git_dir, "--keep-git-dir")]
+        for given, flag in refused:
+            if given:
+                raise self._text.error(f"{name} {flag} is not supported yet", copy.span, "take the flag out")
+
+    def _refuse_remote(self, word: str, add: Add) -> None:
+        lowered = word.lower()
+        remote = lowered.startswith(("http://", "https://", "git://", "ssh://", "git@"))
+        if remote:
+            raise self._text.error(
+                f"ADD from the network is not supported yet: {word}",
+                add.span,
+                "download it before the build, or in a RUN",
+            )
+
+    def _absolute(self, dest: str) -> str:
+        """Return `dest` below WORKDIR; whether it ended as a directory is kept."""
+        joined = posixpath.join(self._config.WorkingDir or "/", dest)
+        cleaned = posixpath.normpath(joined)
+        cleaned = "/" + cleaned.lstrip("/")
+        directory = dest.endswith(("/", "/.")) or dest == "."
+        return cleaned if cleaned == "/" or not directory else cleaned + "/"
+
+    # Config
+
+    def _env(self, env: Env) -> None:
+        pairs = [(self._expand(name, env), self._expand(value, env)) for name, value in env.pairs]
+        for name, value in pairs:
+            if not name:
+                raise self._text.error("ENV names can not be blank", env.span)
+            self.scope.set_env(name, value)
+        self._check_size(env)
+        self._step(env, "ENV " + " ".join(f"{name}={value}" for name, value in pairs))
+
+    def _arg(self, arg: Arg) -> None:
+        shown: list[str] = []
+        for name, default in arg.args:
+            value = self._request.build_args.get(name)
+            if name in self._request.build_args:
+                self._used_args.add(name)
+            if value is None and default is not None:
+                value = self._expand(default, arg)
+            if value is None and default is None:
+                value = self._globals.get(name)
+            self.scope.set_arg(name, value)
+            shown.append(name if value is None else f"{name}={value}")
+        self._check_size(arg)
+        self._step(arg, "ARG " + " ".join(shown))
+
+    def _check_size(self, instruction: Instruction) -> None:
+        if self.scope.size() > MAX_ENVIRONMENT:
+            raise self._text.error(f"variables hold more than {MAX_ENVIRONMENT} bytes", instruction.span)
+
+    def _label(self, label: Label) -> None:
+        labels = dict(self._config.Labels or {})
+        pairs = [(self._expand(name, label), self._expand(value, label)) for name, value in label.pairs]
+        for name, value in pairs:
+            if not name:
+                raise self._text.error("LABEL names can not be blank", label.span)
+            labels[name] = value
+        self._set(label, "LABEL " + " ".join(f"{name}={value}" for name, value in pairs), Labels=labels)
+
+    def _expose(self, expose: Expose) -> None:
+        words = [word for port in expose.ports for word in self._text.words(port, self.scope.values, expose.span)]
+        ports: list[str] = []
+        for word in words:
+            ports += self._text.checked(parse_port_spec, word, expose.span)
+        exposed = {**(self._config.ExposedPorts or {}), **{port: {} for port in ports}}
+        self._set(expose, f"EXPOSE {_go_list(sorted(set(ports)))}", ExposedPorts=exposed)
+
+    def _volume(self, volume: Volume) -> None:
+        paths = [self._expand(path, volume) for path in volume.paths]
+        if not all(path.strip() for path in paths):
+            raise self._text.error("VOLUME names can not be blank", volume.span)
+        volumes = {**(self._config.Volumes or {}), **{path: {} for path in paths}}
+        self._set(volume, f"VOLUME {_go_list(paths)}", Volumes=volumes)
+
+    def _user(self, user: User) -> None:
+        name = self._expand(user.user, user)
+        if not name or any(char.isspace() or not char.isprintable() for char in name):
+            raise self._text.error(f"not a user name or id: {name!r}", user.span)
+        self._set(user, f"USER {name}", User=name)
+
+    def _workdir(self, workdir: Workdir) -> None:
+        path = self._expand(workdir.path, workdir)
+        if not path or "\0" in path:
+            raise self._text.error("WORKDIR needs a path", workdir.span)
+        if not path.startswith("/"):
+            path = posixpath.normpath(posixpath.join(self._config.WorkingDir or "/", path))
+        self._config = msgspec.structs.replace(self._config, WorkingDir=path)
+        made = self._cwd()
+        op = WorkdirOp(made, self._config.User) if made.strip("/") else None
+        self._step(workdir, f"WORKDIR {path}", op)
+
+    def _command(self, command: ShellForm | ExecForm) -> list[str]:
+        match command:
+            case ExecForm(argv=argv):
+                return list(argv)
+            case ShellForm(text=text):
+                return [*self._shell(), text]
+
+    def _entrypoint(self, entrypoint: Entrypoint) -> None:
+        argv = self._command(entrypoint.command)
+        changes: dict[str, object] = {"Entrypoint": argv or None}
+        if not self._cmd_is_own:
+            # The base's CMD was meant as arguments of the base's entry point
+            changes["Cmd"] = None
+        self._set(entrypoint, f"ENTRYPOINT {_quoted_list(argv)}", **changes)
+
+    def _cmd(self, cmd: Cmd) -> None:
+        argv = self._command(cmd.command)
+        self._cmd_is_own = True
+        self._set(cmd, f"CMD {_quoted_list(argv)}", Cmd=argv)
+
+    def _stopsignal(self, stopsignal: Stopsignal) -> None:
+        name = self._expand(stopsignal.signal, stopsignal)
+        self._text.checked(check_signal, name, stopsignal.span)
+        self._set(stopsignal, f"STOPSIGNAL {name}", StopSignal=name)
+
+    def _healthcheck(self, check: Healthcheck) -> None:
+        test = list(check.test)
+        config = HealthcheckConfig(
+            Test=test,
+            Interval=check.interval,
+            Timeout=check.timeout,
+            StartPeriod=check.start_period,
+            StartInterval=check.start_interval,
+            Retries=check.retries,
+        )
+        times = (check.interval, check.timeout, check.start_period, check.start_interval)
+        shown = " ".join([_go_list(test), *(_go_duration(time) for time in times), str(check.retries)])
+        self._set(check, f"HEALTHCHECK {{{shown}}}", Healthcheck=config)
+
+    def _onbuild(self, onbuild: Onbuild) -> None:
+        triggers = [*(self._config.OnBuild or ()), onbuild.text]
+        self._config = msgspec.structs.replace(self._config, OnBuild=triggers)
+
+
+def _go_list(items: Sequence[str]) -> str:
+    """Return `[a b]`, as Go prints a list of strings."""
+    return "[" + " ".join(items) + "]"
+
+
+def _quoted_list(items: Sequence[str]) -> str:
+    """Return `["a" "b"]`, as Go's %q prints a list of strings."""
+    encoder = msgspec.json.Encoder()
+    return "[" + " ".join(encoder.encode(item).decode() for item in items) + "]"
+
+
+def _go_duration(nanoseconds: int) -> str:
+    """Return a duration as Go prints it: 1m30s, 1.5s, 20ms, 0s."""
+    if nanoseconds == 0:
+        return "0s"
+    if nanoseconds < 1_000_000_000:
+        for unit, size in (("ms", 1_000_000), ("µs", 1_000), ("ns", 1)):
+            if nanoseconds >= size:
+                return f"{_decimal(nanoseconds, size)}{unit}"
+    minutes, rest = divmod(nanoseconds, 60_000_000_000)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{_decimal(rest, 1_000_000_000)}s"
+    if hours:
+        return f"{hours}h{minutes}m{text}"
+    return f"{minutes}m{text}" if minutes else text
+
+
+def _decimal(value: int, unit: int) -> str:
+    whole, part = divmod(value, unit)
+    if not part:
+        return str(whole)
+    digits = len(str(unit)) - 1
+    return f"{whole}.{part:0{digits}d}".rstrip("0")

@@ -1,0 +1,307 @@
+"""`make`: a Dockerfile, a request and the configs of its bases become a Plan."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pybuild.api.request import BuildRequest
+from pybuild.dockerfile.errors import Span
+from pybuild.dockerfile.instructions import Copy, From, Instruction, Onbuild
+from pybuild.dockerfile.parse import Dockerfile, Stage, parse_onbuild
+from pybuild.errors import NotFoundError, UsageError
+from pybuild.oci.image import RunConfig
+from pybuild.oci.platform import Platform, parse_platform
+from pybuild.plan.lower import StageBuilder
+from pybuild.plan.ops import (
+    Base,
+    BaseImage,
+    CopySource,
+    FromContext,
+    FromImage,
+    FromScratch,
+    FromStage,
+    NeedBases,
+    Plan,
+    PlannedStage,
+    Warned,
+)
+from pybuild.plan.scope import PROXY_NAMES, Scope
+from pybuild.plan.text import Text
+
+GLOBAL_ARG_NAMES = ("OS", "OSVERSION", "ARCH", "VARIANT")
+
+
+@dataclass(slots=True)
+class _Making:
+    """What is known while a plan is made."""
+
+    dockerfile: Dockerfile
+    request: BuildRequest
+    bases: Mapping[str, BaseImage]
+    platform: Platform
+    text: Text
+    globals: dict[str, str]
+    declared_globals: dict[str, str]
+    used_args: set[str] = field(default_factory=set)
+    missing: dict[str, int] = field(default_factory=dict)
+    warnings: list[Warned] = field(default_factory=list)
+    done: dict[int, tuple[PlannedStage, StageBuilder]] = field(default_factory=dict)
+
+
+def make(
+    dockerfile: Dockerfile, request: BuildRequest, bases: Mapping[str, BaseImage], platform: Platform
+) -> Plan | NeedBases:
+    """Return what the request needs of the Dockerfile, or the images whose config is missing.
+
+    Raises DockerfileError for what the file says wrongly, with its place, and UsageError or NotFoundError
+    for what the request asks wrongly (`--target`, `--platform`).
+    """
+    _check_platform(request, platform)
+    text = Text(dockerfile)
+    predefined = _platform_args(platform, request.target)
+    making = _Making(dockerfile, request, bases, platform, text, predefined, {})
+    _read_global_args(making)
+    target = _target_index(dockerfile, request.target)
+    needed = _static_needs(making, target)
+    while True:
+        making.done.clear()
+        making.missing.clear()
+        making.warnings.clear()
+        for index in sorted(needed):
+            _plan_stage(making, index)
+        if making.missing:
+            return NeedBases(frozenset(making.missing), dict(making.missing))
+        found = {need for planned, _ in making.done.values() for need in planned.depends()} | needed
+        if found == needed:
+            break
+        needed = found
+    return _finish(making, sorted(needed), target)
+
+
+def _finish(making: _Making, order: list[int], target: int) -> Plan:
+    stages = [making.done[index][0] for index in order if index <= target]
+    epoch = making.globals.get("SOURCE_DATE_EPOCH") or making.request.build_args.get("SOURCE_DATE_EPOCH")
+    for name in making.request.build_args:
+        known = PROXY_NAMES | {"SOURCE_DATE_EPOCH"}
+        if name not in making.used_args and name not in known and not name.startswith("BUILDKIT_"):
+            making.warnings.append(Warned(f"build argument is not used by any ARG: {name}"))
+    return Plan(
+        tuple(stages),
+        str(making.platform),
+        _parse_epoch(epoch),
+        tuple(dict.fromkeys(making.warnings)),
+        dict(making.request.labels),
+    )
+
+
+def _parse_epoch(text: str | None) -> int | None:
+    if not text:
+        return None
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise UsageError(f"SOURCE_DATE_EPOCH must be a number of seconds, not: {text}")
+    return value
+
+
+def _check_platform(request: BuildRequest, platform: Platform) -> None:
+    if request.platform and parse_platform(request.platform) != platform:
+        raise UsageError(
+            f"cannot build for another platform than {platform} yet: {request.platform}",
+            "leave out `--platform`, or build on a machine of that architecture",
+        )
+
+
+def _platform_args(platform: Platform, target: str) -> dict[str, str]:
+    values = {"TARGETSTAGE": target or "default"}
+    for side in ("BUILD", "TARGET"):
+        values[side + "PLATFORM"] = str(platform)
+        values[side + "OS"] = platform.os
+        values[side + "OSVERSION"] = ""
+        values[side + "ARCH"] = platform.architecture
+        values[side + "VARIANT"] = platform.variant
+    return values
+
+
+def _read_global_args(making: _Making) -> None:
+    """Evaluate the ARGs before the first FROM, name by name."""
+    given = making.request.build_args
+    for name in list(making.globals):
+        if given.get(name) is not None:
+            making.globals[name] = str(given[name])
+            making.used_args.add(name)
+    for arg in making.dockerfile.args:
+        for name, default in arg.args:
+            value = given.get(name)
+            if name in given:
+                making.used_args.add(name)
+            if value is None and default is not None:
+                value = making.text.expand(default, making.globals, arg.span)
+            if value is not None:
+                making.globals[name] = value
+                making.declared_globals[name] = value
+
+
+def _target_index(dockerfile: Dockerfile, target: str) -> int:
+    if not target:
+        return len(dockerfile.stages) - 1
+    named = {stage.name.lower(): stage.index for stage in dockerfile.stages if stage.name}
+    wanted = target.lower()
+    if wanted in named:
+        return named[wanted]
+    if wanted.isdigit() and int(wanted) < len(dockerfile.stages):
+        return int(wanted)
+    near = difflib.get_close_matches(wanted, named, 1)
+    hint = f"did you mean `{near[0]}`?" if near else "stages with a name: " + (", ".join(sorted(named)) or "none")
+    raise NotFoundError(f"target stage could not be found: {target}", hint)
+
+
+def _static_needs(making: _Making, target: int) -> set[int]:
+    """Return the stages reachable from the target by FROM and --from as they are written."""
+    needed: set[int] = set()
+    pending = [target]
+    while pending:
+        index = pending.pop()
+        if index in needed:
+            continue
+        needed.add(index)
+        stage = making.dockerfile.stages[index]
+        base = _base_of(making, stage)
+        if isinstance(base, FromStage):
+            pending.append(base.index)
+        for instruction in stage.instructions:
+            if isinstance(instruction, Copy) and instruction.from_ is not None:
+                source = _source_of(making, stage.index, instruction.from_, instruction.span)
+                if isinstance(source, FromStage):
+                    pending.append(source.index)
+    return needed
+
+
+def _stage_named(making: _Making, name: str, before: int) -> int | None:
+    """Return the last stage of that name before stage `before`."""
+    wanted = name.lower()
+    for stage in reversed(making.dockerfile.stages[:before]):
+        if stage.name and stage.name.lower() == wanted:
+            return stage.index
+    return None
+
+
+def _base_of(making: _Making, stage: Stage) -> Base:
+    reference = making.text.expand(stage.from_.reference, making.globals, stage.from_.span)
+    if not reference:
+        raise making.text.error(
+            f"base name is empty: {stage.from_.reference}", stage.from_.span, "give the ARG in it a value"
+        )
+    if reference == "scratch":
+        return FromScratch()
+    index = _stage_named(making, reference, stage.index)
+    return FromImage(reference) if index is None else FromStage(index)
+
+
+def _source_of(making: _Making, index: int, name: str, span: Span) -> CopySource:
+    """Return what `--from=NAME` in stage `index` means."""
+    if "$" in name:
+        raise making.text.error(f"variables are not expanded in --from: {name}", span, "write the stage's name")
+    stages = making.dockerfile.stages
+    if name.isdigit():
+        if int(name) >= index:
+            raise making.text.error(
+                f"stage {name} needs to be defined before stage {index}", span, "stages count from 0 in file order"
+            )
+        return FromStage(int(name))
+    found = _stage_named(making, name, index)
+    if found is not None:
+        return FromStage(found)
+    later = [stage for stage in stages[index:] if stage.name and stage.name.lower() == name.lower()]
+    if later:
+        raise making.text.error(
+            f"stage needs to be defined before its use: {name}", span, "move the stage that others copy from up"
+        )
+    return FromImage(name)
+
+
+def _plan_stage(making: _Making, index: int) -> None:
+    """Plan one stage into `making.done`, or note the image it lacks."""
+    stage = making.dockerfile.stages[index]
+    _check_from_platform(making, stage.from_)
+    base = _base_of(making, stage)
+    builder = _start(making, stage, base)
+    if builder is None:
+        return
+    triggers = list(builder.triggers)
+    builder.triggers.clear()
+    for trigger in triggers:
+        _apply(making, builder, index, parse_onbuild(trigger, making.dockerfile.escape), trigger=True)
+    for instruction in stage.instructions:
+        _apply(making, builder, index, instruction)
+    name = stage.name or f"stage-{index}"
+    filtered = {item.lower() for item in making.request.no_cache_filter}
+    no_cache = making.request.no_cache or name.lower() in filtered
+    planned = PlannedStage(
+        index=index,
+        name=name,
+        base=base,
+        line=stage.from_.span.start_line,
+        from_display=stage.from_.original,
+        steps=tuple(builder.steps),
+        config=builder.config(),
+        author=builder.author,
+        no_cache=no_cache,
+    )
+    making.done[index] = (planned, builder)
+
+
+def _start(making: _Making, stage: Stage, base: Base) -> StageBuilder | None:
+    if isinstance(base, FromStage):
+        if base.index not in making.done:
+            return None
+        _, parent = making.done[base.index]
+        config, scope, author = parent.config(), parent.scope.copy(), parent.author
+    elif isinstance(base, FromImage):
+        image = making.bases.get(base.reference)
+        if image is None:
+            making.missing[base.reference] = stage.from_.span.start_line
+            return None
+        config, author = image.config.config, image.config.author
+        scope = Scope(config.Env or ())
+    else:
+        config, scope, author = RunConfig(WorkingDir="/"), Scope(), ""
+    return StageBuilder(
+        text=making.text,
+        request=making.request,
+        config=config,
+        scope=scope,
+        globals=making.globals,
+        used_args=making.used_args,
+        warnings=making.warnings,
+        author=author,
+    )
+
+
+def _check_from_platform(making: _Making, from_: From) -> None:
+    if from_.platform is None:
+        return
+    wanted = making.text.expand(from_.platform, making.globals, from_.span)
+    try:
+        same = not wanted or parse_platform(wanted) == making.platform
+    except UsageError as error:
+        raise making.text.error(error.message, from_.span, error.hint) from error
+    if not same:
+        raise making.text.error(
+            f"stages for another platform than {making.platform} are not supported yet: {wanted}", from_.span
+        )
+
+
+def _apply(
+    making: _Making, builder: StageBuilder, index: int, instruction: Instruction, *, trigger: bool = False
+) -> None:
+    source: CopySource = FromContext()
+    if isinstance(instruction, Copy) and instruction.from_ is not None:
+        source = _source_of(making, index, instruction.from_, instruction.span)
+        if isinstance(source, FromImage) and source.reference not in making.bases:
+            making.missing[source.reference] = instruction.span.start_line
+    if trigger and isinstance(instruction, Onbuild):
+        raise making.text.error("ONBUILD in an ONBUILD trigger is not allowed", instruction.span)
+    builder.apply(instruction, source)

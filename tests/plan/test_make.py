@@ -1,0 +1,283 @@
+"""From a Dockerfile to a plan: what enters it, what the config becomes, what an op says."""
+
+import pytest
+
+from pybuild.api.request import BuildRequest
+from pybuild.dockerfile.errors import DockerfileError
+from pybuild.dockerfile.parse import parse
+from pybuild.errors import NotFoundError, UsageError
+from pybuild.oci.digest import Digest
+from pybuild.oci.image import DEFAULT_PATH, ImageConfig, RunConfig
+from pybuild.oci.platform import Platform
+from pybuild.plan.make import make
+from pybuild.plan.ops import BaseImage, CopyOp, FromImage, FromStage, NeedBases, Plan, RunOp, WorkdirOp
+
+LINUX = Platform("linux", "amd64")
+
+
+def base(**config: object) -> BaseImage:
+    image = ImageConfig(architecture="amd64", os="linux", config=RunConfig(**config))  # type: ignore[arg-type]
+    return BaseImage(Digest("sha256:" + "0" * 64), image)
+
+
+def planned(text: str, bases: dict[str, BaseImage] | None = None, **request: object) -> Plan:
+    step = make(parse(text), BuildRequest(**request), bases or {}, LINUX)  # type: ignore[arg-type]
+    assert isinstance(step, Plan), step
+    return step
+
+
+def config(text: str, bases: dict[str, BaseImage] | None = None, **request: object) -> RunConfig:
+    return planned(text, bases, **request).target.config
+
+
+def history(text: str, **request: object) -> list[str]:
+    return [step.created_by for step in planned(text, **request).target.steps]
+
+
+def run_ops(text: str, **request: object) -> list[RunOp]:
+    return [step.op for step in planned(text, **request).target.steps if isinstance(step.op, RunOp)]
+
+
+def test_missing_bases_are_asked_for_with_their_lines() -> None:
+    step = make(parse("FROM a AS x\nFROM b\nCOPY --from=x /f /\nCOPY --from=c /f /\n"), BuildRequest(), {}, LINUX)
+    assert isinstance(step, NeedBases)
+    assert step.references == {"a", "b"}
+    assert step.lines == {"a": 1, "b": 2}
+
+
+def test_stages_the_target_does_not_need_are_left_out() -> None:
+    text = "FROM scratch AS a\nFROM scratch AS b\nFROM nosuch AS c\nFROM scratch\nCOPY --from=a /x /x\n"
+    assert [stage.name for stage in planned(text).stages] == ["a", "stage-3"]
+
+
+def test_target_may_have_any_case_and_a_near_name_is_offered() -> None:
+    text = "FROM scratch AS first\nFROM scratch AS second\n"
+    assert planned(text, target="FIRST").target.name == "first"
+    with pytest.raises(NotFoundError) as caught:
+        planned(text, target="secnd")
+    assert "second" in caught.value.hint
+
+
+def test_scratch_starts_with_path_and_root() -> None:
+    assert config("FROM scratch\n") == RunConfig(Env=[f"PATH={DEFAULT_PATH}"], WorkingDir="/")
+
+
+def test_base_config_is_inherited_and_path_is_added() -> None:
+    bases = {"b": base(Env=["A=1"], User="me", Cmd=["x"], Labels={"l": "1"}, WorkingDir="/w")}
+    result = config("FROM b\nENV A=2 B=$A\n", bases)
+    assert result.Env == ["A=2", f"PATH={DEFAULT_PATH}", "B=1"]
+    assert (result.User, result.Cmd, result.Labels, result.WorkingDir) == ("me", ["x"], {"l": "1"}, "/w")
+
+
+def test_global_arg_reaches_from_and_only_a_bare_arg_in_a_stage() -> None:
+    text = "ARG BASE=scratch\nARG V=1\nFROM $BASE\nENV A=$V\nARG V\nENV B=$V\n"
+    env = config(text).Env
+    assert env is not None
+    assert env[1:] == ["A=", "B=1"]
+    env = config(text, build_args={"V": "2"}).Env
+    assert env is not None
+    assert env[1:] == ["A=", "B=2"]
+
+
+def test_build_argument_wins_over_the_default() -> None:
+    text = "FROM scratch\nARG V=1\nLABEL v=$V\n"
+    assert config(text).Labels == {"v": "1"}
+    assert config(text, build_args={"V": "2"}).Labels == {"v": "2"}
+    assert config(text, build_args={"V": None}).Labels == {"v": "1"}
+
+
+def test_unused_build_argument_is_a_warning() -> None:
+    [warning] = planned("FROM scratch\n", build_args={"NO": "1", "HTTP_PROXY": "p"}).warnings
+    assert "NO" in warning.message
+
+
+def test_platform_arguments_need_a_bare_arg() -> None:
+    text = "FROM scratch\nARG TARGETARCH\nARG TARGETSTAGE\nLABEL a=$TARGETARCH s=$TARGETSTAGE o=$TARGETOS\n"
+    assert config(text).Labels == {"a": "amd64", "s": "default", "o": ""}
+
+
+def test_entrypoint_clears_the_cmd_of_the_base_but_not_its_own() -> None:
+    bases = {"b": base(Cmd=["base"])}
+    assert config('FROM b\nENTRYPOINT ["e"]\n', bases).Cmd is None
+    assert config('FROM b\nCMD ["own"]\nENTRYPOINT ["e"]\n', bases).Cmd == ["own"]
+    assert config("FROM b\nENTRYPOINT []\n", bases).Entrypoint is None
+
+
+def test_shell_form_uses_the_shell_of_the_stage() -> None:
+    result = config('FROM scratch\nCMD a b\nSHELL ["/bin/bash", "-ec"]\nENTRYPOINT x\n')
+    assert result.Cmd == ["/bin/sh", "-c", "a b"]
+    assert result.Entrypoint == ["/bin/bash", "-ec", "x"]
+    assert result.Shell == ["/bin/bash", "-ec"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "stored", "made"),
+    [
+        ("WORKDIR /a", "/a", "/a"),
+        ("WORKDIR /a\nWORKDIR b", "/a/b", "/a/b"),
+        ("WORKDIR /a/../c/", "/a/../c/", "/c"),
+        ("WORKDIR x", "/x", "/x"),
+        ("ENV D=/e\nWORKDIR $D/f", "/e/f", "/e/f"),
+    ],
+)
+def test_workdir(lines: str, stored: str, made: str) -> None:
+    target = planned(f"FROM scratch\n{lines}\n").target
+    assert target.config.WorkingDir == stored
+    op = target.steps[-1].op
+    assert isinstance(op, WorkdirOp)
+    assert op.path == made
+
+
+def test_workdir_at_the_root_makes_no_layer() -> None:
+    assert planned("FROM scratch\nWORKDIR /\n").target.steps[0].op is None
+
+
+@pytest.mark.parametrize(
+    ("dest", "workdir", "expected"),
+    [
+        ("x", "/w", "/w/x"),
+        ("x/", "/w", "/w/x/"),
+        (".", "/w", "/w/"),
+        ("./", "/", "/"),
+        ("/a/./b/../c", "/", "/a/c"),
+        ("/", "/w", "/"),
+    ],
+)
+def test_destination_is_below_the_working_directory(dest: str, workdir: str, expected: str) -> None:
+    op = planned(f"FROM scratch\nWORKDIR {workdir}\nCOPY f {dest}\n").target.steps[-1].op
+    assert isinstance(op, CopyOp)
+    assert op.dest == expected
+
+
+def test_copy_names_its_source() -> None:
+    text = "FROM scratch AS a\nFROM scratch\nCOPY --from=a /x /\nCOPY --from=0 /x /\nCOPY --from=img:1 /x /\n"
+    steps = planned(text, {"img:1": base()}).target.steps
+    assert [step.op.source for step in steps if isinstance(step.op, CopyOp)] == [
+        FromStage(0),
+        FromStage(0),
+        FromImage("img:1"),
+    ]
+
+
+def test_heredoc_sources_are_expanded_unless_quoted() -> None:
+    text = "FROM scratch\nENV A=1\nCOPY <<x <<'y' /d/\n$A '$A'\nx\n$A\ny\n"
+    op = planned(text).target.steps[-1].op
+    assert isinstance(op, CopyOp)
+    assert op.inline == (("x", b"1 '1'\n"), ("y", b"$A\n"))
+
+
+def test_run_sees_env_and_args_and_history_shows_the_args() -> None:
+    text = "FROM scratch\nENV E=1\nARG A=2\nARG UNSET\nRUN make\n"
+    [op] = run_ops(text)
+    assert op.env == (("PATH", DEFAULT_PATH), ("E", "1"), ("A", "2"))
+    assert op.argv == ("/bin/sh", "-c", "make")
+    assert history(text)[-1] == "RUN |2 A=2 UNSET= /bin/sh -c make # buildkit"
+
+
+def test_proxies_reach_run_and_nothing_else() -> None:
+    text = "FROM scratch\nRUN x\n"
+    [op] = run_ops(text, build_args={"http_proxy": "http://p"})
+    assert op.hidden_env == (("http_proxy", "http://p"),)
+    assert history(text, build_args={"http_proxy": "http://p"}) == ["RUN /bin/sh -c x # buildkit"]
+
+
+def test_run_with_one_heredoc_is_a_script() -> None:
+    [plain, interpreter, piped] = run_ops(
+        "FROM scratch\nRUN <<A\necho 1\nA\nRUN <<B\n#!/bin/awk -f\nBEGIN{}\nB\nRUN cat <<C\nx\nC\n"
+    )
+    assert plain.argv == ("/bin/sh", "-c", "echo 1\n")
+    assert interpreter.argv == ("/dev/pipes/B",)
+    assert interpreter.scripts == (("B", b"#!/bin/awk -f\nBEGIN{}\n"),)
+    assert piped.argv == ("/bin/sh", "-c", "cat <<C\nx\nC")
+
+
+def test_history_is_written_as_buildkit_writes_it() -> None:
+    text = """FROM scratch
+ENV A=1 B="x y"
+LABEL l=1
+ARG P=1
+ARG Q
+CMD ["a", "b c"]
+ENTRYPOINT ["e"]
+EXPOSE 80 53/udp
+VOLUME /v /w
+USER me
+SHELL ["/bin/bash", "-c"]
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=1m30s --retries=3 CMD x y
+MAINTAINER somebody
+COPY --chown=1:2 --chmod=755 a b /d/
+ADD c /e
+WORKDIR /w
+"""
+    assert history(text) == [
+        "ENV A=1 B=x y",
+        "LABEL l=1",
+        "ARG P=1",
+        "ARG Q",
+        'CMD ["a" "b c"]',
+        'ENTRYPOINT ["e"]',
+        "EXPOSE [53/udp 80/tcp]",
+        "VOLUME [/v /w]",
+        "USER me",
+        "SHELL [/bin/bash -c]",
+        "STOPSIGNAL SIGTERM",
+        "HEALTHCHECK {[CMD-SHELL x y] 1m30s 0s 0s 0s 3}",
+        "MAINTAINER somebody",
+        "COPY --chown=1:2 --chmod=755 a b /d/ # buildkit",
+        "ADD c /e # buildkit",
+        "WORKDIR /w",
+    ]
+
+
+def test_onbuild_is_kept_and_runs_in_the_next_build() -> None:
+    assert config("FROM scratch\nONBUILD RUN x\nONBUILD COPY . /src\n").OnBuild == ["RUN x", "COPY . /src"]
+    bases = {"b": base(OnBuild=["ENV A=1", "RUN x"])}
+    plan = planned("FROM b\nENV B=$A\n", bases)
+    assert plan.target.config.OnBuild is None
+    assert [step.created_by for step in plan.target.steps] == ["ENV A=1", "RUN /bin/sh -c x # buildkit", "ENV B=1"]
+
+
+def test_onbuild_of_a_stage_runs_in_the_stage_built_from_it() -> None:
+    plan = planned("FROM scratch AS a\nONBUILD ENV A=1\nFROM a\n")
+    assert [step.created_by for step in plan.target.steps] == ["ENV A=1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        ("FROM scratch\nRUN --mount=type=cache,target=/c x\n", 2, "RUN --mount"),
+        ("FROM scratch\nRUN --security=insecure x\n", 2, "--security"),
+        ("FROM scratch\nCOPY --exclude=*.o a /\n", 2, "--exclude"),
+        ("FROM scratch\nCOPY --parents a /\n", 2, "--parents"),
+        ("FROM scratch\nADD https://example.org/x /\n", 2, "network"),
+        ("FROM scratch\nCOPY --from=$X a /\n", 2, "--from"),
+        ("FROM scratch\nCOPY --from=later a /\nFROM scratch AS later\nFROM scratch\nCOPY --from=0 a /\n", 2, "later"),
+        ("FROM scratch\nCOPY --from=0 a /\n", 2, "defined before"),
+        ("FROM scratch\nEXPOSE nope\n", 2, "nope"),
+        ("FROM scratch\nSTOPSIGNAL SIGNOPE\n", 2, "SIGNOPE"),
+        ('FROM scratch\nENV A="${B:?is needed}"\n', 2, "is needed"),
+        ("FROM ${NONE}\n", 1, "empty"),
+        ("FROM --platform=linux/s390x scratch\n", 1, "s390x"),
+        ("FROM scratch\nRUN --network=host x\n", 2, "network"),
+    ],
+)
+def test_errors_name_their_line(text: str, line: int, message: str) -> None:
+    with pytest.raises(DockerfileError) as caught:
+        planned(text)
+    assert caught.value.span is not None
+    assert caught.value.span.start_line == line
+    assert message in caught.value.message
+
+
+def test_another_platform_is_refused() -> None:
+    with pytest.raises(UsageError, match="arm64"):
+        planned("FROM scratch\n", platform="linux/arm64")
+    assert planned("FROM scratch\n", platform="linux/amd64")
+
+
+def test_source_date_epoch_must_be_a_number() -> None:
+    assert planned("FROM scratch\n", build_args={"SOURCE_DATE_EPOCH": "5"}).source_date_epoch == 5
+    assert planned("ARG SOURCE_DATE_EPOCH=7\nFROM scratch\n").source_date_epoch == 7
+    with pytest.raises(UsageError):
+        planned("FROM scratch\n", build_args={"SOURCE_DATE_EPOCH": "x"})
