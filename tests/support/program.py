@@ -41,13 +41,14 @@ class Result:
         return [json.loads(line) for line in self.err.splitlines() if line.startswith("{")]
 
     def steps(self) -> dict[str, bool]:
-        """Return the labels of the steps done, and whether each came from the cache."""
+        """Return the labels of the steps done after FROM, and whether each came from the cache."""
         planned = next(event["steps"] for event in self.events if event["event"] == "Planned")
-        return {
+        done = {
             re.sub(r"^\[[^\]]*\] ", "", planned[event["step"]]["label"]): event["cached"]
             for event in self.events
             if event["event"] == "StepDone" and event["step"] >= 0
         }
+        return {label: cached for label, cached in done.items() if not label.startswith("FROM ")}
 
     def redone(self) -> list[str]:
         """Return the labels of the steps that did not come from the cache."""

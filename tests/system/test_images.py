@@ -26,7 +26,7 @@ def test_listing_inspecting_and_history(app: Pybuild) -> None:
     table = app("images").text.splitlines()
     assert table[0].split()[:3] == ["REPOSITORY", "TAG", "IMAGE"]
     assert len(table) == 3
-    short = app("images", "-q", "app:1").text.strip() if app("images", "-q", "app:1", status=None).status == 0 else ""
+    short = app("images", "-q", "app:1").text.strip()
     [whole] = app.json("inspect", "app:1")
     assert whole["Id"].startswith(f"sha256:{short}")
     assert whole["RepoTags"] == ["app:1"]
@@ -91,11 +91,11 @@ def test_prune_removes_what_nobody_needs_and_df_tells(app: Pybuild, context: Pat
     app.build(context, "-t", "app:1", dockerfile="FROM base\nRUN echo small > /small\n")
     before = sum(path.stat().st_size for path in (app.store / "blobs").rglob("*") if path.is_file())
     assert "TYPE" in app("df").text
-    help_text = app("prune", "--help").text
-    app("prune", "-a", *(["-f"] if "--force" in help_text else []))
+    app("prune", "-a", "-f")
     after = sum(path.stat().st_size for path in (app.store / "blobs").rglob("*") if path.is_file())
     assert before - after > 2_900_000
-    assert app.image(context, dockerfile="FROM app:1\n").read("small") == "small\n" if "app:1" in app.names() else True
+    assert app.names() == {"base:latest", "app:1"}
+    assert app.image(context, dockerfile="FROM app:1\n").read("small") == "small\n"
 
 
 def test_imported_trees_take_changes(pybuild: Pybuild, busybox_tar: Path, context: Path) -> None:
