@@ -306,5 +306,6 @@ class _Expander:
         pattern = parse_pattern(_joined(self.run("/", raw=True)), self._escape)
         replacement = _joined(self.run("}", raw=True))
         value = self._value(name) or ""
-        self._spend(pattern.cost(len(value)), len(value))
+        # Each replacement is a step of its own, much dearer than a character looked at
+        self._spend(pattern.cost(len(value)) * (8 if every else 1), len(value))
         return replace(value, pattern, replacement, every=every, limit=self._limit)
