@@ -1,0 +1,1 @@
+"""What is kept between builds: blobs by digest, layers, images and their names, cache records, unpacked trees."""
