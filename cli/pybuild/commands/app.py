@@ -67,12 +67,10 @@ def _usage_error(error: Any) -> UsageError:
     # NoSuchOption adds what is possible to its message; we put it into the hint
     text: str = error.message if possible else error.format_message()
     text = " ".join(text.split()).rstrip(".")
-    if text.startswith("No such command") and context is not None:
-        from pybuild.commands.group import nearest
-
-        near = nearest(text.rpartition(" ")[2].strip("'"), [*getattr(context.command, "commands", ())])
-        possible = [near] if near else ()
+    text, suggests, near = text.partition(". Did you mean ")
     text = text[:1].lower() + text[1:]
+    if suggests:
+        return UsageError(text, "did you mean " + near.replace("'", "`"))
     if possible:
         return UsageError(text, f"did you mean {' or '.join(f'`{name}`' for name in sorted(possible)[:3])}?")
     return UsageError(text, f"see `{command} --help`")

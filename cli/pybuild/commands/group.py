@@ -10,7 +10,7 @@ from typer.core import TyperGroup, TyperOption
 from typer.main import get_command as to_command
 
 from pybuild.commands.table import rows
-from pybuild.errors import UsageError
+from pybuild.errors import CancelledError, UsageError
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -28,6 +28,13 @@ class LazyGroup(TyperGroup):
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, row.help) for name, row in rows().items()])
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            # typer would end with the right status and not a word
+            raise CancelledError("interrupted") from error
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0]

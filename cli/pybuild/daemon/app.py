@@ -19,11 +19,11 @@ DOCKER: list[tuple[str, str, Handler]] = [
     ("POST", "/images/load", images.load),
     ("POST", "/images/create", images.create),
     ("POST", "/images/prune", images.prune),
-    ("GET", "/images/{name:.+}/json", images.inspect),
-    ("GET", "/images/{name:.+}/history", images.history),
-    ("GET", "/images/{name:.+}/get", images.save),
-    ("POST", "/images/{name:.+}/tag", images.tag),
-    ("DELETE", "/images/{name:.+}", images.remove),
+    ("GET", r"/images/{name:[\s\S]+}/json", images.inspect),
+    ("GET", r"/images/{name:[\s\S]+}/history", images.history),
+    ("GET", r"/images/{name:[\s\S]+}/get", images.save),
+    ("POST", r"/images/{name:[\s\S]+}/tag", images.tag),
+    ("DELETE", r"/images/{name:[\s\S]+}", images.remove),
     ("GET", "/system/df", images.df),
 ]
 

@@ -3,8 +3,9 @@
 import asyncio
 import io
 from collections.abc import AsyncIterator, Callable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Condition, Lock, Thread
+from threading import Event as Flag
 from typing import Any, TypeVar
 
 from aiohttp import StreamReader, web
@@ -53,8 +54,9 @@ class Body(io.RawIOBase):
 
     WINDOW = 4 << 20
 
-    def __init__(self, first: bytes = b"") -> None:
+    def __init__(self, first: bytes = b"", *, cancel: Flag | None = None) -> None:
         self._loop = asyncio.get_running_loop()
+        self._cancel = cancel
         self._room = asyncio.Event()
         self._queue: SimpleQueue[bytes | OSError] = SimpleQueue()
         self._lock = Lock()
@@ -78,9 +80,6 @@ class Body(io.RawIOBase):
                 if full:
                     await self._room.wait()
             self._queue.put(b"")
-        except asyncio.CancelledError:
-            self._queue.put(ConnectionAbortedError("the request was given up"))
-            raise
         except Exception:
             # aiohttp tells a body cut short by several classes; to the engine they are one
             self._queue.put(ConnectionResetError("the client went away while it sent the context"))
@@ -91,7 +90,7 @@ class Body(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Wait for bytes; 0 at the end, OSError when the client went away."""
         if not self._rest and not self._ended:
-            item = self._queue.get()
+            item = self._next()
             if isinstance(item, OSError):
                 self._ended, self._end = True, item
             elif not item:
@@ -109,6 +108,19 @@ class Body(io.RawIOBase):
         buffer[:count] = self._rest[:count]
         self._rest = self._rest[count:]
         return count
+
+    def abort(self) -> None:
+        """Let go a thread that waits for bytes: none will come."""
+        self._queue.put(ConnectionAbortedError("the request was given up"))
+
+    def _next(self) -> bytes | OSError:
+        # A build may be cancelled while its client sends nothing and stays
+        while True:
+            try:
+                return self._queue.get(timeout=0.5)
+            except Empty:
+                if self._cancel is not None and self._cancel.is_set():
+                    return ConnectionAbortedError("the build was cancelled")
 
     def close(self) -> None:
         if not self.closed:

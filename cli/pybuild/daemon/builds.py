@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from threading import Event as Flag
 from time import time
 from typing import BinaryIO, cast
 
@@ -69,7 +70,7 @@ async def _stream(
     engine_running = False
     try:
         engine = await state.engine()
-        async with _body(request, first, wanted=not asked.context) as body:
+        async with _body(request, first, cancel, wanted=not asked.context) as body:
 
             def run() -> Event:
                 try:
@@ -119,17 +120,19 @@ def _tell(last: Event, started: float) -> None:
 
 
 @asynccontextmanager
-async def _body(request: web.Request, first: bytes, *, wanted: bool) -> AsyncIterator[BinaryIO | None]:
+async def _body(request: web.Request, first: bytes, cancel: Flag, *, wanted: bool) -> AsyncIterator[BinaryIO | None]:
     """Give the rest of the request's body as a file for a thread."""
     if not wanted:
         yield None
         return
-    body = Body(first)
+    body = Body(first, cancel=cancel)
     feeding = asyncio.create_task(body.feed(request.content))
     try:
         yield cast(BinaryIO, io.BufferedReader(body, 1 << 20))
     finally:
         feeding.cancel()
+        # The task may not even have begun, so it cannot tell the thread itself
+        body.abort()
         await asyncio.wait([feeding])
 
 

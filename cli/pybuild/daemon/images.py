@@ -182,6 +182,8 @@ async def _upload(request: web.Request) -> AsyncIterator[BinaryIO]:
         await feeding
     finally:
         feeding.cancel()
+        # The task may not even have begun, so it cannot tell the thread itself
+        body.abort()
         await asyncio.wait([feeding])
 
 

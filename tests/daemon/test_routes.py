@@ -1,0 +1,181 @@
+"""The Docker Engine API as clients of it see it."""
+
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from pybuild.client.wire import Connection
+from pybuild.errors import PybuildError
+from support import fake_engine
+from support.fake_world import World
+
+Ask = Callable[..., Any]
+
+
+@pytest.fixture
+def connection(world: World) -> Any:
+    world.connect().__exit__(None, None, None)
+    connection = Connection(world.socket)
+    yield connection
+    connection.close()
+
+
+def tar_of(name: str, text: str) -> io.BytesIO:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        info = tarfile.TarInfo(name)
+        info.size = len(text)
+        archive.addfile(info, io.BytesIO(text.encode()))
+    out.seek(0)
+    return out
+
+
+def stream(response: Any) -> list[dict[str, Any]]:
+    assert response.headers["transfer-encoding"] == "chunked"
+    assert response.headers["content-type"] == "application/json"
+    return [json.loads(line) for line in response.read().split(b"\r\n") if line]
+
+
+def status_of(connection: Connection, method: str, path: str, **options: Any) -> tuple[int, str]:
+    try:
+        response = connection.request(method, path, **options)
+    except PybuildError as error:
+        return error.http_status, error.message
+    return response.status, response.read().decode()
+
+
+@pytest.mark.parametrize("prefix", ["", "/v1.24", "/v1.45"])
+def test_routes_have_versions(connection: Connection, prefix: str) -> None:
+    assert connection.request("GET", f"{prefix}/_ping").read() == b"OK"
+    assert connection.request("GET", f"{prefix}/images/json").json()[0]["Id"] == fake_engine.ID
+
+
+def test_ping_tells_the_version_in_its_headers(connection: Connection) -> None:
+    response = connection.request("GET", "/_ping")
+    response.read()
+    assert response.headers["api-version"] == "1.45"
+    assert response.headers["ostype"] == "linux"
+    assert response.headers["docker-experimental"] == "false"
+
+
+@pytest.mark.parametrize(("version", "word"), [("9.99", "too new"), ("1.12", "too old")])
+def test_other_versions_are_refused(connection: Connection, version: str, word: str) -> None:
+    status, message = status_of(connection, "GET", f"/v{version}/images/json")
+    assert (status, word in message) == (400, True)
+
+
+def test_unknown_routes_are_not_found(connection: Connection) -> None:
+    for method, path in (("GET", "/nothing"), ("DELETE", "/version"), ("POST", "/v1.45/nothing/at/all")):
+        assert status_of(connection, method, path) == (404, "page not found")
+
+
+def test_version_and_info_have_what_clients_read(connection: Connection) -> None:
+    version = connection.request("GET", "/version").json()
+    for key in ("Version", "ApiVersion", "MinAPIVersion", "Os", "Arch", "KernelVersion", "GitCommit", "GoVersion"):
+        assert key in version
+    assert connection.request("GET", "/info").json()["SecurityOptions"] == ["name=rootless"]
+
+
+def test_names_with_slashes_ports_and_digests_are_routed(connection: Connection) -> None:
+    assert status_of(connection, "GET", "/images/host:5000/a/b:1/json") == (404, "No such image: host:5000/a/b:1")
+    assert status_of(connection, "GET", f"/images/{fake_engine.ID}/json")[0] == 200
+    assert status_of(connection, "POST", "/images/app/tag?repo=docker.io/library/x&tag=2")[0] == 201
+    assert "docker.io/library/x:2" in connection.request("GET", "/images/json").json()[0]["RepoTags"]
+    assert status_of(connection, "DELETE", "/images/app")[0] == 200
+
+
+@pytest.mark.parametrize("filters", ['{"label":{"l=1":true}}', '{"label":["l=1"]}'])
+def test_filters_come_as_maps_of_maps_or_lists(connection: Connection, filters: str) -> None:
+    found = connection.request("GET", f"/images/json?filters={quote(filters)}").json()
+    assert found[0]["Labels"] == {"filters": "{'label': ['l=1']}"}
+
+
+@pytest.mark.parametrize("filters", ["nonsense", "[]", '{"label":1}', '{"label":' * 2000])
+def test_malformed_parameters_are_refused(connection: Connection, filters: str) -> None:
+    assert status_of(connection, "GET", f"/images/json?filters={quote(filters[:2000])}")[0] == 400
+
+
+def test_a_build_answers_with_dockers_stream(connection: Connection) -> None:
+    response = connection.request("POST", "/v1.45/build?t=a:1&t=b:2&rm=1&version=1", stream=tar_of("Dockerfile", "x"))
+    objects = stream(response)
+    text = "".join(item.get("stream", "") for item in objects)
+    assert text.startswith("Step 1/2 : FROM scratch\n ---> Using cache\nStep 2/2 : RUN work\ncontext of ")
+    assert text.endswith("Successfully built abababababab\nSuccessfully tagged a:1\nSuccessfully tagged b:2\n")
+    assert {"aux": {"ID": fake_engine.ID}} in objects
+
+
+def test_a_quiet_build_answers_with_the_id_alone(connection: Connection) -> None:
+    response = connection.request("POST", "/build?q=True", stream=tar_of("Dockerfile", "x"))
+    assert stream(response) == [{"stream": fake_engine.ID + "\n"}]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "buildargs=%7B",
+        "buildargs=%5B%5D",
+        "ulimits=%5B1%5D",
+        "ulimits=%5B%7B%22Name%22%3A%22nofile%22%7D%5D",
+        "shmsize=big",
+        "shmsize=%C2%B2",
+        "version=2",
+        "remote=https://example.org/x.git",
+        "isolation=hyperv",
+        "squash=1",
+    ],
+)
+def test_a_build_that_cannot_be_meant_is_refused(connection: Connection, query: str) -> None:
+    status, message = status_of(connection, "POST", f"/build?{query}", stream=tar_of("Dockerfile", "x"))
+    assert status == 400
+    assert "\n" not in message
+
+
+def test_parameters_that_say_nothing_are_taken_as_such(connection: Connection) -> None:
+    query = "buildargs=null&labels=&ulimits=null&networkmode=&shmsize=0&target=&cachefrom=null&memory=0&t="
+    assert status_of(connection, "POST", f"/build?{query}", stream=tar_of("Dockerfile", "x"))[0] == 200
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]\n", b'{"tags": 1}\n', b'{"ulimits": [{}]}\n', b'{"no": 1}\n'])
+def test_our_own_malformed_requests_are_refused(connection: Connection, body: bytes) -> None:
+    headers = {"Content-Type": "application/vnd.pybuild.build"}
+    status, message = status_of(connection, "POST", "/build", headers=headers, body=body)
+    assert (status, "malformed build request" in message) == (400, True)
+    assert connection.request("GET", "/pybuild/v1/status").json()["builds"] == 0
+
+
+def test_load_save_and_import_speak_docker(connection: Connection) -> None:
+    assert stream(connection.request("POST", "/images/load?quiet=1", stream=io.BytesIO(b"tar"))) == [
+        {"stream": "Loaded image: size-3:latest\n"},
+        {"stream": f"Loaded image ID: {fake_engine.ID}\n"},
+    ]
+    assert (
+        connection.request("GET", "/images/get?names=app&names=app:latest").read().startswith(b"docker none app app:")
+    )
+    assert connection.request("GET", f"/images/{fake_engine.ID}/get").read().startswith(b"docker none sha256:")
+    answer = connection.request("POST", "/images/create?fromSrc=-&repo=r&tag=1&message=m", stream=io.BytesIO(b"tar"))
+    assert stream(answer) == [{"status": fake_engine.ID}]
+    assert status_of(connection, "POST", "/images/create?fromImage=busybox")[0] == 400
+
+
+def test_prune_and_df_have_dockers_shapes(connection: Connection) -> None:
+    assert connection.request("POST", "/images/prune").json() == {
+        "ImagesDeleted": [{"Deleted": fake_engine.ID}],
+        "SpaceReclaimed": 10,
+    }
+    assert connection.request("POST", "/build/prune").json()["CachesDeleted"] == ["c1"]
+    usage = connection.request("GET", "/system/df").json()
+    assert usage["Containers"] == usage["Volumes"] == usage["BuildCache"] == []
+
+
+def test_browsers_are_refused(connection: Connection) -> None:
+    assert status_of(connection, "GET", "/images/json", headers={"Origin": "https://example.org"})[0] == 403
+
+
+def test_an_early_error_reaches_a_client_that_still_sends(connection: Connection) -> None:
+    body = io.BytesIO(b"x" * (8 << 20))
+    assert status_of(connection, "POST", "/build?version=2", stream=body)[0] == 400
