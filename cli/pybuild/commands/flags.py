@@ -1,6 +1,5 @@
 """Values of build options: text to what a request holds. Every function raises UsageError in one line."""
 
-import csv
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -111,6 +110,8 @@ def output(text: str, directory: Path) -> Output:
 
     `dest` is made absolute from `directory`; without one it is standard output, but for type local.
     """
+    import csv
+
     try:
         fields = next(csv.reader([text], strict=True), [])
     except csv.Error as error:
