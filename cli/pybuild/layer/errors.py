@@ -4,6 +4,8 @@ LayerError                an archive that is damaged or hostile, or a tree that 
 └── LimitError            an archive beyond one of the numbers in `Limits`
 """
 
+import errno
+
 from pybuild.errors import PybuildError
 
 
@@ -30,8 +32,8 @@ def shown(path: bytes) -> str:
 def from_os(error: OSError, doing: str, path: bytes) -> LayerError:
     """Return the LayerError for an OSError met while `doing` something to `path`."""
     hints = {
-        28: "free some space, or name another store with PYBUILD_STORE",
-        122: "the disk quota is used up",
+        errno.ENOSPC: "free some space, or name another store with PYBUILD_STORE",
+        errno.EDQUOT: "the disk quota is used up",
     }
     what = f"cannot {doing}: {error.strerror}" if error.strerror else f"cannot {doing}: {error}"
     return LayerError(f"{what}: `{shown(path)}`", hints.get(error.errno or 0, ""))

@@ -1,82 +1,221 @@
-"""The upper directory of an overlay as a layer. Runs inside the user namespace that owns the files."""
+"""Trees as layers: the upper directory of an overlay, or a whole directory.
+
+Runs inside the user namespace that owns the files: only there do owners and file capabilities read as the
+image means them. The tree must be at rest.
+"""
 
 import os
 import stat
-import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal
 
-from pybuild.layer.apply import NODE_XATTR, OWNER_XATTR
-from pybuild.layer.errors import LayerError
-from pybuild.layer.tarreader import shown
-from pybuild.layer.tarwriter import WHITEOUT_PREFIX, TarWriter
+from pybuild.layer.errors import LayerError, from_os, shown
+from pybuild.layer.limits import DEFAULT_LIMITS
+from pybuild.layer.names import (
+    CAPABILITY,
+    NODE_XATTR,
+    OVERLAY_OPAQUE,
+    OWNER_XATTR,
+    WHITEOUT_PREFIX,
+    keeps_xattr,
+    plain_capability,
+)
+from pybuild.layer.tarwriter import TarWriter
 from pybuild.tree.entry import BLOCK, CHAR, DIR, FIFO, FILE, HARDLINK, SYMLINK, WHITEOUT, Entry
+
+Owners = Literal["real", "xattr"]
 
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_KEPT = 32
+"""Directories above the present one that stay open."""
+
+_NANOSECONDS = 1_000_000_000
 
 
 def pack_tree(
-    root_fd: int, writer: TarWriter, *, lower_dirs: Sequence[bytes] = (), skip: frozenset[bytes] = frozenset()
+    root_fd: int,
+    writer: TarWriter,
+    *,
+    lower_dirs: Sequence[bytes] = (),
+    skip: Collection[bytes] | Mapping[bytes, int] = (),
+    owners: Owners | None = None,
+    epoch: int | None = None,
 ) -> None:
-    """Write what an upper directory holds as layer entries, parents first, siblings in byte order.
+    """Write what the upper directory of an overlay changes, parents first, siblings in byte order.
 
-    `lower_dirs` are the trees below, asked whether an opaque directory hides anything. Paths in `skip` are
-    left out. Raises LayerError for a file whose name a layer cannot hold.
+    The root itself is not written. `lower_dirs` are the trees below, bottom first, asked whether an opaque
+    directory hides anything. Paths in `skip` were made for mounts: they are left out, a directory only if
+    nothing is in it, and with inode numbers only what still has that number. `owners` tells whether files
+    have their owner or note it in an attribute, by default as the id mapping of this process suggests.
+    `epoch` (seconds) is the latest time a file may have. Raises LayerError for what a layer cannot hold.
     """
-    _Packing(root_fd, writer, lower_dirs, skip).directory(root_fd, b"")
+    _Packing(writer, lower_dirs, skip, owners or _owners(), epoch, overlay=True).walk(root_fd)
+
+
+def pack_plain(root_fd: int, writer: TarWriter, *, owners: Owners | None = None, epoch: int | None = None) -> None:
+    """Write a whole directory; what overlayfs gives a meaning has none here."""
+    _Packing(writer, (), (), owners or _owners(), epoch, overlay=False).walk(root_fd)
+
+
+def _owners() -> Owners:
+    """Return how owners were kept in this user namespace: a file cannot have one that is not mapped."""
+    with open("/proc/self/uid_map", encoding="ascii") as lines:
+        mapped = sum(int(line.split()[2]) for line in lines)
+    return "xattr" if mapped == 1 else "real"
+
+
+class _Level:
+    """A directory being packed; `names` are those still to come, the next one last."""
+
+    __slots__ = ("_identity", "fd", "names", "prefix")
+
+    def __init__(self, fd: int, prefix: bytes) -> None:
+        self.fd = fd
+        self.prefix = prefix
+        state = os.fstat(fd)
+        self._identity = (state.st_dev, state.st_ino)
+        self.names = [os.fsencode(name) for name in os.listdir(fd)]
+        self.names.sort(reverse=True)
+
+    def reopen(self, below: int) -> None:
+        """Go back up from a directory below."""
+        self.fd = os.open("..", _OPEN_DIR, dir_fd=below)
+        state = os.fstat(self.fd)
+        if (state.st_dev, state.st_ino) != self._identity:
+            raise LayerError(f"directory was moved while it was packed: `{shown(self.prefix)}`")
 
 
 class _Packing:
-    def __init__(self, root_fd: int, writer: TarWriter, lower_dirs: Sequence[bytes], skip: frozenset[bytes]) -> None:
-        self._root = root_fd
+    def __init__(
+        self,
+        writer: TarWriter,
+        lower_dirs: Sequence[bytes],
+        skip: Collection[bytes] | Mapping[bytes, int],
+        owners: Owners,
+        epoch: int | None,
+        *,
+        overlay: bool,
+    ) -> None:
         self._writer = writer
         self._lowers = lower_dirs
         self._skip = skip
-        self._links: dict[tuple[int, int], bytes] = {}
+        self._noted = owners == "xattr"
+        self._latest = None if epoch is None else epoch * _NANOSECONDS
+        self._overlay = overlay
+        self._names: dict[tuple[int, int], bytes] = {}
 
-    def directory(self, fd: int, path: bytes) -> None:
-        prefix = path + b"/" if path else b""
-        with os.scandir(fd) as listing:
-            names = sorted(os.fsencode(item.name) for item in listing)
-        for name in names:
-            full = prefix + name
-            if full in self._skip:
-                continue
-            self._entry(fd, name, full)
+    def walk(self, root_fd: int) -> None:
+        path = b""
+        levels: list[_Level] = []
+        try:
+            # Opened anew: listing a directory moves the offset that descriptors share
+            levels.append(_Level(os.open(".", _OPEN_DIR, dir_fd=root_fd), b""))
+            while levels:
+                level = levels[-1]
+                if not level.names:
+                    levels.pop()
+                    if levels and levels[-1].fd < 0:
+                        levels[-1].reopen(level.fd)
+                    os.close(level.fd)
+                    continue
+                name = level.names.pop()
+                path = level.prefix + name
+                inner = self._add(level.fd, name, path)
+                if inner is None:
+                    continue
+                if len(levels) >= DEFAULT_LIMITS.depth:
+                    os.close(inner)
+                    raise LayerError(f"a path more than {len(levels)} directories deep: `{shown(path)}`")
+                if len(levels) > _KEPT and levels[-_KEPT].fd >= 0:
+                    os.close(levels[-_KEPT].fd)
+                    levels[-_KEPT].fd = -1
+                levels.append(_Level(inner, path + b"/"))
+        except OSError as error:
+            raise from_os(error, "pack", path) from error
+        finally:
+            for level in levels:
+                if level.fd >= 0:
+                    os.close(level.fd)
 
-    def _entry(self, fd: int, name: bytes, path: bytes) -> None:
+    def _add(self, fd: int, name: bytes, path: bytes) -> int | None:
+        """Write one entry; return a descriptor if it is a directory to go on with."""
         state = os.stat(name, dir_fd=fd, follow_symlinks=False)
-        kind = stat.S_IFMT(state.st_mode)
-        if kind == stat.S_IFCHR and state.st_rdev == 0:
-            self._writer.add(Entry(path=path, type=WHITEOUT))
-            return
+        mode = state.st_mode
+        kind = stat.S_IFMT(mode)
+        if self._overlay and kind == stat.S_IFCHR and state.st_rdev == 0:
+            # All of them may be hard links of one inode: never looked at as such
+            if not self._skips(path, state):
+                self._writer.add(Entry(path=path, type=WHITEOUT))
+            return None
+        if kind == stat.S_IFSOCK:
+            return None
         if name.startswith(WHITEOUT_PREFIX):
             raise LayerError(
-                f"a layer cannot hold a file of this name: {shown(path)}",
+                f"a layer cannot hold a file of this name: `{shown(path)}`",
                 "names that begin with `.wh.` mark deletions; rename the file",
             )
-        if kind == stat.S_IFSOCK:
-            return
+        if len(path) > DEFAULT_LIMITS.name:
+            raise LayerError(f"a path of {len(path)} bytes: `{shown(path)}`")
+        mtime = state.st_mtime_ns
+        if self._latest is not None and mtime > self._latest:
+            mtime = self._latest
         entry = Entry(
-            path=path,
-            type=FILE,
-            mode=stat.S_IMODE(state.st_mode),
-            uid=state.st_uid,
-            gid=state.st_gid,
-            mtime=state.st_mtime_ns,
+            path=path, type=FILE, mode=mode & 0o7777, uid=state.st_uid, gid=state.st_gid, mtime=mtime
         )
         if kind == stat.S_IFDIR:
-            self._dir(fd, name, entry)
-            return
+            return self._directory(fd, name, entry, state)
+        if self._skip and self._skips(path, state):
+            return None
         if state.st_nlink > 1:
-            first = self._links.setdefault((state.st_dev, state.st_ino), path)
-            if first != path:
-                entry.type, entry.link = HARDLINK, first
-                self._writer.add(entry)
-                return
+            first = self._names.setdefault((state.st_dev, state.st_ino), path)
+            if first is not path:
+                self._again(fd, name, entry, kind, first)
+                return None
         if kind == stat.S_IFREG:
             self._file(fd, name, entry, state)
-            return
+        else:
+            self._special(fd, name, entry, state)
+            self._writer.add(entry)
+        return None
+
+    def _skips(self, path: bytes, state: os.stat_result) -> bool:
+        skip = self._skip
+        if path not in skip:
+            return False
+        return not isinstance(skip, Mapping) or skip[path] == state.st_ino
+
+    def _directory(self, fd: int, name: bytes, entry: Entry, state: os.stat_result) -> int | None:
+        inner = os.open(name, _OPEN_DIR, dir_fd=fd)
+        try:
+            if self._skip and self._skips(entry.path, state) and not os.listdir(inner):
+                os.close(inner)
+                return None
+            entry.type = DIR
+            marks = self._attributes(inner, entry)
+            if marks and marks.get(OVERLAY_OPAQUE) == b"y" and self._overlay:
+                entry.opaque = self._hides(entry.path)
+            self._writer.add(entry)
+        except BaseException:
+            os.close(inner)
+            raise
+        return inner
+
+    def _file(self, fd: int, name: bytes, entry: Entry, state: os.stat_result) -> None:
+        inner = os.open(name, _OPEN_FILE, dir_fd=fd)
+        try:
+            marks = self._attributes(inner, entry)
+            node = marks.get(NODE_XATTR) if marks else None
+            if node is not None and state.st_size == 0 and _as_device(entry, node):
+                self._writer.add(entry)
+                return
+            entry.size = state.st_size
+            self._writer.add(entry, inner, whole=True)
+        finally:
+            os.close(inner)
+
+    def _special(self, fd: int, name: bytes, entry: Entry, state: os.stat_result) -> None:
+        kind = stat.S_IFMT(state.st_mode)
         if kind == stat.S_IFLNK:
             entry.type, entry.link = SYMLINK, os.readlink(name, dir_fd=fd)
         elif kind == stat.S_IFIFO:
@@ -84,68 +223,82 @@ class _Packing:
         else:
             entry.type = CHAR if kind == stat.S_IFCHR else BLOCK
             entry.rdev = (os.major(state.st_rdev), os.minor(state.st_rdev))
-        self._writer.add(entry)
 
-    def _dir(self, fd: int, name: bytes, entry: Entry) -> None:
-        inner = os.open(name, _OPEN_DIR, dir_fd=fd)
-        try:
-            marks = self._attributes(inner, entry)
-            entry.type = DIR
-            entry.opaque = marks.get("user.overlay.opaque") == b"y" and self._hides(entry.path)
+    def _again(self, fd: int, name: bytes, entry: Entry, kind: int, first: bytes) -> None:
+        """Write another name of something that has one: a hard link to a file, a copy of anything else."""
+        if kind == stat.S_IFREG and self._writer.has_file(first):
+            entry.type, entry.link = HARDLINK, first
             self._writer.add(entry)
-            self.directory(inner, entry.path)
-        finally:
-            os.close(inner)
+        elif kind == stat.S_IFREG:
+            self._file(fd, name, entry, os.stat(name, dir_fd=fd, follow_symlinks=False))
+        else:
+            self._special(fd, name, entry, os.stat(name, dir_fd=fd, follow_symlinks=False))
+            self._writer.add(entry)
 
-    def _file(self, fd: int, name: bytes, entry: Entry, state: os.stat_result) -> None:
-        inner = os.open(name, _OPEN_FILE, dir_fd=fd)
-        try:
-            marks = self._attributes(inner, entry)
-            node = marks.get(NODE_XATTR)
-            if node is not None:
-                kind, major, minor = node.split(b":")
-                entry.type = CHAR if kind == b"c" else BLOCK
-                entry.rdev = (int(major), int(minor))
-                self._writer.add(entry)
-                return
-            entry.size = state.st_size
-            self._writer.add(entry, inner)
-        finally:
-            os.close(inner)
-
-    def _attributes(self, fd: int, entry: Entry) -> dict[str, bytes]:
-        """Fill in what extended attributes say; return overlayfs's and our own marks, which stay out of layers."""
-        marks: dict[str, bytes] = {}
-        found: dict[bytes, bytes] = {}
-        for name in os.listxattr(fd):
-            if name.startswith(("user.overlay.", "user.pybuild.")):
+    def _attributes(self, fd: int, entry: Entry) -> dict[bytes, bytes] | None:
+        """Fill in what extended attributes say; return overlayfs's and our own, which stay out of layers."""
+        names = os.listxattr(fd)
+        if not names:
+            return None
+        marks: dict[bytes, bytes] = {}
+        kept: dict[bytes, bytes] = {}
+        for text in names:
+            name = os.fsencode(text)
+            if keeps_xattr(name):
+                value = os.getxattr(fd, name)
+                kept[name] = plain_capability(value) if name == CAPABILITY else value
+            elif name.startswith(b"user."):
                 marks[name] = os.getxattr(fd, name)
-            elif name == "security.capability":
-                found[b"security.capability"] = _capability(os.getxattr(fd, name))
-            elif name.startswith("user."):
-                found[os.fsencode(name)] = os.getxattr(fd, name)
-        if found:
-            entry.xattrs = found
-        owner = marks.get(OWNER_XATTR)
-        if owner is not None:
-            uid, _, gid = owner.partition(b":")
-            entry.uid, entry.gid = int(uid), int(gid)
+        if kept:
+            entry.xattrs = kept
+        if self._noted and OWNER_XATTR in marks:
+            owner = _numbers(marks[OWNER_XATTR])
+            if len(owner) == 2 and max(owner) < (1 << 32) - 1:
+                entry.uid, entry.gid = owner
         return marks
 
     def _hides(self, path: bytes) -> bool:
-        """Is there a directory below that the opaque mark hides?"""
+        """Do the layers below show a directory at `path`, which the opaque mark hides?
+
+        To make a directory where one was removed sets the mark, but so does to make one for the first time
+        in a directory that is only in the upper tree.
+        """
         for lower in reversed(self._lowers):
-            try:
-                state = os.lstat(lower + b"/" + path)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            return stat.S_ISDIR(state.st_mode)
+            state = _look(lower, path)
+            if state is not None:
+                return not (stat.S_ISCHR(state.st_mode) and state.st_rdev == 0)
         return False
 
 
-def _capability(value: bytes) -> bytes:
-    """Return a file capability in the form without a root id (v2), which is right in every namespace."""
-    if len(value) != 24:
-        return value
-    (magic,) = struct.unpack("<I", value[:4])
-    return struct.pack("<I", magic & 0x00FFFFFF | 0x02000000) + value[4:20]
+def _look(lower: bytes, path: bytes) -> os.stat_result | None:
+    """Return what is at `path` below `lower` without following links below it; None when nothing is."""
+    *above, name = path.split(b"/")
+    try:
+        fd = os.open(lower, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for part in above:
+                inner = os.open(part, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+                os.close(fd)
+                fd = inner
+            return os.stat(name, dir_fd=fd, follow_symlinks=False)
+        finally:
+            os.close(fd)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _as_device(entry: Entry, node: bytes) -> bool:
+    """Turn an empty file back into the device it stands for; False if it says nothing of the kind."""
+    kind, _, numbers = node.partition(b":")
+    rdev = _numbers(numbers)
+    if kind not in (b"c", b"b") or len(rdev) != 2 or rdev[0] >= 1 << 12 or rdev[1] >= 1 << 20:
+        return False
+    entry.type = CHAR if kind == b"c" else BLOCK
+    entry.rdev = rdev[0], rdev[1]
+    return True
+
+
+def _numbers(text: bytes) -> list[int]:
+    """Return decimals separated by colons, an empty list for anything else: a RUN may write these attributes."""
+    parts = text.split(b":")
+    return [int(part) for part in parts] if all(part.isdigit() and len(part) <= 10 for part in parts) else []

@@ -1,18 +1,32 @@
-"""Untrusted tar streams, member by member: ustar, GNU long names, PAX; everything has a limit."""
+"""Untrusted tar streams, member by member: ustar, GNU long names and numbers, PAX; everything has a limit.
 
-import os
+Follows POSIX.1 pax ("ustar Interchange Format", "pax Extended Header") and tar.texi ("Standard Headers").
+Where readers differ, the stricter way is taken: what two of them would unpack differently is an error.
+"""
+
+import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Protocol
+from zlib import adler32
 
-from pybuild.layer.errors import LayerError
+from pybuild.layer.errors import LayerError, LimitError, shown
+from pybuild.layer.limits import DEFAULT_LIMITS, Limits
+from pybuild.layer.names import CAPABILITY, clean_path, keeps_xattr, plain_capability
 from pybuild.tree.entry import BLOCK, CHAR, DIR, FIFO, FILE, HARDLINK, SYMLINK, Entry
 
-_BLOCK = 512
+BLOCK_SIZE = 512
+CHUNK = 1 << 20
+_SECOND = 1_000_000_000
+_MAX_TIME = (1 << 63) - 1  # nanoseconds; the year 2262
+_MAX_ID = (1 << 32) - 2  # the last one means "unchanged" to the kernel
+_MAX_EXTENDED = 16
+"""Extended headers in a row; writers use one or two."""
+
+_ZERO_BLOCK = bytes(BLOCK_SIZE)
 _KINDS = {
     b"0": FILE,
     b"\0": FILE,
-    b"7": FILE,
+    b"7": FILE,  # contiguous: a file like any other
     b"1": HARDLINK,
     b"2": SYMLINK,
     b"3": CHAR,
@@ -20,264 +34,335 @@ _KINDS = {
     b"5": DIR,
     b"6": FIFO,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a stranger's archive may cost, in bytes and counts."""
-
-    total: int = 1 << 36
-    entries: int = 1_000_000
-    extension: int = 1 << 20
-    name: int = 4096
-    component: int = 255
-    depth: int = 1024
-    xattr: int = 64 << 10
-
-
-DEFAULT_LIMITS = Limits()
+_XATTR = b"SCHILY.xattr."
+_fields = struct.Struct("100s8s8s8s12s12s8sc100s8s32x32x8s8s155s12x").unpack
 
 
 class Readable(Protocol):
-    """A stream of bytes; `read` may return fewer than asked for, and b"" at the end."""
+    """A stream of bytes; `read` may return fewer than asked for, and b"" only at the end."""
 
     def read(self, size: int, /) -> bytes:
         """Return up to `size` bytes."""
 
 
-class Counting:
-    """A stream that knows its position and refuses to run short."""
+class TarStream:
+    """A stream that knows its position, reads ahead and refuses to run short."""
 
-    def __init__(self, stream: Readable) -> None:
+    def __init__(self, stream: Readable, limit: int = DEFAULT_LIMITS.total) -> None:
         self._stream = stream
-        self.position = 0
+        self._limit = limit
+        self._buffer = b""
+        self._view = memoryview(b"")
+        self._at = 0
+        self._base = 0
+
+    @property
+    def position(self) -> int:
+        """Return how many bytes were taken, counted from the stream's beginning."""
+        return self._base + self._at
+
+    def _refill(self) -> bool:
+        self._base += len(self._buffer)
+        self._at = 0
+        self._buffer = self._stream.read(CHUNK)
+        self._view = memoryview(self._buffer)
+        if self._base + len(self._buffer) > self._limit:
+            raise LimitError(f"archive holds more than {self._limit} bytes", limit="total")
+        return bool(self._buffer)
+
+    def some(self, size: int) -> memoryview:
+        """Return from one byte up to `size`; raise LayerError at the end."""
+        if self._at == len(self._buffer) and not self._refill():
+            raise LayerError("archive is cut short")
+        at = self._at
+        data = self._view[at : at + size]
+        self._at = at + len(data)
+        return data
 
     def exactly(self, size: int) -> bytes:
         """Return `size` bytes; raise LayerError when the stream ends before."""
-        data = self._stream.read(size)
-        if len(data) < size:
-            parts = [data]
-            have = len(data)
-            while have < size:
-                more = self._stream.read(size - have)
-                if not more:
-                    raise LayerError("archive is cut short")
-                parts.append(more)
-                have += len(more)
-            data = b"".join(parts)
-        self.position += size
-        return data
+        at = self._at
+        if at + size <= len(self._buffer):
+            self._at = at + size
+            return self._buffer[at : at + size]
+        parts: list[memoryview] = []
+        while size:
+            parts.append(self.some(size))
+            size -= len(parts[-1])
+        return b"".join(parts)
+
+    def block(self) -> bytes:
+        """Return the next block; b"" when the stream ends before it."""
+        if self._at == len(self._buffer) and not self._refill():
+            return b""
+        return self.exactly(BLOCK_SIZE)
 
     def skip(self, size: int) -> None:
         """Pass over `size` bytes."""
+        at = self._at + size
+        if at <= len(self._buffer):
+            self._at = at
+            return
         while size:
-            size -= len(self.exactly(min(size, 1 << 20)))
+            size -= len(self.some(size))
 
-    def some(self, size: int) -> bytes:
-        """Return up to `size` bytes, b"" only at the end."""
-        data = self._stream.read(size)
-        self.position += len(data)
-        return data
+    def drain(self) -> None:
+        """Pass over all the rest."""
+        while self._refill():
+            continue
 
 
 class Member:
-    """One member: its entry (path cleaned) and its content, read before the next member is asked for."""
+    """One member: its entry and its content, which must be read before the next member is asked for.
 
-    def __init__(self, entry: Entry, stream: Counting) -> None:
+    The entry's path is clean and relative, whiteouts are not told apart yet, `offset` is where the content of
+    a file begins in the stream. `left` is what of the content was not read.
+    """
+
+    __slots__ = ("_stream", "entry", "left")
+
+    def __init__(self, entry: Entry, stream: TarStream) -> None:
         self.entry = entry
         self._stream = stream
-        self.left = entry.size if entry.type == FILE else 0
+        self.left = entry.size
 
-    def read(self, size: int) -> bytes:
-        """Return up to `size` bytes of the content, b"" at its end."""
-        data = self._stream.exactly(min(size, self.left)) if self.left else b""
-        self.left -= len(data)
-        return data
+    def read(self, size: int = -1) -> bytes:
+        """Return up to `size` bytes of the content, all the rest by default, b"" at its end."""
+        if size < 0 or size > self.left:
+            size = self.left
+        self.left -= size
+        return self._stream.exactly(size)
+
+    def chunks(self) -> Iterator[memoryview]:
+        """Yield the rest of the content piece by piece; each piece is good until the next is asked for."""
+        while self.left:
+            data = self._stream.some(self.left)
+            self.left -= len(data)
+            yield data
 
 
-def members(stream: Counting, limits: Limits = DEFAULT_LIMITS) -> Iterator[Member]:
-    """Yield the members of an untrusted tar.
+def members(stream: Readable | TarStream, limits: Limits = DEFAULT_LIMITS) -> Iterator[Member]:
+    """Yield the members of an untrusted tar, up to its end mark.
 
-    Raises LayerError for anything malformed or over a limit. Content that was not read is skipped.
+    Raises LayerError for anything malformed, LimitError for anything over a limit. Content that was not read
+    is skipped. A stream may end without the mark, but not within a member.
     """
-    pax: dict[bytes, bytes] = {}
-    common: dict[bytes, bytes] = {}
-    long_name = long_link = b""
+    tar = stream if isinstance(stream, TarStream) else TarStream(stream, limits.total)
     count = 0
-    total = 0
-    while True:
-        block = stream.some(_BLOCK)
-        if not block:
+    records: dict[bytes, bytes] = {}
+    extended = 0
+    while block := tar.block():
+        if block == _ZERO_BLOCK:
+            if extended:
+                raise LayerError("archive ends behind an extended header")
+            second = tar.block()
+            if second and second != _ZERO_BLOCK:
+                raise LayerError("archive goes on behind its end")
             return
-        if len(block) < _BLOCK:
-            block += stream.exactly(_BLOCK - len(block))
-        if not any(block):
-            return
-        kind, size = block[156:157], _checked_size(block)
-        if kind in (b"x", b"g", b"L", b"K"):
-            if size > limits.extension:
-                raise LayerError(f"archive has an extended header of {size} bytes")
-            data = stream.exactly(size)
-            stream.skip(-size % _BLOCK)
-            if kind == b"x":
-                pax = _pax(data)
-            elif kind == b"g":
-                common |= _pax(data)
-            elif kind == b"L":
-                long_name = data.rstrip(b"\0")
-            else:
-                long_link = data.rstrip(b"\0")
+        header = _fields(block)
+        _verify(block, header[6])
+        kind = header[7]
+        if kind in b"xXgLKVN":
+            extended += 1
+            if extended > _MAX_EXTENDED:
+                raise LayerError("archive has too many extended headers in a row")
+            _extend(records, kind, _size(header[4], {}), tar, limits)
             continue
-        records = {**common, **pax}
-        if any(key.startswith(b"GNU.sparse") for key in records) or kind == b"S":
-            raise LayerError("archive has a sparse file", "pack it without `--sparse`")
-        entry = _entry(block, kind, size, records, long_name, long_link, limits)
-        pax, long_name, long_link = {}, b"", b""
         count += 1
         if count > limits.entries:
-            raise LayerError(f"archive has more than {limits.entries} members")
-        if entry is None:
-            stream.skip(size + -size % _BLOCK)
+            raise LimitError(f"archive has more than {limits.entries} members", limit="entries")
+        entry = _entry(block, header, records, limits)
+        if records:
+            records = {}
+        extended = 0
+        if entry.type != FILE:
+            yield Member(entry, tar)
             continue
-        padding = -entry.size % _BLOCK if entry.type == FILE else 0
-        total += entry.size
-        if total > limits.total:
-            raise LayerError(f"archive holds more than {limits.total} bytes")
-        member = Member(entry, stream)
+        entry.offset = tar.position
+        size = entry.size
+        if entry.offset + size > limits.total:
+            raise LimitError(f"archive holds more than {limits.total} bytes", limit="total")
+        member = Member(entry, tar)
         yield member
-        stream.skip(member.left + padding)
+        tar.skip(member.left + -size % BLOCK_SIZE)
+    if extended:
+        raise LayerError("archive ends behind an extended header")
+
+
+def _verify(block: bytes, field: bytes) -> None:
+    # adler32's low half is 1 + the sum of up to 256 bytes: see tarwriter
+    total = (adler32(block[:256]) & 0xFFFF) + (adler32(block[256:]) & 0xFFFF) - 2
+    total += 256 - sum(field)
+    if _number(field) == total:
+        return
+    signed = 256 + sum(byte - 256 if byte > 127 else byte for byte in block[:148] + block[156:])
+    if _number(field) != signed:  # as some old writers added it up
+        raise LayerError("not a tar archive, or a damaged one: a header's checksum is wrong")
 
 
 def _number(field: bytes) -> int:
-    if field[0] & 0x80:
+    """Return an octal field, or GNU's base-256 form marked by the first bit."""
+    if field[0] >= 0x80:
         if field[0] == 0xFF:
             return int.from_bytes(field, "big", signed=True)
-        return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
-    text = field.strip(b" \0").split(b"\0")[0].strip()
-    if text.strip(b"01234567"):
+        return int.from_bytes(field, "big") - (0x80 << 8 * (len(field) - 1))
+    digits = field.rstrip(b"\0 ")
+    if digits.isdigit():
+        try:
+            return int(digits, 8)
+        except ValueError as error:
+            raise LayerError("archive header has a malformed number") from error
+    return _odd_number(field)
+
+
+def _odd_number(field: bytes) -> int:
+    digits = field.partition(b"\0")[0].strip(b" ")
+    if digits.strip(b"01234567"):
         raise LayerError("archive header has a malformed number")
-    return int(text or b"0", 8)
+    return int(digits or b"0", 8)
 
 
-def _checked_size(block: bytes) -> int:
-    expected = _number(block[148:156])
-    total = sum(block[:148]) + 256 + sum(block[156:])
-    if total != expected:
-        raise LayerError("not a tar archive, or a damaged one: header checksum is wrong")
-    size = _number(block[124:136])
+def _size(field: bytes, records: dict[bytes, bytes]) -> int:
+    text = records.get(b"size")
+    size = _decimal(text) if text else _number(field)
     if size < 0:
         raise LayerError("archive header has a negative size")
     return size
 
 
-def _pax(data: bytes) -> dict[bytes, bytes]:
-    records: dict[bytes, bytes] = {}
-    at = 0
-    while at < len(data):
-        space = data.find(b" ", at, at + 12)
-        digits = data[at:space] if space > at else b""
-        if not digits.isdigit():
-            if not data[at:].strip(b"\0"):
-                break
-            raise LayerError("archive has a malformed extended header")
-        end = at + int(digits)
-        record = data[space + 1 : end - 1]
-        if end > len(data) or end <= space or b"=" not in record:
-            raise LayerError("archive has a malformed extended header")
-        key, _, value = record.partition(b"=")
-        records[key] = value
-        at = end
-    return records
-
-
-def _entry(
-    block: bytes, kind: bytes, size: int, pax: dict[bytes, bytes], long_name: bytes, long_link: bytes, limits: Limits
-) -> Entry | None:
-    name = block[:100].split(b"\0")[0]
-    if block[257:263] == b"ustar\0":
-        prefix = block[345:500].split(b"\0")[0]
-        name = prefix + b"/" + name if prefix else name
-    name = pax.get(b"path") or long_name or name
-    link = pax.get(b"linkpath") or long_link or block[157:257].split(b"\0")[0]
-    type_ = _KINDS.get(kind)
-    if type_ is None:
-        return None
-    if type_ == FILE and name.endswith(b"/"):
-        type_ = DIR
-    path = clean_name(name, limits)
-    if type_ == HARDLINK:
-        link = clean_name(link, limits)
-    elif len(link) > limits.name:
-        raise LayerError("archive has a link target that is too long")
-    if type_ != FILE:
-        size = 0
-    elif b"size" in pax:
-        size = _decimal(pax[b"size"])
-    mtime = _number(block[136:148]) * 1_000_000_000
-    if b"mtime" in pax:
-        mtime = _time(pax[b"mtime"])
-    uid = _decimal(pax[b"uid"]) if b"uid" in pax else _number(block[108:116])
-    gid = _decimal(pax[b"gid"]) if b"gid" in pax else _number(block[116:124])
-    if not (0 <= uid < 1 << 32 and 0 <= gid < 1 << 32):
-        raise LayerError(f"archive has an owner out of range: {shown(path)}")
-    xattrs = _xattrs(pax, limits)
-    rdev = (0, 0)
-    if type_ in (CHAR, BLOCK):
-        rdev = (_number(block[329:337]), _number(block[337:345]))
-    return Entry(
-        path=path,
-        type=type_,
-        mode=_number(block[100:108]) & 0o7777,
-        uid=uid,
-        gid=gid,
-        size=size,
-        mtime=mtime,
-        link=link if type_ in (SYMLINK, HARDLINK) else b"",
-        rdev=rdev,
-        xattrs=xattrs,
-    )
-
-
 def _decimal(text: bytes) -> int:
     if not text.isdigit() or len(text) > 20:
-        raise LayerError("archive has a malformed number in an extended header")
+        raise LayerError(f"archive has a malformed number in an extended header: {shown(text[:40])}")
     return int(text)
 
 
 def _time(text: bytes) -> int:
-    whole, _, part = text.partition(b".")
-    negative = whole.startswith(b"-")
-    digits = whole.lstrip(b"-")
-    if not digits.isdigit() or len(digits) > 12 or (part and not part.isdigit()):
-        raise LayerError("archive has a malformed time")
-    value = int(digits) * 1_000_000_000 + int(part[:9].ljust(9, b"0"))
-    return -value if negative else value
+    digits = text[1:] if text[:1] == b"-" else text
+    whole, _, fraction = digits.partition(b".")
+    if len(text) > 64 or not whole.isdigit() or (fraction and not fraction.isdigit()):
+        raise LayerError(f"archive has a malformed time: {shown(text[:40])}")
+    value = int(whole) * _SECOND + int(fraction[:9].ljust(9, b"0"))
+    return -value if digits is not text else value
 
 
-def _xattrs(pax: dict[bytes, bytes], limits: Limits) -> dict[bytes, bytes]:
+def _extend(records: dict[bytes, bytes], kind: bytes, size: int, tar: TarStream, limits: Limits) -> None:
+    """Read what an extended header says of the member that follows."""
+    if size > limits.extended_header:
+        raise LimitError(f"archive has an extended header of {size} bytes", limit="extended_header")
+    data = tar.exactly(size)
+    tar.skip(-size % BLOCK_SIZE)
+    if kind in b"xX":
+        _parse_records(data, records)
+    elif kind == b"g":
+        # Nothing that describes a whole archive changes an image (git's commit id, mostly), and readers do not
+        # agree on whether the rest counts
+        common: dict[bytes, bytes] = {}
+        _parse_records(data, common)
+        for key in common:
+            if key in (b"path", b"linkpath", b"size") or key.startswith(b"GNU.sparse."):
+                raise LayerError(f"archive has a global header that cannot be meant: {shown(key)}")
+    elif kind == b"L":
+        records[b"path"] = data.partition(b"\0")[0]
+    elif kind == b"K":
+        records[b"linkpath"] = data.partition(b"\0")[0]
+    # V, N: a volume's label and an ancient form of long names, of which nobody unpacks anything
+
+
+def _parse_records(data: bytes, records: dict[bytes, bytes]) -> None:
+    """Add `LENGTH KEY=VALUE` lines to `records`; a later one wins, an empty value takes the record away."""
+    at = 0
+    while at < len(data):
+        space = data.find(b" ", at, at + 9)
+        digits = data[at:space] if space > at else b""
+        end = at + int(digits) if digits.isdigit() else 0
+        if end <= space + 2 or end > len(data) or data[end - 1] != 0x0A:
+            raise LayerError("archive has a malformed extended header")
+        key, equals, value = data[space + 1 : end - 1].partition(b"=")
+        if not key or not equals:
+            raise LayerError("archive has a malformed extended header")
+        if value or key.startswith(_XATTR):
+            records[key] = value
+        else:
+            records.pop(key, None)
+        at = end
+
+
+def _entry(block: bytes, header: tuple[bytes, ...], records: dict[bytes, bytes], limits: Limits) -> Entry:
+    name, mode, uid_field, gid_field, size_field, time_field, _, kind, link, magic, major, minor, prefix = header
+    name = name.partition(b"\0")[0]
+    if prefix[0] and magic == b"ustar\x0000":
+        name = prefix.partition(b"\0")[0] + b"/" + name
+    link = link.partition(b"\0")[0]
+    uid, gid, mtime = _number(uid_field), _number(gid_field), _number(time_field) * _SECOND
+    xattrs: dict[bytes, bytes] = {}
+    if records:
+        name = records.get(b"path", name)
+        link = records.get(b"linkpath", link)
+        if b"\0" in name or b"\0" in link:
+            raise LayerError(f"archive has a name with a zero byte: `{shown(name)}`")
+        if b"uid" in records:
+            uid = _decimal(records[b"uid"])
+        if b"gid" in records:
+            gid = _decimal(records[b"gid"])
+        if b"mtime" in records:
+            mtime = _time(records[b"mtime"])
+        xattrs = _xattrs(records, name, limits)
+    known = _KINDS.get(kind)
+    if known is None:
+        if kind == b"S":
+            raise _sparse(name)
+        raise LayerError(f"archive has a member of unknown type {shown(kind)}: `{shown(name)}`")
+    if known == FILE and kind == b"\0" and name.endswith(b"/"):
+        known = DIR  # as archives from before ustar wrote them
+    path = clean_path(name, limits)
+    if not path and known != DIR:
+        raise LayerError(f"archive has a member without a name: `{shown(name)}`")
+    if known == HARDLINK:
+        link = clean_path(link, limits)
+    elif known != SYMLINK:
+        link = b""
+    if known in (HARDLINK, SYMLINK) and not link:
+        raise LayerError(f"archive has a link to nothing: `{shown(path)}`")
+    if len(link) > limits.name:
+        raise LimitError(f"archive has a link target of {len(link)} bytes: `{shown(path)}`", limit="name")
+    if not (0 <= uid <= _MAX_ID and 0 <= gid <= _MAX_ID):
+        raise LayerError(f"archive has an owner out of range, {uid}:{gid}: `{shown(path)}`")
+    return Entry(
+        path=path,
+        type=known,
+        mode=_number(mode) & 0o7777,
+        uid=uid,
+        gid=gid,
+        # Others have no content, whatever their size field says: all common readers agree
+        size=_size(size_field, records) if known == FILE else 0,
+        mtime=min(max(mtime, -_MAX_TIME), _MAX_TIME),
+        link=link,
+        rdev=_device(major, minor, path) if known in (CHAR, BLOCK) else (0, 0),
+        xattrs=xattrs,
+    )
+
+
+def _device(major_field: bytes, minor_field: bytes, path: bytes) -> tuple[int, int]:
+    major, minor = _number(major_field), _number(minor_field)
+    if not (0 <= major < 1 << 12 and 0 <= minor < 1 << 20):
+        raise LayerError(f"archive has a device that cannot be: `{shown(path)}`")
+    return major, minor
+
+
+def _xattrs(records: dict[bytes, bytes], path: bytes, limits: Limits) -> dict[bytes, bytes]:
     found: dict[bytes, bytes] = {}
-    for key, value in pax.items():
-        if not key.startswith(b"SCHILY.xattr."):
+    for key, value in records.items():
+        if key.startswith(b"GNU.sparse."):
+            raise _sparse(path)
+        if not key.startswith(_XATTR):
             continue
-        name = key[13:]
-        reserved = name.startswith((b"user.overlay.", b"user.pybuild."))
-        if len(value) > limits.xattr:
-            raise LayerError("archive has an extended attribute that is too long")
-        if name == b"security.capability" or (name.startswith(b"user.") and not reserved):
-            found[name] = value
+        name = key[len(_XATTR) :]
+        if len(value) > limits.xattr or len(name) > limits.component:
+            raise LimitError(f"archive has an extended attribute that is too long: `{shown(path)}`", limit="xattr")
+        if b"\0" not in name and keeps_xattr(name):
+            found[name] = plain_capability(value) if name == CAPABILITY else value
     return found
 
 
-def clean_name(name: bytes, limits: Limits = DEFAULT_LIMITS) -> bytes:
-    """Return a member's name relative to the root; raise LayerError for one that leads out or is too long."""
-    parts = [part for part in name.split(b"/") if part not in (b"", b".")]
-    if b".." in parts or b"\0" in name:
-        raise LayerError(f"archive has a name that leads out of it: {shown(name)}")
-    if len(name) > limits.name or len(parts) > limits.depth or any(len(part) > limits.component for part in parts):
-        raise LayerError(f"archive has a name that is too long: {shown(name[:80])}")
-    return b"/".join(parts)
-
-
-def shown(path: bytes) -> str:
-    """Return a path for a message."""
-    return ascii(os.fsdecode(path))[1:-1] if not path.isascii() or any(c < 32 for c in path) else path.decode()
+def _sparse(name: bytes) -> LayerError:
+    return LayerError(f"archive has a sparse file: `{shown(name)}`", "make the archive without `--sparse`")

@@ -28,8 +28,9 @@ _MAX_ID = 0o7777777
 _MAX_SIZE = 0o77777777777
 _SECOND = 1_000_000_000
 _EMPTY_DIGEST = hashlib.sha256().digest()
-# What follows the link name when there is no device: magic and version, two empty names, two numbers
-_TAIL = b"ustar\x0000" + bytes(64) + b"0000000\x000000000\x00"
+_NO_DEVICE = b"0000000\0" b"0000000\0"
+# What follows the link name: magic and version, two empty names, two numbers
+_TAIL = b"ustar\0" b"00" + bytes(64) + _NO_DEVICE
 _EXTENDED_LIMIT = 1 << 20
 
 
@@ -59,10 +60,10 @@ class TarWriter:
     def add(self, entry: Entry, data: bytes | int | None = None, *, whole: bool = False) -> None:
         """Append one entry; directories come before what is in them, a file before its hard links.
 
-        `data` is the content of a FILE: bytes, or a descriptor of which `entry.size` bytes are read from its
-        position on; with `whole` it must also end there. The row kept in `toc` has the content's digest
-        (`entry.digest` is believed when given) and offset. Raises LayerError for a file that changed size, for
-        a name that would mean a deletion and for a hard link to nothing.
+        `data` is the content of a FILE: bytes, whose number then counts, or a descriptor of which `entry.size`
+        bytes are read from its position on; with `whole` it must also end there. The row kept in `toc` has the
+        content's digest (`entry.digest` is believed when given) and offset. Raises LayerError for a file that
+        changed size, for a name that would mean a deletion and for a hard link to nothing.
         """
         kind = entry.type
         if WHITEOUT_PREFIX in entry.path and is_marker(entry.path):
@@ -71,10 +72,12 @@ class TarWriter:
                 "layers use names that begin with `.wh.` for deletions",
             )
         if kind == FILE:
-            self._put_header(entry, entry.path, b"0", entry.size, b"")
-            row: Entry = entry.__copy__()
+            row = msgspec.structs.replace(entry)
+            if isinstance(data, bytes):
+                row.size = len(data)
+            self._put_header(row, row.path, b"0", row.size, b"")
             row.offset = self._flushed + self._used
-            digest = self._put_content(entry, data, whole)
+            digest = self._put_content(row, data, whole)
             if not entry.digest:
                 row.digest = digest
             self._files[row.path] = row
@@ -86,15 +89,19 @@ class TarWriter:
             row = Entry(path=entry.path, type=WHITEOUT)
             self._put_header(row, directory + slash + WHITEOUT_PREFIX + name, b"0", 0, b"")
         else:
-            row = entry.__copy__()
+            row = msgspec.structs.replace(entry)
             row.offset = -1
-            row.size = 0 if kind != SYMLINK else len(entry.link)
+            row.size = 0
             name = entry.path if kind != DIR else (entry.path or b".") + b"/"
             self._put_header(row, name, _TYPES[kind], 0, entry.link if kind == SYMLINK else b"")
             if kind == DIR and entry.opaque:
                 marker = entry.path + b"/" + OPAQUE_MARKER if entry.path else OPAQUE_MARKER
                 self._put_header(Entry(path=entry.path, type=WHITEOUT), marker, b"0", 0, b"")
         self.toc.append(row)
+
+    def has_file(self, path: bytes) -> bool:
+        """Was a FILE added there, which hard links can name?"""
+        return path in self._files
 
     def finish(self) -> Packed:
         """Write the end of the archive and return what was written; the writer is of no use afterwards."""
@@ -106,9 +113,7 @@ class TarWriter:
         target = self._files.get(entry.link)
         if target is None:
             raise LayerError(f"hard link to a file that is not in the layer: `{shown(entry.link)}`")
-        row: Entry = target.__copy__()
-        row.path, row.type, row.link = entry.path, HARDLINK, entry.link
-        return row
+        return msgspec.structs.replace(target, path=entry.path, type=HARDLINK, link=entry.link)
 
     def _put_header(self, entry: Entry, name: bytes, kind: bytes, size: int, link: bytes) -> None:
         uid, gid, xattrs = entry.uid, entry.gid, entry.xattrs
@@ -134,11 +139,10 @@ class TarWriter:
             seconds = seconds if 0 <= seconds <= _MAX_SIZE else 0
         else:
             prefix = b""
+        tail = _TAIL
         if kind in (b"3", b"4"):
-            tail = _TAIL[:72] + b"%07o\0%07o\0" % entry.rdev + prefix
-        else:
-            tail = _TAIL + prefix
-        self._put_block(name, b"%07o\0%07o\0%07o\0%011o\0%011o\0", (entry.mode, uid, gid, size, seconds), kind, link, tail)
+            tail = _TAIL[: -len(_NO_DEVICE)] + b"%07o\0%07o\0" % entry.rdev
+        self._put_block(name, (entry.mode & 0o7777, uid, gid, size, seconds), kind, link, tail + prefix)
 
     def _put_extended(self, entry: Entry, name: bytes, size: int, link: bytes) -> bytes:
         """Write the PAX records an entry needs; return the part of its name for ustar's prefix field."""
@@ -170,16 +174,16 @@ class TarWriter:
             if len(body) > _EXTENDED_LIMIT:
                 raise LayerError(f"too many extended attributes: `{shown(entry.path)}`")
             base = _cut(b"PaxHeaders/" + name.rstrip(b"/").rpartition(b"/")[2])
-            fields = (0o644, 0, 0, len(body), 0)
-            self._put_block(base, b"%07o\0%07o\0%07o\0%011o\0%011o\0", fields, b"x", b"", _TAIL)
+            self._put_block(base, (0o644, 0, 0, len(body), 0), b"x", b"", _TAIL)
             self._put(body)
             self._pad(len(body))
         return prefix
 
     def _put_block(
-        self, name: bytes, form: bytes, fields: tuple[int, int, int, int, int], kind: bytes, link: bytes, tail: bytes
+        self, name: bytes, numbers: tuple[int, int, int, int, int], kind: bytes, link: bytes, tail: bytes
     ) -> None:
-        head = name.ljust(100, b"\0") + form % fields
+        """Write one header block; `numbers` are mode, uid, gid, size and seconds, `tail` begins at the magic."""
+        head = name.ljust(100, b"\0") + b"%07o\0%07o\0%07o\0%011o\0%011o\0" % numbers
         rest = kind + link.ljust(100, b"\0") + tail
         rest = rest.ljust(356, b"\0")
         # The low half of adler32 is 1 + the sum of the bytes, exact for up to 256 of them: many times faster
@@ -200,7 +204,7 @@ class TarWriter:
         if data is None or isinstance(data, bytes):
             content = data or b""
             if len(content) != size:
-                raise LayerError(f"content of {len(content)} bytes where {size} were announced: `{shown(entry.path)}`")
+                raise LayerError(f"no content was given for a file: `{shown(entry.path)}`")
             self._put(content)
             self._pad(size)
             return b"" if entry.digest else hashlib.sha256(content).digest()
