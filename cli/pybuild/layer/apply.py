@@ -8,6 +8,7 @@ import errno
 import os
 import stat
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from pybuild.layer.errors import LayerError, from_os, shown
@@ -25,30 +26,38 @@ _OPEN_DIRECTORIES = 48
 """How many directories stay open: archives go through trees, so the next parent is one of the last."""
 
 
-Whiteouts = Literal["overlay", "delete", "none"]
-Ids = Literal["real", "xattr", "none"]
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How entries become files.
+
+    `whiteouts`: "overlay" keeps deletions as overlayfs marks them, for which the directory must be empty at
+    first; "delete" carries them out on what earlier layers left; "none" takes the names as they are.
+    `owners`: "real" sets them, "xattr" notes them on files and directories where only one id is mapped, "none"
+    leaves them, devices and extended attributes out and keeps all readable for the user, as for a context.
+    """
+
+    whiteouts: Literal["overlay", "delete", "none"] = "overlay"
+    owners: Literal["real", "xattr", "none"] = "real"
+
+
+SNAPSHOT = Rules()
 
 
 def apply_layer(
     stream: Readable,
     dest_fd: int,
-    *,
-    whiteouts: Whiteouts = "overlay",
-    ids: Ids = "real",
+    rules: Rules = SNAPSHOT,
     limits: Limits = DEFAULT_LIMITS,
+    *,
     parents: Sequence[Entry] = (),
 ) -> None:
     """Unpack an uncompressed layer below the directory `dest_fd`.
 
-    `whiteouts`: "overlay" keeps deletions as overlayfs marks them, for which the directory must be empty at
-    first; "delete" carries them out on what earlier layers left; "none" takes the names as they are.
-    `ids`: "real" sets owners, "xattr" notes them on files and directories where only one id is mapped, "none"
-    leaves them, devices and extended attributes out and keeps all readable for the user, as for a context.
     Directories the layer leaves out look like the entry of that path in `parents`, or are 0755 and root's.
     Devices become empty files with an attribute that tells which (`pack` turns them back). Raises LayerError
     for a malformed archive or what the file system refuses; what was unpacked until then stays.
     """
-    target = _Target(dest_fd, whiteouts, ids, parents)
+    target = _Target(dest_fd, rules, parents)
     try:
         for member in members(stream, limits):
             try:
@@ -65,25 +74,26 @@ def extract_context(stream: Readable, dest_fd: int, limits: Limits = DEFAULT_LIM
 
     Symlinks stay what they are, fifos too, devices are skipped; nothing has a special meaning by its name.
     """
-    apply_layer(stream, dest_fd, whiteouts="none", ids="none", limits=limits)
+    apply_layer(stream, dest_fd, Rules("none", "none"), limits)
 
 
 class _Target:
     """The tree being made."""
 
-    def __init__(self, root_fd: int, whiteouts: Whiteouts, ids: Ids, parents: Sequence[Entry]) -> None:
+    def __init__(self, root_fd: int, rules: Rules, parents: Sequence[Entry]) -> None:
         self._root = root_fd
-        self._overlay = whiteouts == "overlay"
-        self._markers = whiteouts != "none"
-        self._real = ids == "real"
-        self._bare = ids == "none"
+        self._rules = rules
+        self._overlay = rules.whiteouts == "overlay"
+        self._markers = rules.whiteouts != "none"
+        self._real = rules.owners == "real"
+        self._bare = rules.owners == "none"
         self._parents = {entry.path: entry for entry in parents if entry.type == DIR}
         # Open directories by path, the latest last
         self._open: dict[bytes, int] = {}
         # What is set at the end, for each later entry changes the time, and a mode may keep us out
         self._directories: dict[bytes, Entry] = {}
         # What this layer made, which its own whiteouts are not about
-        self._made: set[bytes] | None = {b""} if whiteouts == "delete" else None
+        self._made: set[bytes] | None = {b""} if rules.whiteouts == "delete" else None
         if self._overlay:
             # A staging directory is made for its maker only, but the root is everybody's
             self._directories[b""] = self._parents.get(b"") or Entry(path=b"", type=DIR, mode=0o755)

@@ -23,7 +23,7 @@ from pybuild.layer.names import (
 from pybuild.layer.tarwriter import TarWriter
 from pybuild.tree.entry import BLOCK, CHAR, DIR, FIFO, FILE, HARDLINK, SYMLINK, WHITEOUT, Entry
 
-Ids = Literal["real", "xattr"]
+Owners = Literal["real", "xattr"]
 
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -39,26 +39,26 @@ def pack_tree(
     *,
     lower_dirs: Sequence[bytes] = (),
     skip: Collection[bytes] | Mapping[bytes, int] = (),
-    ids: Ids | None = None,
+    owners: Owners | None = None,
     epoch: int | None = None,
 ) -> None:
     """Write what the upper directory of an overlay changes, parents first, siblings in byte order.
 
     The root itself is not written. `lower_dirs` are the trees below, bottom first, asked whether an opaque
     directory hides anything. Paths in `skip` were made for mounts: they are left out, a directory only if
-    nothing is in it, and with inode numbers only what still has that number. `ids` tells whether files
+    nothing is in it, and with inode numbers only what still has that number. `owners` tells whether files
     have their owner or note it in an attribute, by default as the id mapping of this process suggests.
     `epoch` (seconds) is the latest time a file may have. Raises LayerError for what a layer cannot hold.
     """
-    _Packing(writer, lower_dirs, skip, ids or _ids(), epoch, overlay=True).walk(root_fd)
+    _Packing(writer, lower_dirs, skip, owners or _owners(), epoch, overlay=True).walk(root_fd)
 
 
-def pack_plain(root_fd: int, writer: TarWriter, *, ids: Ids | None = None, epoch: int | None = None) -> None:
+def pack_plain(root_fd: int, writer: TarWriter, *, owners: Owners | None = None, epoch: int | None = None) -> None:
     """Write a whole directory; what overlayfs gives a meaning has none here."""
-    _Packing(writer, (), (), ids or _ids(), epoch, overlay=False).walk(root_fd)
+    _Packing(writer, (), (), owners or _owners(), epoch, overlay=False).walk(root_fd)
 
 
-def _ids() -> Ids:
+def _owners() -> Owners:
     """Return how owners were kept in this user namespace: a file cannot have one that is not mapped."""
     with open("/proc/self/uid_map", encoding="ascii") as lines:
         mapped = sum(int(line.split()[2]) for line in lines)
@@ -92,7 +92,7 @@ class _Packing:
         writer: TarWriter,
         lower_dirs: Sequence[bytes],
         skip: Collection[bytes] | Mapping[bytes, int],
-        ids: Ids,
+        owners: Owners,
         epoch: int | None,
         *,
         overlay: bool,
@@ -100,7 +100,7 @@ class _Packing:
         self._writer = writer
         self._lowers = lower_dirs
         self._skip = skip
-        self._noted = ids == "xattr"
+        self._noted = owners == "xattr"
         self._latest = None if epoch is None else epoch * _NANOSECONDS
         self._overlay = overlay
         self._names: dict[tuple[int, int], bytes] = {}
