@@ -6,19 +6,28 @@ from dataclasses import dataclass
 from pybuild.errors import UsageError
 
 _ARCHITECTURES = {
+    # Names of `uname -m`, Go and Debian -> (architecture, variant)
     "x86_64": ("amd64", ""),
     "x86-64": ("amd64", ""),
     "amd64": ("amd64", ""),
+    "i386": ("386", ""),
+    "i486": ("386", ""),
+    "i586": ("386", ""),
+    "i686": ("386", ""),
     "aarch64": ("arm64", ""),
     "arm64": ("arm64", ""),
     "armhf": ("arm", "v7"),
     "armel": ("arm", "v6"),
-    "armv7l": ("arm", "v7"),
+    "armv5l": ("arm", "v5"),
+    "armv5tel": ("arm", "v5"),
     "armv6l": ("arm", "v6"),
-    "i386": ("386", ""),
-    "i686": ("386", ""),
+    "armv7l": ("arm", "v7"),
+    # A 64-bit kernel that runs 32-bit programs
+    "armv8l": ("arm", "v7"),
 }
-_PART = re.compile(r"[A-Za-z0-9_.-]+")
+_SYSTEMS = {"macos": "darwin"}
+_SUPERFLUOUS = {("arm64", "v8"), ("arm64", "8"), ("amd64", "v1")}
+_PART = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +43,28 @@ class Platform:
         return "/".join(part for part in parts if part)
 
 
+def normalise(os: str, architecture: str, variant: str = "") -> Platform:
+    """Return the platform in normal form: lower case, Go's names, variants that say nothing left out."""
+    os, architecture, variant = os.lower(), architecture.lower(), variant.lower()
+    architecture, implied = _ARCHITECTURES.get(architecture, (architecture, ""))
+    variant = variant or implied
+    if architecture == "arm":
+        variant = variant or "v7"
+        if variant.isdigit():
+            variant = "v" + variant
+    if (architecture, variant) in _SUPERFLUOUS:
+        variant = ""
+    return Platform(_SYSTEMS.get(os, os), architecture, variant)
+
+
 def parse_platform(text: str) -> Platform:
     """Return the platform in `os/architecture[/variant]` in normal form; raise UsageError."""
     parts = text.split("/")
     if not 2 <= len(parts) <= 3 or not all(_PART.fullmatch(part) for part in parts):
-        raise UsageError(f"invalid platform: {text!r}", "write it as `linux/amd64` or `linux/arm/v7`")
-    architecture, variant = _ARCHITECTURES.get(parts[1].lower(), (parts[1].lower(), ""))
-    if len(parts) == 3:
-        variant = parts[2].lower()
-    if (architecture, variant) in (("arm64", "v8"), ("amd64", "v1")):
-        variant = ""
-    if architecture == "arm" and not variant:
-        variant = "v7"
-    return Platform(parts[0].lower(), architecture, variant)
+        raise UsageError(f"invalid platform: {text[:100]!r}", "write it as `linux/amd64` or `linux/arm/v7`")
+    return normalise(*parts)
 
 
 def host_platform(machine: str) -> Platform:
     """Return the Linux platform of a machine whose `uname -m` is `machine`."""
-    architecture, variant = _ARCHITECTURES.get(machine.lower(), (machine.lower(), ""))
-    return Platform("linux", architecture, variant)
+    return normalise("linux", machine)

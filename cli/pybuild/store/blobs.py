@@ -1,50 +1,29 @@
-"""Content by digest. A blob is there wholly or not at all."""
+"""Blobs: files named by the sha256 of what is in them."""
 
 import hashlib
 import os
+import time
 from pathlib import Path
 from types import TracebackType
 
-from pybuild.oci.digest import Digest, digest_of
-from pybuild.store.errors import MissingError, failed
+from pybuild.oci.digest import Digest, digest_of, parse_digest
+from pybuild.store.errors import MissingContentError, StoreError, WrongContentError, disk_error
 from pybuild.store.index import Index
-from pybuild.store.temporary import boot_id, temporary_name
+from pybuild.store.place import Place
 
-DURABLE = ""
-"""Boot id of a blob that is known to be on disk or was checked since."""
+BLOCK = 1 << 20
 
 
 class BlobWriter:
-    """A blob being written to `fd`, which is at offset 0 and may be read again. Use it with `with`."""
+    """A blob in the making: a private file without a name among the blobs until it is committed.
 
-    def __init__(self, blobs: "Blobs", path: Path) -> None:
+    Use it with `with`, or end it by `commit` or `abort`; both close `fd`, the second does nothing.
+    """
+
+    def __init__(self, blobs: "Blobs", path: Path, fd: int) -> None:
         self._blobs = blobs
-        self._path: Path | None = path
-        try:
-            self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except OSError as error:
-            raise failed("write to the store", error) from error
-
-    def commit(self, digest: Digest, size: int) -> None:
-        """Make the blob visible under `digest`, which the caller has made of exactly `size` bytes written.
-
-        Idempotent: success means that the content is there, not that this call put it there.
-        """
-        assert self._path is not None
-        if os.fstat(self.fd).st_size != size:
-            raise MissingError(f"blob has not the size it should have: {digest}")
-        self._blobs.publish(self._path, digest, size)
-        self._path = None
-        self.abort()
-
-    def abort(self) -> None:
-        """Drop what was written, unless it was committed. Safe to call twice."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
-            self._path = None
+        self._path = path
+        self._fd = fd
 
     def __enter__(self) -> "BlobWriter":
         return self
@@ -54,97 +33,232 @@ class BlobWriter:
     ) -> None:
         self.abort()
 
+    @property
+    def fd(self) -> int:
+        """Return the descriptor, for reading and writing; it stays the writer's."""
+        if self._fd < 0:
+            raise StoreError("the blob was already committed or given up")
+        return self._fd
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append all of `data`; raise StoreError."""
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self.fd, view) :]
+        except OSError as error:
+            raise disk_error("cannot write a blob", self._path, error) from error
+
+    def commit(self, digest: Digest, size: int) -> None:
+        """Put the file among the blobs under `digest`, which the caller worked out while writing.
+
+        Success means that the blob is there, not that this call put it there. Raises WrongContentError when the file
+        has another size.
+        """
+        try:
+            found = os.fstat(self.fd).st_size
+            if found != size:
+                raise WrongContentError(f"a blob of {size} bytes has {found}: {digest}")
+            self._blobs._take(self._path, digest, size)
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Give the file up. Harmless after `commit`."""
+        if self._fd < 0:
+            return
+        os.close(self._fd)
+        self._fd = -1
+        self._path.unlink(missing_ok=True)
+
 
 class Blobs:
-    """The blobs of a store.
+    """The blobs of a store. Every method may be called from several threads."""
 
-    They are not flushed one by one. Each row keeps the boot it was written in; after a reboot the content is
-    checked by digest when first opened, and dropped when a power cut damaged it.
-    """
-
-    def __init__(self, root: Path, index: Index) -> None:
-        self._root = root
-        self._tmp = root.parent.parent / "tmp"
+    def __init__(self, place: Place, index: Index, boot: str) -> None:
+        self._place = place
         self._index = index
-        self._boot = boot_id()
-
-    def path(self, digest: Digest) -> Path:
-        """Return where the blob is or would be."""
-        return self._root / digest.removeprefix("sha256:")
+        self._boot = boot
 
     def create(self) -> BlobWriter:
-        """Begin a blob whose digest is not known yet."""
-        return BlobWriter(self, self._tmp / temporary_name())
+        """Begin a blob; raise StoreError."""
+        path = self._place.temporary()
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise disk_error("cannot make a file in the store", path, error) from error
+        return BlobWriter(self, path, fd)
 
     def put(self, data: bytes) -> Digest:
-        """Store `data` and return its digest."""
+        """Keep `data` and return its digest."""
         digest = digest_of(data)
         if not self.has(digest):
             with self.create() as blob:
-                try:
-                    os.write(blob.fd, data)
-                except OSError as error:
-                    raise failed("write to the store", error) from error
+                blob.write(data)
                 blob.commit(digest, len(data))
         return digest
 
-    def publish(self, path: Path, digest: Digest, size: int) -> None:
-        """Move a finished file into place; see BlobWriter.commit."""
+    def adopt(self, source: int | Path, digest: Digest | None = None) -> tuple[Digest, int]:
+        """Take content in from a descriptor (from its beginning, copied) or a path (moved if possible); hash it.
+
+        Returns digest and size. Raises WrongContentError, and leaves the source alone, when it is not `digest`.
+        Nobody may write to the source any more.
+        """
+        fd = source if isinstance(source, int) else os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            os.replace(path, self.path(digest))
+            with self.create() as blob:
+                found, size = _hash(fd, None if isinstance(source, Path) else blob)
+                if digest is not None and found != digest:
+                    raise WrongContentError(f"content has another digest than {digest}: {found}")
+                if isinstance(source, int):
+                    blob.commit(found, size)
+                    return found, size
+            self._move_in(source, fd, found, size)
+            return found, size
         except OSError as error:
-            raise failed("write to the store", error) from error
-        self._index.run(("INSERT OR REPLACE INTO blobs VALUES (?, ?, ?)", (digest, size, self._boot)))
+            raise disk_error("cannot take in", str(source), error) from error
+        finally:
+            if isinstance(source, Path):
+                os.close(fd)
+
+    def _move_in(self, source: Path, fd: int, digest: Digest, size: int) -> None:
+        if os.fstat(fd).st_dev == self._place.tmp.stat().st_dev:
+            path = self._place.temporary()
+            source.rename(path)
+            path.chmod(0o600)
+            self._take(path, digest, size)
+            path.unlink(missing_ok=True)
+            return
+        with self.create() as blob:
+            _hash(fd, blob)
+            blob.commit(digest, size)
+        source.unlink()
+
+    def path(self, digest: Digest) -> Path:
+        """Return where a blob lies or would lie."""
+        return self._place.blobs / parse_digest(digest)[7:]
 
     def has(self, digest: Digest) -> bool:
-        """Is the blob there?"""
-        return bool(self._index.rows("SELECT 1 FROM blobs WHERE digest = ?", digest)) and self.path(digest).exists()
-
-    def size(self, digest: Digest) -> int:
-        """Return the size in bytes; raise MissingError."""
-        rows = self._index.rows("SELECT size FROM blobs WHERE digest = ?", digest)
-        if not rows:
-            raise MissingError(f"the store lacks a blob: {digest}")
-        return int(str(rows[0][0]))
+        """Is the blob there and right? One that was written before a reboot is read once to know; a wrong one is
+        dropped.
+        """
+        try:
+            os.close(self.open(digest))
+        except MissingContentError:
+            return False
+        return True
 
     def open(self, digest: Digest) -> int:
-        """Return a descriptor for reading, owned by the caller; raise MissingError."""
-        rows = self._index.rows("SELECT size, boot FROM blobs WHERE digest = ?", digest)
-        if not rows:
-            raise MissingError(f"the store lacks a blob: {digest}")
-        size, boot = rows[0]
+        """Return a descriptor for reading, which the caller closes; raise MissingContentError.
+
+        Checks as `has` does.
+        """
+        path = self.path(digest)
         try:
-            fd = os.open(self.path(digest), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
-            self.delete(digest)
-            raise MissingError(f"the store lacks a blob: {digest}") from None
+            raise _missing(digest) from None
         except OSError as error:
-            raise failed("read the store", error) from error
-        good = os.fstat(fd).st_size == size
-        if good and boot not in (DURABLE, self._boot):
-            good = _digest_of_file(fd) == digest
-            if good:
-                self._index.run(("UPDATE blobs SET boot = ? WHERE digest = ?", (DURABLE, digest)))
-        if not good:
+            raise disk_error("cannot open a blob", path, error) from error
+        try:
+            if not self._check(digest, fd):
+                raise _missing(digest)
+        except BaseException:
             os.close(fd)
-            self.delete(digest)
-            raise MissingError(f"a blob of the store was damaged and is dropped: {digest}", "build again")
+            raise
         return fd
 
-    def read(self, digest: Digest, limit: int = 1 << 26) -> bytes:
-        """Return a small blob; raise MissingError."""
+    def read(self, digest: Digest, limit: int) -> bytes:
+        """Return all of a blob; raise MissingContentError, and StoreError for one over `limit` bytes."""
         fd = self.open(digest)
         with os.fdopen(fd, "rb") as file:
-            return file.read(limit)
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            raise StoreError(f"blob is over {limit} bytes: {digest}")
+        return data
+
+    def size(self, digest: Digest) -> int:
+        """Return the size in bytes; raise MissingContentError."""
+        row = self._index.row("SELECT size FROM blobs WHERE digest = ?", (digest,))
+        if row is None:
+            fd = self.open(digest)
+            try:
+                return os.fstat(fd).st_size
+            finally:
+                os.close(fd)
+        return int(row[0])
 
     def delete(self, digest: Digest) -> None:
-        """Forget the blob; nothing happens when it is not there."""
-        self._index.run(("DELETE FROM blobs WHERE digest = ?", (digest,)))
-        self.path(digest).unlink(missing_ok=True)
+        """Remove a blob, absent or not. Only for those who hold the store alone."""
+        self._index.write("DELETE FROM blobs WHERE digest = ?", (digest,))
+        try:
+            self.path(digest).unlink(missing_ok=True)
+        except OSError as error:
+            raise disk_error("cannot remove a blob", self.path(digest), error) from error
+
+    def _check(self, digest: Digest, fd: int) -> bool:
+        row = self._index.row("SELECT size, boot, durable FROM blobs WHERE digest = ?", (digest,))
+        size = os.fstat(fd).st_size
+        if row is not None and row[0] == size and (row[2] or (self._boot and row[1] == self._boot)):
+            return True
+        # Written before a reboot and perhaps never flushed, or its writer died before it could tell
+        if (row is None or row[0] == size) and _hash(fd, None)[0] == digest:
+            os.lseek(fd, 0, os.SEEK_SET)
+            self._tell(digest, size, durable=row is not None)
+            return True
+        self._drop(digest, fd)
+        return False
+
+    def _drop(self, digest: Digest, fd: int) -> None:
+        """Take a wrong file away, but not a right one that has taken its place meanwhile."""
+        path = self.path(digest)
+        try:
+            now = path.lstat()
+            ours = os.fstat(fd)
+            if (now.st_dev, now.st_ino) == (ours.st_dev, ours.st_ino):
+                path.unlink()
+                self._index.write("DELETE FROM blobs WHERE digest = ?", (digest,))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise disk_error("cannot drop a damaged blob", path, error) from error
+
+    def _take(self, temporary: Path, digest: Digest, size: int) -> None:
+        target = self.path(digest)
+        row = self._index.row("SELECT size, boot, durable FROM blobs WHERE digest = ?", (digest,))
+        try:
+            # Of two the one that has been there longer is the safer one
+            trusted = row is not None and row[0] == size and (row[2] or (self._boot and row[1] == self._boot))
+            if trusted and target.exists() and target.stat().st_size == size:
+                return
+            # First the name, then the row: a row without a file would claim what is not there
+            temporary.rename(target)
+        except OSError as error:
+            raise disk_error("cannot keep a blob", target, error) from error
+        self._tell(digest, size, durable=False)
+
+    def _tell(self, digest: Digest, size: int, *, durable: bool) -> None:
+        self._index.write(
+            "INSERT OR REPLACE INTO blobs (digest, size, boot, durable, created) VALUES (?, ?, ?, ?, ?)",
+            (digest, size, self._boot, int(durable), time.time()),
+        )
 
 
-def _digest_of_file(fd: int) -> Digest:
-    with os.fdopen(os.dup(fd), "rb", buffering=0) as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+def _hash(fd: int, copy: BlobWriter | None) -> tuple[Digest, int]:
+    """Read `fd` from its beginning; return digest and size. Every block goes to `copy` too."""
+    sha, size = hashlib.sha256(), 0
+    buffer = bytearray(BLOCK)
+    view = memoryview(buffer)
     os.lseek(fd, 0, os.SEEK_SET)
-    return Digest("sha256:" + found)
+    while count := os.readv(fd, [buffer]):
+        sha.update(view[:count])
+        if copy is not None:
+            copy.write(view[:count])
+        size += count
+    return Digest(f"sha256:{sha.hexdigest()}"), size
+
+
+def _missing(digest: Digest) -> MissingContentError:
+    return MissingContentError(
+        f"content is missing from the store: {digest}", "build or load the image again to bring it back"
+    )

@@ -1,56 +1,120 @@
-"""Results of steps by cache key."""
+"""The cache: what an op made the last time, by its key; and small results worth remembering."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock
+from typing import Any
+
+import msgspec
 
 from pybuild.oci.digest import Digest
 from pybuild.store.index import Index
 
+FRESH_SECONDS = 3600.0
+"""A use is noted only when the last note is older: builds that are all cached then write nothing."""
+
+_decoder = msgspec.json.Decoder(dict[str, Any])
+
 
 @dataclass(frozen=True, slots=True)
 class CacheRecord:
-    """What a step gave: a layer, or None when it changed nothing. `created` is in seconds since the epoch."""
+    """What an op made: a layer, or nothing (`diff_id` None), and whatever else `value` says in JSON values.
+
+    `size` in bytes; `created` and `last_used` in seconds since the epoch, `last_used` true to about an hour.
+    `description` is for people.
+    """
 
     diff_id: Digest | None
     size: int
     created: float
-    description: str
+    description: str = ""
+    value: dict[str, Any] = field(default_factory=dict)
+    last_used: float = 0.0
 
 
 class Cache:
-    """The cache records of a store. Uses are noted in memory and written by `flush`: a hit writes nothing."""
+    """The records of a store. Every method may be called from several threads."""
 
     def __init__(self, index: Index) -> None:
         self._index = index
-        self._used: set[str] = set()
         self._lock = Lock()
+        self._used: dict[str, float] = {}
 
     def get(self, key: str) -> CacheRecord | None:
-        """Return the record and count it as used now."""
-        rows = self._index.rows("SELECT diff_id, size, created, description FROM cache WHERE key = ?", key)
-        if not rows:
-            return None
-        diff_id, size, created, description = rows[0]
-        with self._lock:
-            self._used.add(key)
-        return CacheRecord(
-            Digest(str(diff_id)) if diff_id else None, int(str(size)), float(str(created)), str(description)
+        """Return the record of `key` and note, sooner or later, that it was used."""
+        row = self._index.row(
+            "SELECT value, diff_id, size, description, created, last_used FROM cache WHERE key = ?", (key,)
         )
+        if row is None:
+            return None
+        now = time.time()
+        if now - row[5] > FRESH_SECONDS:
+            with self._lock:
+                self._used[key] = now
+        return _record(row)
 
     def put(self, key: str, record: CacheRecord) -> None:
-        """Note a result; the newest of several wins."""
-        self._index.run(
+        """Keep a record, instead of an earlier one of that key."""
+        self._index.write(
+            "INSERT OR REPLACE INTO cache (key, value, diff_id, size, description, created, last_used)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
-                "INSERT OR REPLACE INTO cache VALUES (?, ?, ?, ?, ?, ?)",
-                (key, record.diff_id, record.size, record.created, time.time(), record.description),
-            )
+                key,
+                msgspec.json.encode(record.value).decode(),
+                record.diff_id,
+                record.size,
+                record.description,
+                record.created,
+                record.last_used or time.time(),
+            ),
         )
 
+    def list(self) -> dict[str, CacheRecord]:
+        """Return all records by key, the one used last first."""
+        rows = self._index.rows(
+            "SELECT key, value, diff_id, size, description, created, last_used FROM cache ORDER BY last_used DESC, key"
+        )
+        return {key: _record(tuple(rest)) for key, *rest in rows}
+
+    def delete(self, key: str) -> None:
+        """Remove a record, absent or not."""
+        self._index.write("DELETE FROM cache WHERE key = ?", (key,))
+
+    def memo_get(self, kind: str, key: str) -> bytes | None:
+        """Return what was remembered of `key` among results of this kind."""
+        row = self._index.row("SELECT value FROM memo WHERE kind = ? AND key = ?", (kind, key))
+        return bytes(row[0]) if row else None
+
+    def memo_put(self, kind: str, key: str, value: bytes) -> None:
+        """Remember a result until a prune of everything."""
+        self._index.write(
+            "INSERT OR REPLACE INTO memo (kind, key, value, created) VALUES (?, ?, ?, ?)",
+            (kind, key, value, time.time()),
+        )
+
+    def memo_clear(self) -> None:
+        """Forget all remembered results."""
+        self._index.write("DELETE FROM memo")
+
     def flush(self) -> None:
-        """Write which records were used."""
+        """Write down the uses noted so far."""
         with self._lock:
-            used, self._used = self._used, set()
+            used, self._used = self._used, {}
         if used:
-            now = time.time()
-            self._index.run(*(("UPDATE cache SET used = ? WHERE key = ?", (now, key)) for key in used))
+            with self._index.writing() as transaction:
+                transaction.executemany(
+                    "UPDATE cache SET last_used = MAX(last_used, ?) WHERE key = ?",
+                    [(moment, key) for key, moment in used.items()],
+                )
+
+
+def _record(row: tuple[Any, ...]) -> CacheRecord:
+    value, diff_id, size, description, created, last_used = row
+    return CacheRecord(
+        diff_id=Digest(diff_id) if diff_id is not None else None,
+        size=size,
+        created=created,
+        description=description,
+        value=_decoder.decode(value),
+        last_used=last_used,
+    )

@@ -1,113 +1,204 @@
-"""Images by id (digest of the config) and by name."""
+"""Images: configs by their digest, and the names that point at them."""
 
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pybuild.errors import ConflictError
-from pybuild.oci.digest import Digest
-from pybuild.oci.image import ImageConfig, decode
+from pybuild.errors import ConflictError, NotFoundError
+from pybuild.oci.digest import Digest, parse_digest
+from pybuild.oci.image import MAX_DOCUMENT, Descriptor, ImageConfig, InvalidImageError, decode
 from pybuild.oci.reference import InvalidReferenceError, Reference, parse_reference
 from pybuild.store.blobs import Blobs
-from pybuild.store.errors import MissingError
+from pybuild.store.errors import MissingContentError
 from pybuild.store.index import Index
+from pybuild.store.layers import Layers
+
+_PREFIX = re.compile(r"(sha256:)?([0-9a-f]{1,64})")
 
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
-    """An image of the store: `tags` in familiar form, `created` when it came here, `size` of its layers in bytes."""
+    """An image of the store.
+
+    `id` is the digest of `data`, the bytes of the config. `tags` are familiar names, sorted. `created` is when it came
+    into the store, in seconds since the epoch. `size` is the sum of its uncompressed layers in bytes.
+    """
 
     id: Digest
+    data: bytes
     config: ImageConfig
     tags: tuple[str, ...]
     created: float
     size: int
 
+    @property
+    def diff_ids(self) -> list[Digest]:
+        """Return the layers, bottom first."""
+        return self.config.rootfs.diff_ids
+
+    @property
+    def references(self) -> list[Reference]:
+        """Return the names."""
+        return [parse_reference(tag) for tag in self.tags]
+
 
 class Images:
-    """The images of a store. Names change as one transaction each: readers see the old or the new."""
+    """The images of a store. Every method may be called from several threads."""
 
-    def __init__(self, index: Index, blobs: Blobs) -> None:
+    def __init__(self, index: Index, blobs: Blobs, layers: Layers) -> None:
         self._index = index
         self._blobs = blobs
+        self._layers = layers
 
-    def put(self, config: bytes, *, tags: Sequence[Reference] = ()) -> Digest:
-        """Store an image whose layers are there, give it names, and return its id. Idempotent."""
-        image_id = self._blobs.put(config)
-        diff_ids = decode(config, ImageConfig).rootfs.diff_ids
-        now = time.time()
-        size = 0
-        for diff_id in diff_ids:
-            rows = self._index.rows("SELECT size FROM layers WHERE diff_id = ?", diff_id)
-            if not rows:
-                raise MissingError(f"the store lacks a layer of the image: {diff_id}")
-            size += int(str(rows[0][0]))
-        self._index.run(
-            ("INSERT OR IGNORE INTO images VALUES (?, ?, ?)", (image_id, now, size)),
-            *(
-                ("INSERT OR IGNORE INTO image_layers VALUES (?, ?, ?)", (image_id, position, diff_id))
-                for position, diff_id in enumerate(diff_ids)
-            ),
-            *(("INSERT OR REPLACE INTO tags VALUES (?, ?, ?)", (str(tag), image_id, now)) for tag in tags),
-        )
-        return image_id
+    def put(
+        self, config: bytes, *, manifest: Sequence[Descriptor] | None = None, tags: Iterable[Reference] = ()
+    ) -> Digest:
+        """Keep an image whose layers are in the store, move `tags` to it and return its id, all or nothing.
 
-    def tag(self, name: Reference, image_id: Digest) -> None:
-        """Let `name` mean this image."""
-        self._index.run(("INSERT OR REPLACE INTO tags VALUES (?, ?, ?)", (str(name), image_id, time.time())))
-
-    def untag(self, name: Reference) -> None:
-        """Let `name` mean nothing."""
-        self._index.run(("DELETE FROM tags WHERE name = ?", (str(name),)))
-
-    def resolve(self, name: str) -> ImageRecord | None:
-        """Return the image that a name, an id or the unique beginning of an id means.
-
-        Raises ConflictError for an ambiguous beginning, InvalidReferenceError for what is no name at all.
+        `manifest` are compressed forms of the layers, one for each. An image that is there already stays as it is.
+        Raises InvalidImageError for bytes that are no config, MissingContentError when a layer is absent.
         """
-        problem: InvalidReferenceError | None = None
+        decoded = decode(config, ImageConfig)
+        diff_ids = decoded.rootfs.diff_ids
+        if manifest is not None and len(manifest) != len(diff_ids):
+            raise InvalidImageError(f"image of {len(diff_ids)} layers has {len(manifest)} in its manifest")
+        for diff_id in dict.fromkeys(diff_ids):
+            if not self._layers.has(diff_id):
+                raise MissingContentError(f"a layer of the image is missing from the store: {diff_id}")
+        size = sum(self._layers.size(diff_id) for diff_id in diff_ids)
+        for diff_id, form in zip(diff_ids, manifest or ()):
+            if form.digest != diff_id:
+                self._layers.add_form(diff_id, form)
+        # The row is what is read; from the file a lost index is made again
+        identity = self._blobs.put(config)
+        names = [str(_tagged(tag)) for tag in tags]
+        if self._is_recorded(identity, names):
+            # A build that was all cached writes nothing
+            return identity
+        now = time.time()
+        with self._index.writing() as transaction:
+            transaction.execute(
+                "INSERT OR IGNORE INTO images (id, config, size, created) VALUES (?, ?, ?, ?)",
+                (identity, config, size, now),
+            )
+            transaction.executemany(
+                "INSERT OR REPLACE INTO tags (name, image, created) VALUES (?, ?, ?)",
+                [(name, identity, now) for name in names],
+            )
+        return identity
+
+    def tag(self, name: Reference, identity: Digest) -> None:
+        """Let `name` point at an image, whatever it pointed at before; raise NotFoundError."""
+        with self._index.writing() as transaction:
+            if transaction.execute("SELECT 1 FROM images WHERE id = ?", (identity,)).fetchone() is None:
+                raise NotFoundError(f"no such image: {identity}")
+            transaction.execute(
+                "INSERT OR REPLACE INTO tags (name, image, created) VALUES (?, ?, ?)",
+                (str(_tagged(name)), identity, time.time()),
+            )
+
+    def untag(self, name: Reference) -> bool:
+        """Take a name away; return whether it was there. The image stays."""
+        return self._index.write("DELETE FROM tags WHERE name = ?", (str(_tagged(name)),)) > 0
+
+    def resolve(self, name: str, *, ids: bool = True) -> ImageRecord | None:
+        """Return the image called `name`: a familiar or full name, and with `ids` a full id or the beginning of one.
+
+        A name wins over an id that begins alike. With a digest (`name@sha256:...`) the image must have that id as well.
+        Raises ConflictError for a beginning that several ids share, InvalidReferenceError for what is neither.
+        """
+        match = _PREFIX.fullmatch(name)
+        if match and (match[1] or len(match[2]) == 64):
+            return self._by_prefix(match[2]) if ids else None
         try:
-            rows = self._index.rows("SELECT id FROM tags WHERE name = ?", str(parse_reference(name)))
-            if rows:
-                return self._record(Digest(str(rows[0][0])))
-        except InvalidReferenceError as error:
-            problem = error
-        prefix = name.removeprefix("sha256:").lower()
-        if 0 < len(prefix) <= 64 and all(char in "0123456789abcdef" for char in prefix):
-            rows = self._index.rows("SELECT id FROM images WHERE id GLOB ?", f"sha256:{prefix}*")
-            if len(rows) > 1:
-                raise ConflictError(f"several images have an id that begins so: {name}")
-            if rows:
-                return self._record(Digest(str(rows[0][0])))
-            return None
-        if problem is not None:
-            raise problem
-        return None
+            reference = parse_reference(name)
+        except InvalidReferenceError:
+            if match and ids:
+                return self._by_prefix(match[2])
+            raise
+        found = self._by_reference(reference)
+        if found is None and match and ids:
+            found = self._by_prefix(match[2])
+        return found
 
-    def list(self) -> "list[ImageRecord]":
-        """Return all images, newest first."""
-        rows = self._index.rows("SELECT id FROM images ORDER BY created DESC, id")
-        found = (self._record(Digest(str(row[0]))) for row in rows)
-        return [record for record in found if record is not None]
-
-    def _record(self, image_id: Digest) -> ImageRecord | None:
-        rows = self._index.rows("SELECT created, size FROM images WHERE id = ?", image_id)
-        if not rows:
+    def get(self, identity: Digest) -> ImageRecord | None:
+        """Return the image with this id."""
+        parse_digest(identity)
+        row = self._index.row("SELECT id, config, size, created FROM images WHERE id = ?", (identity,))
+        if row is None:
             return None
-        try:
-            config = decode(self._blobs.read(image_id), ImageConfig)
-        except MissingError:
-            self.delete(image_id)
-            return None
-        tags = self._index.rows("SELECT name FROM tags WHERE id = ? ORDER BY name", image_id)
-        familiar = tuple(parse_reference(str(row[0])).familiar() for row in tags)
-        return ImageRecord(image_id, config, familiar, float(str(rows[0][0])), int(str(rows[0][1])))
+        tags = self._index.rows("SELECT name FROM tags WHERE image = ?", (identity,))
+        return _record(row, [name for (name,) in tags])
 
-    def delete(self, image_id: Digest) -> None:
-        """Forget the image and its names; its layers stay until pruned."""
-        self._index.run(
-            ("DELETE FROM tags WHERE id = ?", (image_id,)),
-            ("DELETE FROM image_layers WHERE id = ?", (image_id,)),
-            ("DELETE FROM images WHERE id = ?", (image_id,)),
+    def list(self) -> list[ImageRecord]:
+        """Return all images, the newest first."""
+        names: dict[str, list[str]] = {}
+        # Names first: an image that comes in between then has none, instead of a name without an image
+        for name, image in self._index.rows("SELECT name, image FROM tags"):
+            names.setdefault(image, []).append(name)
+        rows = self._index.rows("SELECT id, config, size, created FROM images ORDER BY created DESC, id")
+        return [_record(row, names.get(row[0], [])) for row in rows]
+
+    def delete(self, identity: Digest) -> bool:
+        """Remove an image and its names; return whether it was there. Its layers stay until a prune."""
+        with self._index.writing() as transaction:
+            transaction.execute("DELETE FROM tags WHERE image = ?", (identity,))
+            return transaction.execute("DELETE FROM images WHERE id = ?", (identity,)).rowcount > 0
+
+    def _is_recorded(self, identity: Digest, names: Sequence[str]) -> bool:
+        if self._index.row("SELECT 1 FROM images WHERE id = ?", (identity,)) is None:
+            return False
+        return all(
+            self._index.row("SELECT 1 FROM tags WHERE name = ? AND image = ?", (name, identity)) for name in names
         )
-        self._blobs.delete(image_id)
+
+    def _by_reference(self, reference: Reference) -> ImageRecord | None:
+        if reference.tag is not None:
+            row = self._index.row("SELECT image FROM tags WHERE name = ?", (f"{reference.name}:{reference.tag}",))
+            if row is None or (reference.digest is not None and row[0] != reference.digest):
+                return None
+            return self.get(Digest(row[0]))
+        record = self.get(Digest(reference.digest or ""))
+        if record is None or reference.name not in {known.name for known in record.references}:
+            return None
+        return record
+
+    def _by_prefix(self, prefix: str) -> ImageRecord | None:
+        # No LIKE: a range is answered by the primary key
+        rows = self._index.rows(
+            "SELECT id FROM images WHERE id >= ? AND id < ? LIMIT 2", (f"sha256:{prefix}", f"sha256:{prefix}g")
+        )
+        if len(rows) > 1:
+            raise ConflictError(f"several images have ids that begin like this: {prefix}", "write more of the id")
+        return self.get(Digest(rows[0][0])) if rows else None
+
+
+def _tagged(name: Reference) -> Reference:
+    """Names of images are kept by tag; a digest beside it says nothing that the image does not."""
+    if name.tag is None:
+        raise InvalidReferenceError(f"a name with a digest cannot be given to an image: {name.familiar()}")
+    return name if name.digest is None else name.with_tag(name.tag)
+
+
+def _record(row: tuple[str, bytes, int, float], names: Sequence[str]) -> ImageRecord:
+    identity, data, size, created = row
+    return ImageRecord(
+        id=Digest(identity),
+        data=data,
+        config=decode(data, ImageConfig),
+        tags=tuple(sorted(parse_reference(name).familiar() for name in names)),
+        created=created,
+        size=size,
+    )
+
+
+def looks_like_config(data: bytes) -> bool:
+    """Could these bytes be the config of an image? Asked when a lost index is made again."""
+    if len(data) > MAX_DOCUMENT or not data.startswith(b"{"):
+        return False
+    try:
+        config = decode(data, ImageConfig)
+    except InvalidImageError:
+        return False
+    return bool(config.os and config.architecture)

@@ -1,30 +1,60 @@
-"""What the store can do without, and how much of the disk it uses."""
+"""What nothing needs any more, and how much of the disk is used by what.
+
+Needed are images with a name (without `all`: all that a cache record or an image without a name could not be spared
+for), their layers, and the layers of cache records. A plan is made from the index first, so that a dry run tells what a
+real one would do.
+"""
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pybuild.oci.digest import Digest
+from pybuild.oci.digest import Digest, chain_id
+from pybuild.store.cache import CacheRecord
+from pybuild.store.errors import disk_error
 from pybuild.store.images import ImageRecord
-from pybuild.store.store import Store
+from pybuild.store.place import allocated, is_left_over, remove_own
+
+if TYPE_CHECKING:
+    from pybuild.store.store import Store
+
+RemoveTree = Callable[[Path], object]
+"""Removes a tree that may belong to mapped ids; may fail silently, what is left is taken the next time."""
 
 
 @dataclass(frozen=True, slots=True)
-class Victim:
-    """Something that is or would be removed; `size` in bytes on disk, `last_used` in seconds since the epoch."""
+class Pruned:
+    """A thing that was removed, or would be.
+
+    `kind` is image, cache, layer, blob, snapshot, context or temporary. `size` are allocated bytes, each byte counted
+    with one thing only. `last_used` in seconds since the epoch, 0 when unknown.
+    """
 
     kind: str
     name: str
     size: int
     reason: str
-    last_used: float
+    last_used: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PruneReport:
+    """What a prune removed, or would."""
+
+    items: tuple[Pruned, ...]
+
+    @property
+    def reclaimed(self) -> int:
+        """Return the allocated bytes of all items."""
+        return sum(item.size for item in self.items)
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """One kind of content: how many, how many in use, bytes on disk, bytes a full prune would free."""
+    """How much one kind of things takes: allocated bytes (`st_blocks`); all rows add up to the whole store."""
 
     type: str
     total: int
@@ -33,178 +63,241 @@ class Usage:
     reclaimable: int
 
 
+@dataclass(slots=True)
+class _Plan:
+    images: list[tuple[ImageRecord, str]] = field(default_factory=list)
+    cache: list[tuple[str, CacheRecord, str]] = field(default_factory=list)
+    layers: list[Digest] = field(default_factory=list)
+    files: list[tuple[Path, str]] = field(default_factory=list)
+    snapshots: list[tuple[str, str]] = field(default_factory=list)
+    contexts: list[Path] = field(default_factory=list)
+    memos: bool = False
+
+
 def prune(
-    store: Store,
+    store: "Store",
     *,
     all: bool,
     until: float | None,
     labels: Sequence[str],
     dry_run: bool,
-    remove_tree: Callable[[Path], None],
-) -> list[Victim]:
-    """Remove images without a name and what only they needed; with `all` also every cache record and unused layer.
-
-    `until` spares what was used later; `labels` ("k", "k=v", "!k") choose among the images. `remove_tree`
-    removes a directory whose files may belong to mapped ids. Raises ConflictError while builds go on.
-    """
+    remove_tree: RemoveTree | None,
+) -> PruneReport:
+    """See Store.prune."""
+    if dry_run:
+        return PruneReport(tuple(_told(store, _plan(store, all, until, labels), _left_over(store))))
     with store.exclusive():
-        return _prune(store, all=all, until=until, labels=labels, dry_run=dry_run, remove_tree=remove_tree)
+        store.cache.flush()
+        plan = _plan(store, all, until, labels)
+        left_over = _left_over(store)
+        items = list(_told(store, plan, left_over))
+        gone = _carry_out(store, plan, left_over, remove_tree or remove_own)
+        trees = ("snapshot", "temporary")
+        return PruneReport(tuple(item for item in items if item.kind not in trees or item.name in gone))
 
 
-def _prune(
-    store: Store,
-    *,
-    all: bool,
-    until: float | None,
-    labels: Sequence[str],
-    dry_run: bool,
-    remove_tree: Callable[[Path], None],
-) -> list[Victim]:
-    victims: list[Victim] = []
-    kept_layers: set[str] = set()
-    for record in store.images.list():
-        spared = bool(record.tags) or (until is not None and record.created > until) or not _chosen(record, labels)
-        if spared:
-            kept_layers.update(record.config.rootfs.diff_ids)
-            continue
-        victims.append(Victim("image", record.id, _blob_size(store, record.id), "no name", record.created))
-        if not dry_run:
-            store.images.delete(record.id)
-    victims += _prune_cache(store, kept_layers, all=all, until=until, dry_run=dry_run)
-    for diff_id, created in store.index.rows("SELECT diff_id, created FROM layers"):
-        digest = Digest(str(diff_id))
-        if digest in kept_layers:
-            continue
-        size = _layer_size(store, digest)
-        victims.append(Victim("layer", digest, size, "in no image and no cache record", float(str(created))))
-        if not dry_run:
-            store.layers.delete(digest)
-    victims += _prune_snapshots(store, kept_layers, dry_run=dry_run, remove_tree=remove_tree)
-    victims += _sweep(store, dry_run=dry_run, remove_tree=remove_tree)
-    return victims
+def _plan(store: "Store", all: bool, until: float | None, labels: Sequence[str]) -> _Plan:
+    plan = _Plan(memos=all and until is None and not labels)
+    kept_images: list[ImageRecord] = []
+    for image in store.images.list():
+        if image.tags or not _matches(image, until, labels):
+            kept_images.append(image)
+        else:
+            plan.images.append((image, "no name points at it"))
+    recorded = {Digest(row[0]) for row in store.index.rows("SELECT diff_id FROM layers")}
+    needed = {diff_id for image in kept_images for diff_id in image.diff_ids}
+    for key, record in store.cache.list().items():
+        reason = _stale(record, recorded, needed, all=all and not labels, until=None if labels else until)
+        if reason:
+            plan.cache.append((key, record, reason))
+        elif record.diff_id is not None:
+            needed.add(record.diff_id)
+    plan.layers = sorted(recorded - needed)
+    live = recorded & needed
+    plan.files = list(_unknown_files(store, live, plan.layers, kept_images))
+    plan.snapshots = list(_dead_snapshots(store, live, kept_images))
+    if not labels and (all or until is not None):
+        contexts = _entries(store.place.contexts)
+        plan.contexts = [path for path in contexts if until is None or path.stat().st_mtime < until]
+    return plan
 
 
-def _prune_cache(store: Store, kept_layers: set[str], *, all: bool, until: float | None, dry_run: bool) -> list[Victim]:
-    victims: list[Victim] = []
-    for key, diff_id, used, description in store.index.rows("SELECT key, diff_id, used, description FROM cache"):
-        last_used = float(str(used))
-        lost = diff_id is not None and not store.layers.has(Digest(str(diff_id)))
-        if not lost and (not all or (until is not None and last_used > until)):
-            if diff_id is not None:
-                kept_layers.add(str(diff_id))
-            continue
-        reason = "its layer is gone" if lost else "asked for with --all"
-        victims.append(Victim("cache", str(description) or str(key), 0, reason, last_used))
-        if not dry_run:
-            store.index.run(("DELETE FROM cache WHERE key = ?", (key,)))
-    return victims
+def _matches(image: ImageRecord, until: float | None, labels: Sequence[str]) -> bool:
+    if until is not None and image.created >= until:
+        return False
+    return all(_has_label(image, label) for label in labels)
 
 
-def _prune_snapshots(
-    store: Store, kept_layers: set[str], *, dry_run: bool, remove_tree: Callable[[Path], None]
-) -> list[Victim]:
-    victims: list[Victim] = []
-    kept = {layer.removeprefix("sha256:") for layer in kept_layers}
-    for name in store.snapshots.names():
-        if name.partition("-")[2] in kept:
-            continue
-        path = store.root / "snapshots" / name
-        victims.append(Victim("snapshot", name, tree_size([path]), "its layer is not needed", path.stat().st_mtime))
-        if not dry_run:
-            remains = store.snapshots.trash(name)
-            if remains is not None:
-                remove_tree(remains)
-    return victims
+def _has_label(image: ImageRecord, text: str) -> bool:
+    if text.startswith("!"):
+        return not _has_label(image, text[1:])
+    key, equals, value = text.partition("=")
+    present = image.config.config.Labels or {}
+    return key in present and (not equals or present[key] == value)
 
 
-def _sweep(store: Store, *, dry_run: bool, remove_tree: Callable[[Path], None]) -> list[Victim]:
-    victims: list[Victim] = []
-    for path in store.abandoned():
-        victims.append(
-            Victim("temporary", path.name, tree_size([path]), "left behind by a process that is gone", _mtime(path))
-        )
-        if not dry_run:
-            if path.is_dir() and not path.is_symlink():
-                remove_tree(path)
-            else:
-                path.unlink(missing_ok=True)
-    return victims
+def _stale(record: CacheRecord, layers: set[Digest], needed: set[Digest], *, all: bool, until: float | None) -> str:
+    """Return why a cache record should go, "" when it should stay."""
+    if record.diff_id is not None and record.diff_id not in layers:
+        return "its layer is gone"
+    if until is not None:
+        return "not used lately" if record.last_used < until else ""
+    if not all:
+        return ""
+    return "all of the cache was asked for"
 
 
-def df(store: Store) -> list[Usage]:
-    """Return what uses the disk, in bytes as the file system counts them (allocated blocks)."""
-    images = store.images.list()
-    named = [record for record in images if record.tags]
-    used = {diff_id for record in images for diff_id in record.config.rootfs.diff_ids}
-    layers = [Digest(str(row[0])) for row in store.index.rows("SELECT diff_id FROM layers")]
-    sizes = {layer: _layer_size(store, layer) for layer in layers}
-    configs = sum(_blob_size(store, record.id) for record in images)
-    in_named = {diff_id for record in named for diff_id in record.config.rootfs.diff_ids}
-    image_layers = sum(size for layer, size in sizes.items() if layer in used)
-    free = sum(size for layer, size in sizes.items() if layer in used and layer not in in_named)
-    cache_only = sum(size for layer, size in sizes.items() if layer not in used)
-    cached = store.index.rows("SELECT COUNT(*) FROM cache")[0][0]
-    snapshots = store.snapshots.names()
-    kept = {layer.removeprefix("sha256:") for layer in layers}
-    active = [name for name in snapshots if name.partition("-")[2] in kept]
-    trees = {name: tree_size([store.root / "snapshots" / name]) for name in snapshots}
-    rest = [
-        *((store.root / name) for name in ("contexts", "tmp", "logs")),
-        *store.root.glob("index.sqlite*"),
-    ]
-    return [
-        Usage("Images", len(images), len(named), configs + image_layers, free),
-        Usage("Build cache", int(str(cached)), 0, cache_only, cache_only),
-        Usage("Snapshots", len(snapshots), len(active), sum(trees.values()), sum(trees.values())),
-        Usage("Other", 0, 0, tree_size(rest), tree_size([store.root / "tmp"])),
-    ]
+def _unknown_files(
+    store: "Store", live: set[Digest], doomed: Iterable[Digest], images: Iterable[ImageRecord]
+) -> Iterator[tuple[Path, str]]:
+    """Yield files of blobs and tables that belong to nothing that stays, and to no layer that is told of anyway."""
+    forms: dict[Digest, list[str]] = {}
+    for diff_id, digest in store.index.rows("SELECT diff_id, digest FROM forms"):
+        forms.setdefault(Digest(diff_id), []).append(digest)
+    known: set[str] = {*live, *doomed, *(image.id for image in images)}
+    for diff_id in (*live, *doomed):
+        known.update(forms.get(diff_id, ()))
+    for path in _entries(store.place.blobs):
+        if f"sha256:{path.name}" not in known:
+            yield path, "nothing refers to it"
+    for path in _entries(store.place.tocs):
+        if f"sha256:{path.name}" not in known:
+            yield path, "its layer is gone"
 
 
-def tree_size(paths: Iterable[Path]) -> int:
-    """Return the bytes allocated to everything at and below `paths`; a file of several names counts once."""
-    seen: set[tuple[int, int]] = set()
-    total = 0
-    pending = list(paths)
-    while pending:
-        path = pending.pop()
+def _dead_snapshots(store: "Store", live: set[Digest], images: Iterable[ImageRecord]) -> Iterator[tuple[str, str]]:
+    """A snapshot's name ends in the hex digits of a diff_id or of a chain id."""
+    wanted: set[str] = {digest[7:] for digest in live}
+    for image in images:
+        for count in range(len(image.diff_ids)):
+            chain = chain_id(image.diff_ids[: count + 1])
+            if chain is not None:
+                wanted.add(chain[7:])
+    for name in store.snapshots.list():
+        if name.rpartition("-")[2] not in wanted:
+            yield name, "no image or cache record has its layer"
+        elif not store.snapshots.has(name):
+            yield name, "it was not completed or not flushed before a reboot"
+
+
+def _left_over(store: "Store") -> list[Path]:
+    """Return what dead processes left in `tmp`."""
+    now = time.time()
+    found = []
+    for path in _entries(store.place.tmp):
         try:
-            state = path.lstat()
-        except OSError:
+            if is_left_over(path.name, path.lstat(), now):
+                found.append(path)
+        except FileNotFoundError:
             continue
-        if (state.st_dev, state.st_ino) not in seen:
-            seen.add((state.st_dev, state.st_ino))
-            total += state.st_blocks * 512
-        if path.is_dir() and not path.is_symlink():
-            try:
-                pending += [path / name for name in os.listdir(path)]
-            except OSError:
-                # A directory of a mapped id that is closed to us
-                continue
-    return total
+    return found
 
 
-def _chosen(record: ImageRecord, labels: Sequence[str]) -> bool:
-    own = record.config.config.Labels or {}
-    for label in labels:
-        negated = label.startswith("!")
-        key, equals, value = label.lstrip("!").partition("=")
-        if (key in own and (not equals or own[key] == value)) == negated:
-            return False
-    return True
+def _told(store: "Store", plan: _Plan, left_over: Iterable[Path]) -> Iterator[Pruned]:
+    for image, reason in plan.images:
+        yield Pruned("image", image.id, 0, reason, image.created)
+    for key, record, reason in plan.cache:
+        yield Pruned("cache", record.description or key, 0, reason, record.last_used)
+    used = {record.diff_id: record.last_used for _, record, _ in reversed(plan.cache)}
+    for diff_id in plan.layers:
+        size = _layer_size(store, diff_id)
+        yield Pruned("layer", diff_id, size, "no image or cache record has it", used.get(diff_id, 0.0))
+    for path, reason in plan.files:
+        yield Pruned("blob", f"sha256:{path.name}", allocated(path), reason)
+    for name, reason in plan.snapshots:
+        yield Pruned("snapshot", name, store.snapshots.size(name), reason)
+    for path in plan.contexts:
+        yield Pruned("context", path.name, allocated(path), "its file digests are found again by reading")
+    for path in left_over:
+        yield Pruned("temporary", path.name, allocated(path), "left by a process that is gone")
 
 
-def _blob_size(store: Store, digest: Digest) -> int:
-    return tree_size([store.blobs.path(digest)])
+def _layer_size(store: "Store", diff_id: Digest) -> int:
+    forms = store.index.rows("SELECT digest FROM forms WHERE diff_id = ?", (diff_id,))
+    paths = {store.blobs.path(Digest(digest)) for digest in (diff_id, *(digest for (digest,) in forms))}
+    return sum(allocated(path) for path in paths) + allocated(store.place.tocs / diff_id[7:])
 
 
-def _layer_size(store: Store, diff_id: Digest) -> int:
-    forms = [form.digest for form in store.layers.forms(diff_id)]
-    toc = store.root / "tocs" / diff_id.removeprefix("sha256:")
-    return tree_size([store.blobs.path(digest) for digest in (diff_id, *forms)] + [toc])
+def _carry_out(store: "Store", plan: _Plan, left_over: Iterable[Path], remove_tree: RemoveTree) -> set[str]:
+    """Remove what is planned, names before content; return the names of the trees that are really gone."""
+    for image, _ in plan.images:
+        store.images.delete(image.id)
+    for key, _, _ in plan.cache:
+        store.cache.delete(key)
+    if plan.memos:
+        store.cache.memo_clear()
+    for diff_id in plan.layers:
+        store.layers.delete(diff_id)
+    for path, _ in plan.files:
+        if path.parent == store.place.blobs:
+            store.blobs.delete(Digest(f"sha256:{path.name}"))
+        else:
+            path.unlink(missing_ok=True)
+    for path in plan.contexts:
+        path.unlink(missing_ok=True)
+    gone: set[str] = set()
+    for name, _ in plan.snapshots:
+        trash = store.snapshots.trash(name)
+        if trash is None or _remove(trash, remove_tree):
+            gone.add(name)
+    gone.update(path.name for path in left_over if _remove(path, remove_tree))
+    return gone
 
 
-def _mtime(path: Path) -> float:
+def _remove(path: Path, remove_tree: RemoveTree) -> bool:
+    if not remove_own(path):
+        remove_tree(path)
+    return not os.path.lexists(path)
+
+
+def _entries(directory: Path) -> list[Path]:
     try:
-        return path.lstat().st_mtime
-    except OSError:
-        return time.time()
+        return [directory / name for name in sorted(os.listdir(directory))]
+    except OSError as error:
+        raise disk_error("cannot read", directory, error) from error
+
+
+def sweep(store: "Store") -> list[Path]:
+    """See Store.sweep."""
+    return [path for path in _left_over(store) if not remove_own(path)]
+
+
+def df(store: "Store") -> list[Usage]:
+    """See Store.df."""
+    images = store.images.list()
+    cache = store.cache.list()
+    plan = _plan(store, True, None, ())
+    doomed = set(plan.layers)
+    of_images = {diff_id for image in images for diff_id in image.diff_ids}
+    layers = [Digest(row[0]) for row in store.index.rows("SELECT diff_id FROM layers")]
+    sizes = {diff_id: _layer_size(store, diff_id) for diff_id in layers}
+    configs = {image.id: allocated(store.blobs.path(image.id)) for image in images}
+    in_images = sum(size for diff_id, size in sizes.items() if diff_id in of_images) + sum(configs.values())
+    in_cache = sum(size for diff_id, size in sizes.items() if diff_id not in of_images)
+    snapshots = store.snapshots.list()
+    trees = {name: store.snapshots.size(name) for name in snapshots}
+    dead = [name for name, _ in plan.snapshots]
+    # An image without a name frees its layers, unless an image that stays has them too
+    freed = sum(sizes[diff_id] for diff_id in doomed & of_images) + sum(configs[image.id] for image, _ in plan.images)
+    other = allocated(store.place.root) - in_images - in_cache - sum(trees.values())
+    counted = {image.id[7:] for image, _ in plan.images}
+    loose = sum(allocated(path) for path, _ in plan.files if path.name not in counted)
+    waste = loose + sum(allocated(path) for path in (*plan.contexts, *_left_over(store)))
+    return [
+        Usage("Images", len(images), sum(bool(image.tags) for image in images), in_images, freed),
+        Usage(
+            "Build Cache",
+            len(cache),
+            sum(record.diff_id in of_images for record in cache.values()),
+            in_cache,
+            sum(sizes[diff_id] for diff_id in doomed - of_images),
+        ),
+        Usage(
+            "Snapshots",
+            len(snapshots),
+            len(snapshots) - len(dead),
+            sum(trees.values()),
+            sum(trees[name] for name in dead),
+        ),
+        Usage("Other", len(_entries(store.place.tmp)) + len(_entries(store.place.contexts)), 0, max(other, 0), waste),
+    ]

@@ -1,56 +1,110 @@
-"""Unpacked trees. Their files may belong to mapped ids: removing them is the worker's work."""
+"""Snapshots: unpacked trees of layers by name, each `snapshots/NAME/fs`.
+
+Their files are never flushed and cannot be checked, so a snapshot written before a reboot counts as absent unless the
+store was flushed in between. It can always be made again from the layer.
+"""
 
 import errno
 import os
+import re
+import time
 from pathlib import Path
 
-from pybuild.store.errors import failed
-from pybuild.store.temporary import temporary_name
+from pybuild.store.errors import StoreError, disk_error
+from pybuild.store.index import Index
+from pybuild.store.place import Place, allocated
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 
 
 class Snapshots:
-    """The snapshots of a store: directories `NAME/fs` that appear whole, by rename."""
+    """The snapshots of a store. Every method may be called from several threads."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._tmp = root.parent / "tmp"
+    def __init__(self, place: Place, index: Index, boot: str) -> None:
+        self._place = place
+        self._index = index
+        self._boot = boot
 
     def path(self, name: str) -> Path:
-        """Return where the tree is or would be."""
-        return self._root / name / "fs"
+        """Return where the tree of a snapshot is or would be."""
+        return self._directory(name) / "fs"
 
     def has(self, name: str) -> bool:
-        """Is the tree there?"""
-        return self.path(name).is_dir()
+        """Is the whole tree there?"""
+        directory = self._directory(name)
+        row = self._index.row("SELECT boot, durable FROM snapshots WHERE name = ?", (name,))
+        return row is not None and bool(row[1] or (self._boot and row[0] == self._boot)) and directory.is_dir()
 
     def staging(self) -> Path:
-        """Make and return a private directory for work in progress; it must hold the tree as `fs` when published."""
-        path = self._tmp / (temporary_name() + ".d")
+        """Return a new private directory in `tmp`, to be published or removed; its tree goes into `fs` there."""
+        path = self._place.temporary()
         try:
             path.mkdir(mode=0o700)
         except OSError as error:
-            raise failed("write to the store", error) from error
+            raise disk_error("cannot make a directory in the store", path, error) from error
+        return path
+
+    def empty(self) -> Path:
+        """Return a directory that is always empty."""
+        path = self._place.root / "empty"
+        path.mkdir(mode=0o500, exist_ok=True)
         return path
 
     def publish(self, staging: Path, name: str) -> bool:
-        """Make `staging` the snapshot `name`; False when there is one already and `staging` is left as it is."""
-        try:
-            os.rename(staging, self._root / name)
-        except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                return False
-            raise failed("write to the store", error) from error
+        """Make `staging` the snapshot `name`, at once.
+
+        False means that somebody else was first: their tree is as good, and `staging` is still the caller's to remove.
+        """
+        directory = self._directory(name)
+        if not (staging / "fs").is_dir():
+            raise StoreError(f"there is no tree to publish: {staging / 'fs'}")
+        # Under the lock of the index, so that a directory without a row is never one that is just being published
+        with self._index.writing() as transaction:
+            if directory.exists():
+                if self.has(name):
+                    return False
+                self.trash(name)
+            try:
+                staging.rename(directory)
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                    return False
+                raise disk_error("cannot publish a snapshot", directory, error) from error
+            transaction.execute(
+                "INSERT OR REPLACE INTO snapshots (name, size, boot, durable, created) VALUES (?, NULL, ?, 0, ?)",
+                (name, self._boot, time.time()),
+            )
         return True
 
-    def names(self) -> list[str]:
-        """Return the names of all snapshots."""
-        return sorted(item.name for item in self._root.iterdir())
+    def list(self) -> list[str]:
+        """Return the names of all snapshots on disk, also of those that `has` denies."""
+        try:
+            return sorted(name for name in os.listdir(self._place.snapshots) if _NAME.fullmatch(name))
+        except OSError as error:
+            raise disk_error("cannot read", self._place.snapshots, error) from error
+
+    def size(self, name: str) -> int:
+        """Return the allocated bytes; walks the tree the first time. Closed directories of mapped ids are left out."""
+        row = self._index.row("SELECT size FROM snapshots WHERE name = ?", (name,))
+        if row is not None and row[0] is not None:
+            return int(row[0])
+        size = allocated(self._directory(name))
+        self._index.write("UPDATE snapshots SET size = ? WHERE name = ?", (size, name))
+        return size
 
     def trash(self, name: str) -> Path | None:
-        """Take a snapshot away at once and return where its remains are, to be removed later."""
-        target = self._tmp / (temporary_name() + ".d")
+        """Take a snapshot out of the way and return where it is now, for a worker to remove; None when absent."""
+        path = self._place.temporary()
         try:
-            os.rename(self._root / name, target)
+            self._directory(name).rename(path)
         except FileNotFoundError:
             return None
-        return target
+        except OSError as error:
+            raise disk_error("cannot take a snapshot away", self._directory(name), error) from error
+        self._index.write("DELETE FROM snapshots WHERE name = ?", (name,))
+        return path
+
+    def _directory(self, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise StoreError(f"invalid name of a snapshot: {name!r}")
+        return self._place.snapshots / name

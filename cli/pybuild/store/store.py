@@ -1,66 +1,70 @@
-"""An opened store: one private directory of one user."""
+"""An opened store."""
 
-import fcntl
-import os
-import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from pybuild.errors import ConflictError
+from pybuild.store import locks
 from pybuild.store.blobs import Blobs
 from pybuild.store.cache import Cache
-from pybuild.store.errors import StoreError, failed
+from pybuild.store.errors import DamagedIndexError, StoreError, disk_error
 from pybuild.store.images import Images
-from pybuild.store.index import Index
+from pybuild.store.index import Index, damaged_mark
 from pybuild.store.layers import Layers
+from pybuild.store.place import (
+    Place,
+    boot_id,
+    make_directories,
+    making,
+    open_place,
+    sync_file_system,
+    write_version,
+)
 from pybuild.store.snapshots import Snapshots
-from pybuild.store.temporary import is_abandoned
 
-_DIRECTORIES = ("blobs/sha256", "tocs", "snapshots", "contexts", "tmp", "logs", "empty")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pybuild.store.prune import PruneReport, RemoveTree, Usage
 
 
 class Store:
-    """Use it with `with`. Any number of processes of the user may have the same store open."""
+    """A store, from `Store.open` to `close` (or `with`). May be used from several threads at once.
 
-    def __init__(self, root: Path, index: Index) -> None:
-        self.root = root
+    `notices` are sentences the user should see, such as that a damaged index was made again.
+    """
+
+    def __init__(self, place: Place, index: Index, boot: str, notices: Sequence[str] = ()) -> None:
+        self.place = place
         self.index = index
-        self.blobs = Blobs(root / "blobs/sha256", index)
-        self.layers = Layers(root / "tocs", index, self.blobs)
-        self.images = Images(index, self.blobs)
+        self.notices = tuple(notices)
+        self._boot = boot
+        self.blobs = Blobs(place, index, boot)
+        self.layers = Layers(place, index, self.blobs, boot)
+        self.images = Images(index, self.blobs, self.layers)
         self.cache = Cache(index)
-        self.snapshots = Snapshots(root / "snapshots")
+        self.snapshots = Snapshots(place, index, boot)
 
-    @staticmethod
-    def open(root: Path) -> "Store":
-        """Open the store at `root`, made with mode 0700 when absent.
+    @classmethod
+    def open(cls, root: Path, *, create: bool = True) -> "Store":
+        """Open the store below `root`, made when absent and `create`; one with a damaged index is repaired.
 
-        Raises StoreError when it is not private, cannot be written or was made by a newer version.
+        Raises StoreError for a directory that is not safely ours or cannot be written, StoreVersionError, and
+        DamagedIndexError when it cannot be repaired now because a build is running.
         """
+        place, complete = open_place(root, create=create)
         try:
-            if not (root / "empty").is_dir():
-                root.mkdir(mode=0o700, parents=True, exist_ok=True)
-                for name in _DIRECTORIES:
-                    (root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
-            state = root.lstat()
+            if not complete:
+                _make(place)
+            notices = []
+            index = Index(place.index)
+            if damaged_mark(place.index).exists() or not _is_sound(index):
+                index.close()
+                notices.append(_repair(place))
         except OSError as error:
-            raise failed("make the store", error) from error
-        if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.getuid() or state.st_mode & 0o077:
-            raise StoreError(
-                f"the store is not private: {root}",
-                f"it must be a directory of your own with mode 0700: `chmod 700 {root}`, or set PYBUILD_STORE",
-            )
-        return Store(root, Index(root / "index.sqlite"))
-
-    def close(self) -> None:
-        """Write what is pending and close the index."""
-        try:
-            self.cache.flush()
-        finally:
-            self.index.close()
+            raise disk_error("cannot open the store", root, error) from error
+        return cls(place, index, boot_id(), notices)
 
     def __enter__(self) -> "Store":
         return self
@@ -68,57 +72,117 @@ class Store:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
-            self.close()
-        else:
-            # The first error is the one to tell
+        self.close()
+
+    def close(self) -> None:
+        """Write down what was only noted, and close the index. No other thread may use the store any more."""
+        try:
+            self.cache.flush()
+        finally:
             self.index.close()
-
-    def context_memory(self, key: str) -> Path:
-        """Return the file that remembers the digests of a context."""
-        return self.root / "contexts" / key
-
-    def empty_directory(self) -> Path:
-        """Return a directory with nothing in it."""
-        return self.root / "empty"
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """Hold the shared lock: nothing that is there is pruned meanwhile."""
-        with self._locked(fcntl.LOCK_SH, wait=60):
+        """What a running build holds: nothing disappears from the store meanwhile.
+
+        Waits for a prune to end; raises StoreBusyError when that takes too long.
+        """
+        with locks.shared(self.place.lock):
             yield
 
     @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Hold the lock alone; raise ConflictError when builds go on."""
-        with self._locked(fcntl.LOCK_EX, wait=2):
+    def exclusive(self, timeout: float = 0.0) -> Iterator[None]:
+        """Hold the store alone; raise StoreBusyError when builds still run after `timeout` seconds."""
+        with locks.exclusive(self.place.lock, timeout):
             yield
 
-    @contextmanager
-    def _locked(self, how: int, *, wait: float) -> Iterator[None]:
+    def context_memory(self, key: str) -> Path:
+        """Return the file for what is remembered of a context, `key` being hex digits."""
+        if not key.isalnum():
+            raise StoreError(f"invalid key of a context: {key!r}")
+        return self.place.contexts / key
+
+    def flush(self) -> None:
+        """Write all to the disk, so that it needs no check after a reboot. Slow: for moments when nothing waits."""
+        begun = time.time()
+        sync_file_system(self.place.root)
+        with self.index.writing() as transaction:
+            for table in ("blobs", "layers", "snapshots"):
+                transaction.execute(
+                    f"UPDATE {table} SET durable = 1 WHERE durable = 0 AND boot = ? AND created < ?",
+                    (self._boot, begun),
+                )
+
+    def sweep(self) -> "list[Path]":
+        """Remove what dead processes left in `tmp`; return what only a worker with mapped ids can remove."""
+        from pybuild.store.prune import sweep
+
+        return sweep(self)
+
+    def prune(
+        self,
+        *,
+        all: bool = False,
+        until: float | None = None,
+        labels: Sequence[str] = (),
+        dry_run: bool = False,
+        remove_tree: "RemoveTree | None" = None,
+    ) -> "PruneReport":
+        """Remove what nothing needs, and tell it: images without a name, cache records without a layer, layers and
+        blobs nobody refers to, snapshots of layers that are gone, leftovers of dead processes.
+
+        With `all` the cache goes too. `until` (seconds since the epoch) spares images that came later and cache records
+        used later, and takes cache records not used since, `all` or not. `labels` (`key`, `key=value`, either with `!`
+        before it) spare other images and the cache. `remove_tree` is asked for trees of mapped ids; what it leaves is
+        not in the report. Raises StoreBusyError while builds run, unless `dry_run`.
+        """
+        from pybuild.store.prune import prune
+
+        return prune(self, all=all, until=until, labels=labels, dry_run=dry_run, remove_tree=remove_tree)
+
+    def df(self) -> "list[Usage]":
+        """Return the allocated bytes by kind; together they are what `du` says of the store."""
+        from pybuild.store.prune import df
+
+        return df(self)
+
+
+def _make(place: Place) -> None:
+    with making(place):
+        if (place.root / "version").exists():
+            return
+        make_directories(place)
+        index = Index(place.index)
         try:
-            fd = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise failed("lock the store", error) from error
-        try:
-            end = time.monotonic() + wait
-            while True:
-                try:
-                    fcntl.flock(fd, how | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError as error:
-                    if time.monotonic() > end:
-                        raise ConflictError(
-                            "the store is in use by another pybuild", "wait for its builds to end and try again"
-                        ) from error
-                    time.sleep(0.02)
-            yield
+            index.create()
+        except DamagedIndexError:
+            # Left by a version file that was removed by hand; the repair comes next
+            index.mark_damaged()
         finally:
-            os.close(fd)
+            index.close()
+        write_version(place)
 
-    def abandoned(self) -> list[Path]:
-        """Return what processes that are gone left in `tmp/`."""
+
+def _is_sound(index: Index) -> bool:
+    if not index.path.exists():
+        # Somebody removed it: as good as damaged
+        return False
+    try:
+        index.check()
+    except DamagedIndexError:
+        return False
+    return True
+
+
+def _repair(place: Place) -> str:
+    from pybuild.store.rebuild import rebuild
+
+    with making(place), locks.exclusive(place.lock):
+        index = Index(place.index)
         try:
-            return [item for item in (self.root / "tmp").iterdir() if is_abandoned(item.name)]
-        except OSError as error:
-            raise failed("read the store", error) from error
+            if not damaged_mark(place.index).exists() and _is_sound(index):
+                return "the index of the store was damaged and is repaired"
+        finally:
+            index.close()
+        make_directories(place)
+        return rebuild(place)
