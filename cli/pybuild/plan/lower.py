@@ -7,6 +7,7 @@ from typing import assert_never
 import msgspec
 
 from pybuild.api.request import BuildRequest
+from pybuild.dockerfile.errors import Span
 from pybuild.dockerfile.heredocs import Heredoc
 from pybuild.dockerfile.instructions import (
     Add,
@@ -147,8 +148,9 @@ class StageBuilder:
                 lone = run.lone_heredoc
                 if lone is not None and lone.body.startswith("#!"):
                     # The kernel reads the interpreter line, so the body must be a file
-                    scripts = ((lone.name, lone.body.encode(errors="surrogateescape")),)
-                    argv = (f"{PIPES}/{lone.name}",)
+                    name = self._file_name(lone.name, run.span)
+                    scripts = ((name, lone.body.encode(errors="surrogateescape")),)
+                    argv = (f"{PIPES}/{name}",)
                 elif lone is not None:
                     argv = (*self._shell(), lone.body)
         if not argv:
@@ -174,6 +176,12 @@ class StageBuilder:
         ):
             if given:
                 raise self._text.error(f"{what} is not supported yet", run.span, "take the flag out of this RUN")
+
+    def _file_name(self, name: str, span: Span) -> str:
+        """Return a heredoc's name, which becomes that of a file."""
+        if name in ("", ".", "..") or "/" in name or "\0" in name:
+            raise self._text.error(f"the name of a heredoc cannot be that of a file: {name!r}", span)
+        return name
 
     def _network(self, run: Run) -> str:
         if run.network in (None, "", "default"):
@@ -207,7 +215,7 @@ class StageBuilder:
                 body = item.body
                 if item.expand:
                     body = self._text.body(body, self.scope.values, copy.span)
-                inline.append((item.name, body.encode(errors="surrogateescape")))
+                inline.append((self._file_name(item.name, copy.span), body.encode(errors="surrogateescape")))
                 continue
             word = self._expand(item, copy)
             if isinstance(copy, Add):

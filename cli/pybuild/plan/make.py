@@ -233,7 +233,13 @@ def _plan_stage(making: _Making, index: int) -> None:
     triggers = list(builder.triggers)
     builder.triggers.clear()
     for trigger in triggers:
-        _apply(making, builder, index, parse_onbuild(trigger, making.dockerfile.escape), trigger=True)
+        _apply(
+            making,
+            builder,
+            index,
+            parse_onbuild(trigger, making.dockerfile.escape, span=stage.from_.span),
+            trigger=True,
+        )
     for instruction in stage.instructions:
         _apply(making, builder, index, instruction)
     name = stage.name or f"stage-{index}"

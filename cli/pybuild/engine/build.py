@@ -1,0 +1,133 @@
+"""A build from request to image: the one place where all rooms meet."""
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from threading import Event as Flag
+from threading import Lock
+from typing import BinaryIO
+
+import msgspec
+
+from pybuild.api.events import Built, Event, Notice, Planned, PlannedStep
+from pybuild.api.request import BuildRequest
+from pybuild.dockerfile.parse import Dockerfile, parse
+from pybuild.engine import exporting, inputs
+from pybuild.engine.resolve import read_bases
+from pybuild.engine.snapshots import Snapshots
+from pybuild.engine.solve import Inputs, Solver, StageState, numbered, timestamp
+from pybuild.engine.sources import ContextSource
+from pybuild.engine.workers import Workers
+from pybuild.errors import CancelledError
+from pybuild.oci.image import ImageConfig, RootFS, encode
+from pybuild.oci.platform import Platform
+from pybuild.oci.reference import Reference, parse_reference
+from pybuild.plan.make import make
+from pybuild.plan.ops import BaseImage, NeedBases, Plan
+from pybuild.store.store import Store
+
+
+def build(
+    request: BuildRequest,
+    *,
+    store_root: Path,
+    context_stream: BinaryIO | None,
+    emit: Callable[[Event], None],
+    cancel: Flag,
+) -> Built:
+    """Build what `request` asks for; the store below `store_root` is made when absent.
+
+    `context_stream` is a tar (compressed or not) or a bare Dockerfile when `request.context` is "". `emit`
+    gets every event but the last, from several threads but one at a time. Setting `cancel` ends the build
+    soon with CancelledError. Raises a PybuildError; what was finished stays in the cache.
+    """
+    tags = [parse_reference(tag) for tag in request.tags]
+    platform = inputs.host()
+    with ExitStack() as stack:
+        store = stack.enter_context(Store.open(store_root))
+        stack.enter_context(store.session())
+        workers = stack.enter_context(Workers(cancel))
+        given = stack.enter_context(inputs.open_inputs(request, context_stream, store, workers))
+        dockerfile = parse(given.dockerfile_text, name=given.dockerfile_name)
+        plan, bases = _plan(dockerfile, request, store, platform)
+        emit = _serialised(emit)
+        shown = numbered(plan.stages)
+        emit(Planned(tuple(PlannedStep(label, name, line) for _, label, name, line in shown), time.time()))
+        for problem in dockerfile.warnings:
+            emit(Notice("warning", problem.message, problem.line))
+        for warning in plan.warnings:
+            emit(Notice("warning", warning.message, warning.line))
+        for notice in workers.notices():
+            emit(Notice("info", notice))
+        context = ContextSource(given.context)
+        solving = Inputs(
+            store=store,
+            request=request,
+            context=context,
+            images={reference: base.config for reference, base in bases.items()},
+            workers=workers,
+            snapshots=Snapshots(store, workers),
+            emit=emit,
+            cancel=cancel,
+            file=dockerfile.name,
+            text=dockerfile.text,
+        )
+        numbers = {key: number for number, (key, *_) in enumerate(shown)}
+        state = Solver(plan, solving, numbers).solve()
+        if given.remembers:
+            given.context.save()
+        if cancel.is_set():
+            raise CancelledError("the build was cancelled")
+        return _commit(plan, state, platform, store, tags, request)
+
+
+def _serialised(emit: Callable[[Event], None]) -> Callable[[Event], None]:
+    lock = Lock()
+
+    def one_at_a_time(event: Event) -> None:
+        with lock:
+            emit(event)
+
+    return one_at_a_time
+
+
+def _plan(
+    dockerfile: Dockerfile, request: BuildRequest, store: Store, platform: Platform
+) -> tuple[Plan, dict[str, BaseImage]]:
+    bases: dict[str, BaseImage] = {}
+    while True:
+        step = make(dockerfile, request, bases, platform)
+        if isinstance(step, Plan):
+            return step, bases
+        assert isinstance(step, NeedBases)
+        bases.update(read_bases(step, store, dockerfile))
+
+
+def _commit(
+    plan: Plan,
+    state: StageState,
+    platform: Platform,
+    store: Store,
+    tags: list[Reference],
+    request: BuildRequest,
+) -> Built:
+    """Fold layers and config into an image, store it, tag it, export it."""
+    config = plan.target.config
+    if plan.labels:
+        config = msgspec.structs.replace(config, Labels={**(config.Labels or {}), **plan.labels})
+    epoch = plan.source_date_epoch
+    created = timestamp(epoch) if epoch is not None else state.created or timestamp(0)
+    image = ImageConfig(
+        architecture=platform.architecture,
+        os=platform.os,
+        variant=platform.variant,
+        created=created,
+        author=state.author,
+        config=config,
+        rootfs=RootFS(diff_ids=state.diff_ids),
+        history=state.history,
+    )
+    image_id = store.images.put(encode(image), tags=tags)
+    exported = [exporting.export(store, image_id, tags, output) for output in request.outputs if output.dest != "-"]
+    return Built(image_id, tuple(tag.familiar() for tag in tags), time.time(), exported=tuple(exported))

@@ -1,0 +1,170 @@
+"""COPY, ADD and WORKDIR: layers written from tables and content, without a tree or a sandbox.
+
+A file that was never read is read once: it is hashed while it is packed, and the cache is asked afterwards.
+"""
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from pybuild.dockerfile.modes import parse_chmod
+from pybuild.engine.owners import owner_of
+from pybuild.engine.sources import LayerSource, Source, archive_source, is_archive_head
+from pybuild.engine.workers import Workers
+from pybuild.errors import PybuildError
+from pybuild.layer.tarwriter import Packed, TarWriter
+from pybuild.plan.ops import CopyOp, WorkdirOp
+from pybuild.store.blobs import BlobWriter
+from pybuild.store.store import Store
+from pybuild.tree.copy import (
+    Metadata,
+    Placed,
+    Selected,
+    content_key,
+    directory_entries,
+    heredoc,
+    place,
+    select,
+)
+from pybuild.tree.entry import FILE, HARDLINK, Entry
+from pybuild.tree.merged import EmptyTree
+
+READ_FIRST = 8 << 20
+"""Unknown content of up to this many bytes is read for the key alone: a hit then writes nothing."""
+
+NANOSECONDS = 1_000_000_000
+
+
+@dataclass(slots=True)
+class Copying:
+    """One COPY or ADD in progress: what it selects, and from where."""
+
+    op: CopyOp
+    source: Source
+    selections: list[Selected]
+    progress: Callable[[int, int], None]
+    epoch: int | None = None
+
+    def unread(self) -> list[Entry]:
+        """Return the selected files whose content digest nobody knows."""
+        return [
+            entry
+            for selected in self.selections
+            if selected.content is None
+            for entry in selected.entries
+            if entry.type in (FILE, HARDLINK) and not entry.digest and self.source.known_digest(entry.path) is None
+        ]
+
+    def small(self, unread: list[Entry]) -> bool:
+        """Is it better to read `unread` before asking the cache than to pack at once?"""
+        return sum(entry.size for entry in unread) <= READ_FIRST and len(unread) <= 200
+
+    def content(self) -> bytes:
+        """Return the digest of all that is selected; reads what is not known yet."""
+        return content_key(self.selections, self.source.digest)
+
+
+def begin(op: CopyOp, source: Source, progress: Callable[[int, int], None], epoch: int | None) -> Copying:
+    """Select the sources of `op`; raise SourceNotFoundError or TreeError for those that cannot be."""
+    selections = [heredoc(name, content) for name, content in op.inline]
+    for text in op.sources:
+        selections += select(source.tree, text)
+    return Copying(op, source, selections, progress, epoch)
+
+
+def pack(copying: Copying, image: LayerSource, store: Store, workers: Workers, blob: BlobWriter) -> Packed:
+    """Write the layer of a COPY or ADD into `blob`.
+
+    `image` are the layers below. Raises PlacementError and OwnerError for what does not fit them.
+    """
+    op = copying.op
+    below = EmptyTree() if op.link else image.tree
+    owner = owner_of(op.chown, None if op.link else image) if op.chown else None
+    made = (copying.epoch or 0) * NANOSECONDS
+    with ExitStack() as stack:
+        plain: list[Selected] = []
+        unpacked: list[tuple[Selected, Source]] = []
+        for selected in copying.selections:
+            archive = _open_archive(copying, selected, store, workers, stack) if op.unpack else None
+            if archive is None:
+                plain.append(selected)
+            else:
+                root = archive.tree.walk(b"")
+                unpacked.append((Selected(b"", b"", tuple(root)), archive))
+        chmod = parse_chmod(op.chmod).apply if op.chmod else None
+        metadata = Metadata(owner, chmod, keep_xattrs=isinstance(copying.source, LayerSource), made_mtime=made)
+        parts: list[tuple[list[Placed], Source]] = []
+        if plain or not unpacked:
+            parts.append((place(plain, below, op.dest, metadata), copying.source))
+        into = op.dest if op.dest.endswith("/") else op.dest + "/"
+        for selected, unpacked_from in unpacked:
+            kept = Metadata(owner, None, keep_xattrs=True, replace=True, made_mtime=made)
+            parts.append((place([selected], below, into, kept), unpacked_from))
+        return _write(parts, blob, copying.progress)
+
+
+def pack_directory(op: WorkdirOp, image: LayerSource, epoch: int | None, blob: BlobWriter) -> Packed | None:
+    """Write the layer that makes the directory of a WORKDIR; None when it is there already."""
+    owner = owner_of(op.user, image) if op.user else (0, 0)
+    made = (epoch or 0) * NANOSECONDS
+    placed = directory_entries(image.tree, op.path.encode(errors="surrogateescape"), owner, made)
+    if not placed:
+        return None
+    writer = TarWriter(blob.fd)
+    for item in placed:
+        writer.add(item.entry)
+    return writer.finish()
+
+
+def _open_archive(
+    copying: Copying, selected: Selected, store: Store, workers: Workers, stack: ExitStack
+) -> LayerSource | None:
+    """Return the content of a selected file that is an archive, None for anything else."""
+    entry = selected.entries[0]
+    if selected.content is not None or entry.type not in (FILE, HARDLINK) or entry.size < 64:
+        return None
+    fd = copying.source.open(entry.path)
+    try:
+        head = os.pread(fd, 512, os.lseek(fd, 0, os.SEEK_CUR))
+        if not is_archive_head(head):
+            return None
+        spool = stack.enter_context(store.blobs.create())
+        try:
+            packed = workers.ingest(fd, spool.fd, layer=False)
+        except PybuildError:
+            if head[257:262] == b"ustar":
+                raise
+            # A compressed file that holds no tar is copied as it is
+            return None
+    finally:
+        copying.source.release(entry.path, fd, b"")
+    return stack.enter_context(archive_source(spool.fd, packed.toc))
+
+
+def _write(parts: list[tuple[list[Placed], Source]], blob: BlobWriter, progress: Callable[[int, int], None]) -> Packed:
+    merged: dict[bytes, tuple[Placed, Source]] = {}
+    for placed, source in parts:
+        merged.update((item.entry.path, (item, source)) for item in placed)
+    rows = list(merged.values())
+    if len(parts) > 1:
+        rows.sort(key=lambda row: row[0].entry.path.split(b"/"))
+    total = sum(item.entry.size for item, _ in rows if item.source is not None)
+    writer = TarWriter(blob.fd, threads=total > 64 << 20)
+    done = 0
+    for item, source in rows:
+        entry = item.entry
+        if item.source is None:
+            writer.add(entry, item.content)
+            continue
+        fd = source.open(item.source)
+        digest = b""
+        try:
+            writer.add(entry, fd)
+            digest = writer.toc[-1].digest
+        finally:
+            source.release(item.source, fd, digest)
+        done += entry.size
+        if total > 1 << 20:
+            progress(done, total)
+    return writer.finish()

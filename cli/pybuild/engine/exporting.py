@@ -1,0 +1,160 @@
+"""Images of the store handed to exporters; what they write appears at its destination whole or not at all."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from pybuild.api.request import Output
+from pybuild.engine.sources import stage_source
+from pybuild.errors import UsageError
+from pybuild.export.archive import write_docker, write_oci
+from pybuild.export.errors import ExportError
+from pybuild.export.image import ExportImage
+from pybuild.export.layout import write_layout
+from pybuild.export.rootfs import spool, write_directory, write_tar
+from pybuild.layer.compress import compress
+from pybuild.oci.digest import Digest
+from pybuild.oci.image import OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Descriptor
+from pybuild.oci.reference import Reference
+from pybuild.store.images import ImageRecord
+from pybuild.store.store import Store
+
+COMPRESSIONS = ("none", "gzip", "zstd")
+_MEDIA_TYPES = {"gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD}
+
+
+def export(store: Store, image_id: Digest, names: Sequence[Reference], output: Output) -> str:
+    """Carry out one `--output` with a destination on this machine; return what was written, for people.
+
+    Raises UsageError for keys that cannot be meant, ExportError when the destination does not take it.
+    """
+    record = store.images.resolve(image_id)
+    assert record is not None
+    dest = Path(output.dest)
+    if output.type == "local":
+        _no_more(output.attrs, ())
+        with stage_source(store, record.config.rootfs.diff_ids) as source:
+            write_directory(source, dest)
+        return str(dest)
+    if output.type == "oci" and output.attrs.get("tar", "true").lower() in ("false", "0"):
+        write_layout(_image(store, record, names), dest, compression=_compression(output.attrs, "gzip"))
+        return str(dest)
+    with _whole_file(dest) as file:
+        write(store, record, names, output.type, file, output.attrs)
+    return str(dest)
+
+
+def write(
+    store: Store, record: ImageRecord, names: Sequence[Reference], type: str, out: BinaryIO, attrs: dict[str, str]
+) -> None:
+    """Write one image to a stream as the exporter `type` does: oci, docker or tar."""
+    match type:
+        case "oci":
+            compression = _compression(attrs, "gzip")
+            write_oci([_image(store, record, names)], out, compression=compression)
+        case "docker":
+            _no_more(attrs, ())
+            write_docker([_image(store, record, names)], out)
+        case "tar":
+            _no_more(attrs, ())
+            with stage_source(store, record.config.rootfs.diff_ids) as source, store.blobs.create() as scratch:
+                spool(lambda fd: write_tar(source, fd), out, scratch.fd)
+        case _:
+            raise UsageError(f"unknown output type: {type}", "known: oci, docker, tar, local")
+
+
+def save(
+    store: Store,
+    found: Sequence[tuple[ImageRecord, Reference | None]],
+    out: BinaryIO,
+    *,
+    format: str,
+    compression: str,
+) -> None:
+    """Write several images as one archive; an image named twice is written once, with both names."""
+    names: dict[Digest, list[Reference]] = {}
+    records: dict[Digest, ImageRecord] = {}
+    for record, name in found:
+        records[record.id] = record
+        known = names.setdefault(record.id, [])
+        if name is not None and name not in known:
+            known.append(name)
+    images = [_image(store, record, names[record.id]) for record in records.values()]
+    if format == "docker":
+        write_docker(images, out)
+    elif format == "oci":
+        write_oci(images, out, compression=_compression({"compression": compression}, compression))
+    else:
+        raise UsageError(f"unknown archive format: {format}", "known: docker, oci")
+
+
+def _image(store: Store, record: ImageRecord, names: Sequence[Reference]) -> ExportImage:
+    return ExportImage(
+        id=record.id,
+        config_bytes=record.data,
+        config=record.config,
+        names=tuple(names),
+        layer_size=store.layers.size,
+        open_layer=store.blobs.open,
+        compressed=_compressor(store),
+    )
+
+
+def _compressor(store: Store) -> Callable[[Digest, str], tuple[Descriptor, int]]:
+    def compressed(diff_id: Digest, kind: str) -> tuple[Descriptor, int]:
+        """Return a compressed form, made once and kept."""
+        media_type = _MEDIA_TYPES[kind]
+        for form in store.layers.forms(diff_id):
+            if form.media_type == media_type:
+                return form, store.blobs.open(form.digest)
+        source = store.blobs.open(diff_id)
+        try:
+            with store.blobs.create() as blob:
+                threads = os.cpu_count() or 1
+                digest, size = compress(source, blob.fd, "zstd" if kind == "zstd" else "gzip", threads=threads)
+                blob.commit(digest, size)
+        finally:
+            os.close(source)
+        form = Descriptor(media_type, digest, size)
+        store.layers.add_form(diff_id, form)
+        return form, store.blobs.open(digest)
+
+    return compressed
+
+
+def _compression(attrs: dict[str, str], default: str) -> str:
+    _no_more(attrs, ("compression", "tar"))
+    chosen = attrs.get("compression", default)
+    chosen = "none" if chosen == "uncompressed" else chosen
+    if chosen not in COMPRESSIONS:
+        raise UsageError(f"unknown compression: {chosen}", "known: " + ", ".join(COMPRESSIONS))
+    return chosen
+
+
+def _no_more(attrs: dict[str, str], known: Sequence[str]) -> None:
+    unknown = sorted(set(attrs) - set(known))
+    if unknown:
+        raise UsageError(f"unknown key of --output: {unknown[0]}", "known besides type and dest: " + ", ".join(known))
+
+
+@contextmanager
+def _whole_file(dest: Path) -> Iterator[BinaryIO]:
+    """Open a file that appears at `dest` when all went well."""
+    aside = dest.with_name(f".{dest.name}.{os.getpid()}.tmp")
+    try:
+        if dest.is_dir():
+            raise ExportError(f"the destination is a directory: {dest}", "name a file, or use type=local")
+        if dest.exists() and not dest.is_file():
+            # A fifo or device takes the bytes as they come
+            with dest.open("wb") as file:
+                yield file
+            return
+        with aside.open("xb") as file:
+            yield file
+        os.replace(aside, dest)
+    except OSError as error:
+        raise ExportError(f"cannot write {dest}: {error.strerror or error}") from error
+    finally:
+        aside.unlink(missing_ok=True)

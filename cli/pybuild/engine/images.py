@@ -1,0 +1,303 @@
+"""What can be asked of images, in the shapes of the Docker Engine API."""
+
+import fnmatch
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event as Flag
+from typing import Any, BinaryIO
+
+import msgspec
+
+from pybuild.engine import exporting, importing
+from pybuild.engine.workers import Workers
+from pybuild.errors import ConflictError, NotFoundError, UsageError
+from pybuild.oci.reference import Reference, parse_reference
+from pybuild.store.images import ImageRecord
+from pybuild.store.store import Store
+
+Filters = dict[str, list[str]]
+Rows = list[dict[str, Any]]
+Strings = list[dict[str, str]]
+
+
+class Images:
+    """The images of the store below `store_root`. Every call opens the store anew, so that a long-lived
+    daemon holds nothing open between them.
+    """
+
+    def __init__(self, store_root: Path) -> None:
+        self._root = store_root
+
+    @contextmanager
+    def _store(self) -> Iterator[Store]:
+        with Store.open(self._root) as store:
+            yield store
+
+    @contextmanager
+    def _writing(self) -> Iterator[tuple[Store, Workers]]:
+        with self._store() as store, store.session(), Workers(Flag()) as workers:
+            yield store, workers
+
+    def list(self, all: bool = False, filters: Filters | None = None) -> Rows:
+        """Return the images, newest first, as `GET /images/json`; raise UsageError for an unknown filter."""
+        with self._store() as store:
+            records = store.images.list()
+            keep = _filter(records, filters or {}, store)
+            return [_summary(record) for record in keep]
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        """Return one image as `GET /images/{name}/json`; raise NotFoundError."""
+        with self._store() as store:
+            record = _resolve(store, name)
+            config = record.config
+            details = msgspec.to_builtins(config.config)
+            return {
+                "Id": record.id,
+                "RepoTags": [*record.tags],
+                "RepoDigests": [],
+                "Parent": "",
+                "Comment": config.history[-1].comment if config.history else "",
+                "Created": config.created,
+                "DockerVersion": "",
+                "Author": config.author,
+                "Config": {"Hostname": "", "Domainname": "", "Image": "", **_full_config(details)},
+                "Architecture": config.architecture,
+                **({"Variant": config.variant} if config.variant else {}),
+                "Os": config.os,
+                "Size": record.size,
+                "GraphDriver": {"Data": None, "Name": "overlay2"},
+                "RootFS": {"Type": "layers", "Layers": [*config.rootfs.diff_ids]},
+                "Metadata": {"LastTagTime": _rfc3339(record.created)},
+            }
+
+    def history(self, name: str) -> Rows:
+        """Return the history, newest first, as `GET /images/{name}/history`; raise NotFoundError."""
+        with self._store() as store:
+            record = _resolve(store, name)
+            layers = iter(record.config.rootfs.diff_ids)
+            rows: Rows = []
+            for line in record.config.history or ():
+                diff_id = None if line.empty_layer else next(layers, None)
+                rows.append(
+                    {
+                        "Id": "<missing>",
+                        "Created": _unix(line.created),
+                        "CreatedBy": line.created_by,
+                        "Tags": None,
+                        "Size": store.layers.size(diff_id) if diff_id else 0,
+                        "Comment": line.comment,
+                    }
+                )
+            if rows:
+                rows[-1].update(Id=record.id, Tags=[*record.tags] or None)
+            return rows[::-1]
+
+    def tag(self, name: str, new_name: str) -> None:
+        """Give the image another name; raise NotFoundError or InvalidReferenceError."""
+        with self._store() as store, store.session():
+            store.images.tag(parse_reference(new_name), _resolve(store, name).id)
+
+    def remove(self, name: str, *, force: bool = False) -> Strings:
+        """Take a name away, and the image with its last name, as `DELETE /images/{name}`.
+
+        Raises NotFoundError, and ConflictError for an id with several names unless `force`.
+        """
+        with self._store() as store, store.session():
+            record = _resolve(store, name)
+            by_id = record.id.removeprefix("sha256:").startswith(name.removeprefix("sha256:"))
+            named = [] if by_id else [parse_reference(name).familiar()]
+            names = [*record.tags] if by_id else [tag for tag in record.tags if tag in named]
+            if by_id and len(names) > 1 and not force:
+                short = record.id.removeprefix("sha256:")[:12]
+                raise ConflictError(
+                    f"unable to delete {short} (must be forced) - image is referenced in multiple repositories",
+                    "remove its names one by one, or use `--force`",
+                )
+            answer = []
+            for tag in names:
+                store.images.untag(parse_reference(tag))
+                answer.append({"Untagged": tag})
+            if set(names) == set(record.tags):
+                store.images.delete(record.id)
+                answer.append({"Deleted": record.id})
+            return answer
+
+    def save(self, names: Sequence[str], out: BinaryIO, *, format: str = "docker", compression: str = "none") -> None:
+        """Write images as one archive; raise NotFoundError before the first byte."""
+        with self._store() as store, store.session():
+            found = [(_resolve(store, name), _named(name)) for name in names]
+            exporting.save(store, found, out, format=format, compression=compression)
+
+    def load(self, source: BinaryIO | Path) -> Strings:
+        """Take images in from an archive or an OCI layout directory; return `{"name"}` or `{"id"}` of each."""
+        with self._writing() as (store, workers):
+            return importing.load(store, workers, source)
+
+    def import_(self, stream: BinaryIO, name: str, *, changes: Sequence[str] = (), message: str = "") -> str:
+        """Make an image of one layer from a root file system archive and return its id."""
+        with self._writing() as (store, workers):
+            return importing.import_rootfs(store, workers, stream, name, changes, message)
+
+    def export(self, name: str, type: str, out: BinaryIO, attrs: dict[str, str] | None = None) -> None:
+        """Write one image to `out` as an exporter of that type does."""
+        with self._store() as store, store.session():
+            record = _resolve(store, name)
+            named = _named(name)
+            names = [named] if named is not None else [parse_reference(tag) for tag in record.tags]
+            exporting.write(store, record, names, type, out, attrs or {})
+
+    def prune(self, *, all: bool = False, filters: Filters | None = None, dry_run: bool = False) -> dict[str, Any]:
+        """Remove what nothing needs and tell each victim with its reason; raise ConflictError while builds run."""
+        with self._store() as store, Workers(Flag()) as workers:
+            until, labels = _prune_filters(filters or {})
+            report = store.prune(
+                all=all,
+                until=until,
+                labels=labels,
+                dry_run=dry_run,
+                remove_tree=workers.remove_if_possible,
+            )
+            items = [
+                {
+                    "kind": item.kind,
+                    "name": item.name,
+                    "size": item.size,
+                    "reason": item.reason,
+                    "last_used": item.last_used,
+                }
+                for item in report.items
+            ]
+            return {"items": items, "reclaimed": report.reclaimed}
+
+    def df(self) -> dict[str, Any]:
+        """Return how much of the disk is used by what, in bytes."""
+        with self._store() as store:
+            return {
+                "rows": [
+                    {
+                        "type": row.type,
+                        "total": row.total,
+                        "active": row.active,
+                        "size": row.size,
+                        "reclaimable": row.reclaimable,
+                    }
+                    for row in store.df()
+                ]
+            }
+
+
+def _resolve(store: Store, name: str) -> ImageRecord:
+    record = store.images.resolve(name)
+    if record is None:
+        raise NotFoundError(f"No such image: {name if ':' in name or '@' in name else name + ':latest'}")
+    return record
+
+
+def _named(name: str) -> Reference | None:
+    """Return the name as a reference, None when it is an id."""
+    bare = name.removeprefix("sha256:")
+    if name.startswith("sha256:") or (len(bare) >= 12 and all(char in "0123456789abcdef" for char in bare)):
+        return None
+    return parse_reference(name)
+
+
+def _summary(record: ImageRecord) -> dict[str, Any]:
+    return {
+        "Id": record.id,
+        "ParentId": "",
+        "RepoTags": [*record.tags],
+        "RepoDigests": [],
+        "Created": _unix(record.config.created) or int(record.created),
+        "Size": record.size,
+        "SharedSize": -1,
+        "Containers": -1,
+        "Labels": record.config.config.Labels,
+    }
+
+
+def _full_config(details: dict[str, Any]) -> dict[str, Any]:
+    """Docker shows these keys even when they are empty."""
+    shown = {"User": "", "Env": None, "Cmd": None, "Entrypoint": None, "WorkingDir": "", "Labels": None}
+    return {**shown, "Volumes": None, "OnBuild": None, **details}
+
+
+def _unix(text: str) -> int:
+    try:
+        return int(datetime.fromisoformat(text).timestamp())
+    except ValueError:
+        return 0
+
+
+def _rfc3339(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+def _filter(records: Sequence[ImageRecord], filters: Filters, store: Store) -> list[ImageRecord]:
+    kept = list(records)
+    for name, values in filters.items():
+        for value in values:
+            test = _test(name, value, store)
+            kept = [record for record in kept if test(record)]
+    return kept
+
+
+def _test(name: str, value: str, store: Store) -> Callable[[ImageRecord], bool]:
+    match name:
+        case "dangling":
+            wanted = value.lower() in ("1", "true", "t", "yes")
+            return lambda record: (not record.tags) == wanted
+        case "label":
+            key, equals, text = value.partition("=")
+
+            def labelled(record: ImageRecord) -> bool:
+                labels = record.config.config.Labels or {}
+                return key in labels and (not equals or labels[key] == text)
+
+            return labelled
+        case "reference":
+            return lambda record: any(
+                fnmatch.fnmatchcase(tag, value) or fnmatch.fnmatchcase(tag.rpartition(":")[0], value)
+                for tag in record.tags
+            )
+        case "before" | "since":
+            pivot = _resolve(store, value).created
+            if name == "before":
+                return lambda record: record.created < pivot
+            return lambda record: record.created > pivot
+        case "until":
+            moment = parse_until(value)
+            return lambda record: record.created < moment
+    raise UsageError(f"unknown filter: {name}", "known: dangling, label, reference, before, since, until")
+
+
+def _prune_filters(filters: Filters) -> tuple[float | None, list[str]]:
+    until: float | None = None
+    labels: list[str] = []
+    for name, values in filters.items():
+        if name == "until":
+            until = parse_until(values[-1])
+        elif name in ("label", "label!"):
+            labels += [value if name == "label" else "!" + value for value in values]
+        elif name != "dangling":
+            raise UsageError(f"unknown filter: {name}", "known: until, label")
+    return until, labels
+
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def parse_until(text: str) -> float:
+    """Return the moment `text` names: seconds since the epoch, an ISO date, or a duration back from now."""
+    if text[-1:] in _UNITS and text[:-1].replace(".", "", 1).isdigit():
+        return time.time() - float(text[:-1]) * _UNITS[text[-1]]
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError as error:
+        raise UsageError(f"not a time: {text}", "write `24h`, `2026-11-25` or seconds since the epoch") from error

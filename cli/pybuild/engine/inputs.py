@@ -1,0 +1,143 @@
+"""What a build reads: the Dockerfile's text and the context, from a directory or a stream."""
+
+import hashlib
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from pybuild.api.request import BuildRequest
+from pybuild.context.archive import sniff
+from pybuild.context.ignore import IgnoreMatcher, load_ignore
+from pybuild.context.local import LocalContext
+from pybuild.engine.workers import Workers
+from pybuild.errors import NotFoundError, PybuildError, UsageError
+from pybuild.oci.platform import Platform, host_platform
+from pybuild.store.store import Store
+
+MAX_DOCKERFILE = 4 << 20
+"""Largest Dockerfile that is read, in bytes."""
+
+COPY_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """An opened context and the text of the Dockerfile. `remembers`: file digests are kept for the next build."""
+
+    dockerfile_text: str | bytes
+    dockerfile_name: str
+    context: LocalContext
+    remembers: bool
+
+
+def host() -> Platform:
+    """Return the platform of this machine."""
+    return host_platform(platform.machine())
+
+
+@contextmanager
+def open_inputs(request: BuildRequest, stream: BinaryIO | None, store: Store, workers: Workers) -> Iterator[Given]:
+    """Open what `request` names; a streamed context lives in the store's temporary place until the end.
+
+    Raises NotFoundError for a Dockerfile that is absent, ContextError and LayerError for a context that
+    cannot be read.
+    """
+    if request.context:
+        yield _from_directory(request, Path(request.context), store, remembers=True)
+        return
+    if stream is None:
+        raise UsageError("the request names no context and brings none")
+    with store.blobs.create() as spool:
+        head = _spool(stream, spool.fd)
+        kind = sniff(head)
+        if kind == "text":
+            yield _bare_dockerfile(request, spool.fd, store)
+            return
+        staging = store.snapshots.staging()
+        try:
+            root = staging / "context"
+            root.mkdir(mode=0o700)
+            workers.unpack_context(spool.fd, root)
+            spool.abort()
+            yield _from_directory(request, root, store, remembers=False)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _spool(stream: BinaryIO, fd: int) -> bytes:
+    """Copy the stream to `fd`, rewind it and return its first bytes."""
+    head = b""
+    while block := stream.read(COPY_BLOCK):
+        if len(head) < 1024:
+            head += block[: 1024 - len(head)]
+        view = memoryview(block)
+        while view:
+            view = view[os.write(fd, view) :]
+    os.lseek(fd, 0, os.SEEK_SET)
+    return head
+
+
+def _bare_dockerfile(request: BuildRequest, fd: int, store: Store) -> Given:
+    if request.dockerfile_text is not None:
+        raise UsageError("the context on standard input is not a tar")
+    if request.dockerfile:
+        raise UsageError("the context on standard input is not a tar, so it cannot hold: " + request.dockerfile)
+    with os.fdopen(os.dup(fd), "rb") as file:
+        text = _limited(file, "standard input")
+    empty = store.snapshots.empty()
+    return Given(text, "Dockerfile", LocalContext(empty, IgnoreMatcher([]), None), remembers=False)
+
+
+def _from_directory(request: BuildRequest, root: Path, store: Store, *, remembers: bool) -> Given:
+    if not root.is_dir():
+        problem = "is not a directory" if root.exists() else "does not exist"
+        raise NotFoundError(f"context {problem}: {root}")
+    path: Path | None = None
+    if request.dockerfile_text is not None:
+        text: str | bytes = request.dockerfile_text
+        name = "Dockerfile"
+    else:
+        path, name = _dockerfile_path(request, root, streamed=not remembers)
+        text = _read_dockerfile(path, name)
+    memory = store.context_memory(hashlib.sha256(os.fsencode(root)).hexdigest()[:32]) if remembers else None
+    return Given(text, name, LocalContext(root, load_ignore(root, path), memory), remembers)
+
+
+def _dockerfile_path(request: BuildRequest, root: Path, *, streamed: bool) -> tuple[Path, str]:
+    if not request.dockerfile:
+        return root / "Dockerfile", "Dockerfile"
+    if not streamed:
+        path = Path(request.dockerfile)
+        return path, os.path.relpath(path, root) if path.is_relative_to(root) else str(path)
+    resolved = (root / request.dockerfile.lstrip("/")).resolve()
+    if not resolved.is_relative_to(root.resolve()):
+        raise UsageError(f"Dockerfile is outside of the context: {request.dockerfile}")
+    return resolved, request.dockerfile
+
+
+def _read_dockerfile(path: Path, name: str) -> bytes:
+    try:
+        # A fifo or device under that name must not make the build hang
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise NotFoundError(
+            f"cannot find the Dockerfile: {path}", "name it with `-f FILE`, or give the directory that holds it"
+        ) from None
+    except OSError as error:
+        raise PybuildError(f"cannot read the Dockerfile: {path}: {error.strerror}") from error
+    with os.fdopen(fd, "rb") as file:
+        if not os.path.isfile(fd):
+            raise PybuildError(f"the Dockerfile is not a regular file: {path}")
+        return _limited(file, name)
+
+
+def _limited(file: BinaryIO, name: str) -> bytes:
+    data = file.read(MAX_DOCKERFILE + 1)
+    if len(data) > MAX_DOCKERFILE:
+        raise UsageError(f"Dockerfile is over {MAX_DOCKERFILE} bytes: {name}")
+    return data

@@ -1,0 +1,63 @@
+"""User and group names looked up in an image's own files; nothing of the host is asked."""
+
+from pybuild.engine.sources import LayerSource
+from pybuild.errors import PybuildError
+
+MAX_ID = 2**32 - 2
+
+
+class OwnerError(PybuildError):
+    """A user or group that the image does not know."""
+
+    http_status = 400
+
+
+def owner_of(spec: str, image: LayerSource | None) -> tuple[int, int]:
+    """Return (uid, gid) of `user[:group]` with names or numbers.
+
+    A number alone is uid and gid; a name alone brings its primary group. `image` None means there is no
+    image to ask (COPY --link). Raises OwnerError for a name that is not there.
+    """
+    user, colon, group = spec.partition(":")
+    if not user and not group:
+        raise OwnerError(f"empty owner: {spec!r}", "write `user`, `user:group` or numbers")
+    uid, primary = _user(user, image) if user else (0, 0)
+    if not colon:
+        return uid, primary
+    return uid, _group(group, image) if group else primary
+
+
+def _user(name: str, image: LayerSource | None) -> tuple[int, int]:
+    number = _number(name)
+    if number is not None:
+        return number, number
+    for fields in _rows(image, b"etc/passwd", 4):
+        if fields[0] == name and fields[2].isdigit() and fields[3].isdigit():
+            return int(fields[2]), int(fields[3])
+    raise OwnerError(f"no such user in the image's /etc/passwd: {name}", "use a numeric id, or add the user first")
+
+
+def _group(name: str, image: LayerSource | None) -> int:
+    number = _number(name)
+    if number is not None:
+        return number
+    for fields in _rows(image, b"etc/group", 3):
+        if fields[0] == name and fields[2].isdigit():
+            return int(fields[2])
+    raise OwnerError(f"no such group in the image's /etc/group: {name}", "use a numeric id, or add the group first")
+
+
+def _number(text: str) -> int | None:
+    if not (text.isascii() and text.isdigit()):
+        return None
+    value = int(text)
+    if value > MAX_ID:
+        raise OwnerError(f"id is out of range: {text}")
+    return value
+
+
+def _rows(image: LayerSource | None, path: bytes, least: int) -> list[list[str]]:
+    data = image.read(path) if image is not None else None
+    lines = (data or b"").decode(errors="replace").splitlines()
+    rows = [line.split(":") for line in lines]
+    return [row for row in rows if len(row) >= least]

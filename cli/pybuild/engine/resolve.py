@@ -1,0 +1,40 @@
+"""Images that a Dockerfile names, found in the store."""
+
+import difflib
+
+from pybuild.dockerfile.errors import DockerfileError, Span
+from pybuild.dockerfile.parse import Dockerfile
+from pybuild.oci.reference import InvalidReferenceError, parse_reference
+from pybuild.plan.ops import BaseImage, NeedBases
+from pybuild.store.images import ImageRecord
+from pybuild.store.store import Store
+
+
+def read_bases(need: NeedBases, store: Store, dockerfile: Dockerfile) -> dict[str, BaseImage]:
+    """Return the bases asked for; raise DockerfileError at the line that names one that is absent."""
+    found: dict[str, BaseImage] = {}
+    for reference in sorted(need.references):
+        record = _find(reference, need.lines[reference], store, dockerfile)
+        found[reference] = BaseImage(record.id, record.config)
+    return found
+
+
+def _find(reference: str, line: int, store: Store, dockerfile: Dockerfile) -> ImageRecord:
+    try:
+        record = store.images.resolve(reference)
+        name = parse_reference(reference).familiar()
+    except InvalidReferenceError as error:
+        raise _at(line, dockerfile, error.message, error.hint) from error
+    if record is not None:
+        return record
+    known = [tag for image in store.images.list() for tag in image.tags]
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean `{near[0]}`? " if near else ""
+    hint += "images are not pulled yet: bring it in with `pybuild load` or `pybuild import`"
+    raise _at(line, dockerfile, f"no such image in the local store: {name}", hint)
+
+
+def _at(line: int, dockerfile: Dockerfile, message: str, hint: str) -> DockerfileError:
+    text = dockerfile.text.split("\n")[line - 1]
+    span = Span(line, line, 1, len(text.rstrip()))
+    return DockerfileError(message, hint=hint, file=dockerfile.name, span=span, source=text)

@@ -1,0 +1,139 @@
+"""RUN: a sandbox on the layers below, its output as events, its changes as a layer."""
+
+import codecs
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from selectors import EVENT_READ, DefaultSelector
+from signal import Signals
+from threading import Thread
+from typing import TYPE_CHECKING
+
+from pybuild.api.events import StepLog
+from pybuild.engine.errors import RunFailedError
+from pybuild.layer.tarwriter import Packed
+from pybuild.oci.digest import Digest
+from pybuild.plan.ops import RunOp
+from pybuild.sandbox.spec import SandboxSpec
+from pybuild.store.blobs import BlobWriter
+
+if TYPE_CHECKING:
+    from pybuild.engine.solve import Inputs
+
+LOG_LINES = 20
+"""How many last lines of output a failure repeats."""
+
+LINE_LIMIT = 4000
+
+
+def run(op: RunOp, inputs: "Inputs", diff_ids: Sequence[Digest], number: int) -> tuple[Packed, BlobWriter]:
+    """Run the command on the layers named and return what it changed, packed into an uncommitted blob.
+
+    The caller owns the blob. Raises RunFailedError for a status other than 0, SandboxError when the
+    sandbox could not be made, CancelledError.
+    """
+    store, workers, request = inputs.store, inputs.workers, inputs.request
+    lowers = inputs.snapshots.lowers(diff_ids)
+    staging = store.snapshots.staging()
+    blob = store.blobs.create()
+    try:
+        spec = SandboxSpec(
+            argv=op.argv,
+            env=op.env + op.hidden_env,
+            cwd=op.cwd,
+            user=op.user,
+            network="none" if op.network == "none" else "host",
+            extra_hosts=request.extra_hosts,
+            shm_size=request.shm_size,
+            ulimits=tuple((limit.name, limit.soft, limit.hard) for limit in request.ulimits),
+            lowers=tuple(os.fsencode(path) for path in lowers),
+            staging=os.fsencode(staging),
+            scripts=op.scripts,
+        )
+        with _Output(lambda stream, text: inputs.emit(StepLog(number, stream, text))) as output:
+            result = workers.run(spec, output.stdout, output.stderr, blob.fd)
+        if result.packed is None:
+            raise _failed(op, result.end.status, output.last)
+        packed = result.packed
+        _publish(inputs, staging, packed.diff_id)
+    except BaseException:
+        blob.abort()
+        workers.remove(staging)
+        raise
+    return packed, blob
+
+
+def _publish(inputs: "Inputs", staging: Path, diff_id: Digest) -> None:
+    """Keep the changed tree as the snapshot of the new layer: the next RUN starts from it at once."""
+    name = inputs.snapshots.own_name(diff_id)
+    if not inputs.store.snapshots.publish(staging, name):
+        inputs.workers.remove(staging)
+
+
+def _failed(op: RunOp, status: int, log: Sequence[str]) -> RunFailedError:
+    shown = op.argv[-1] if len(op.argv) > 1 else " ".join(op.argv)
+    command = " ".join(shown.split())
+    if len(command) > 120:
+        command = command[:117] + "..."
+    if status > 128:
+        try:
+            how = f"was killed by {Signals(status - 128).name}"
+        except ValueError:
+            how = f"ended with exit code {status}"
+    else:
+        how = f"ended with exit code {status}"
+    hints = {127: "the command was not found in the image", 126: "the command cannot be executed in the image"}
+    return RunFailedError(f"RUN {how}: {command}", hints.get(status, ""), log=tuple(log), status=status)
+
+
+class _Output:
+    """Two pipes read by a thread: text goes to `tell`, the last lines are kept."""
+
+    def __init__(self, tell: Callable[[str, str], None]) -> None:
+        self._tell = tell
+        self._lines: deque[str] = deque(maxlen=LOG_LINES)
+        self._partial = ""
+
+    @property
+    def last(self) -> list[str]:
+        """Return the last lines that were written."""
+        return [*self._lines, *([self._partial] if self._partial else [])][-LOG_LINES:]
+
+    def __enter__(self) -> "_Output":
+        self._reads = [os.pipe2(os.O_CLOEXEC) for _ in range(2)]
+        (out_read, self.stdout), (err_read, self.stderr) = self._reads
+        self._thread = Thread(target=self._read, args=(out_read, err_read), name="run-output", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.stdout)
+        os.close(self.stderr)
+        # Every writer is gone with the pid namespace; the limit guards against one that escaped a bug
+        self._thread.join(timeout=10)
+
+    def _read(self, out_read: int, err_read: int) -> None:
+        decoders = {
+            out_read: (codecs.getincrementaldecoder("utf-8")("replace"), "stdout"),
+            err_read: (codecs.getincrementaldecoder("utf-8")("replace"), "stderr"),
+        }
+        with DefaultSelector() as selector:
+            for fd in decoders:
+                selector.register(fd, EVENT_READ)
+            while selector.get_map():
+                for key, _ in selector.select():
+                    data = os.read(key.fd, 65536)
+                    decoder, stream = decoders[key.fd]
+                    text = decoder.decode(data, final=not data)
+                    if text:
+                        self._keep(text)
+                        self._tell(stream, text)
+                    if not data:
+                        selector.unregister(key.fd)
+                        os.close(key.fd)
+
+    def _keep(self, text: str) -> None:
+        *lines, self._partial = (self._partial + text).split("\n")
+        self._lines.extend(line[:LINE_LIMIT] for line in lines)
+        self._partial = self._partial[:LINE_LIMIT]

@@ -1,0 +1,366 @@
+"""Solve a plan: stages side by side, each step looked up in the cache and done when it is not there."""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_all
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from threading import Event as Flag
+from threading import Lock
+from typing import assert_never
+
+from pybuild.api.events import Event, StepDone, StepStarted, Transfer
+from pybuild.api.request import BuildRequest
+from pybuild.dockerfile.errors import DockerfileError
+from pybuild.engine import copying, running
+from pybuild.engine.errors import StepError
+from pybuild.engine.snapshots import Snapshots
+from pybuild.engine.sources import ContextSource, LayerSource, Source, stage_source
+from pybuild.engine.workers import Workers
+from pybuild.errors import CancelledError, PybuildError
+from pybuild.layer.tarwriter import Packed
+from pybuild.oci.digest import Digest, chain_id
+from pybuild.oci.image import History, ImageConfig
+from pybuild.plan.keys import copy_key, run_key, workdir_key
+from pybuild.plan.ops import (
+    CopyOp,
+    FromContext,
+    FromImage,
+    FromScratch,
+    FromStage,
+    Op,
+    Plan,
+    PlannedStage,
+    RunOp,
+    Step,
+    WorkdirOp,
+)
+from pybuild.store.blobs import BlobWriter
+from pybuild.store.cache import CacheRecord
+from pybuild.store.store import Store
+
+HISTORY_COMMENT = "buildkit.dockerfile.v0"
+MAX_PARALLEL = 64
+"""Most stages worked on at once; a stage that waits for another holds a thread and nothing else."""
+
+
+@dataclass(slots=True)
+class StageState:
+    """How far a stage has come: its layers bottom first, and the history that goes with them."""
+
+    diff_ids: list[Digest] = field(default_factory=list)
+    history: list[History] = field(default_factory=list)
+    created: str = ""
+    author: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """All that solving needs besides the plan."""
+
+    store: Store
+    request: BuildRequest
+    context: ContextSource
+    images: dict[str, ImageConfig]
+    workers: Workers
+    snapshots: Snapshots
+    emit: Callable[[Event], None]
+    cancel: Flag
+    file: str
+    text: str
+
+
+class Solver:
+    """Solves one plan once."""
+
+    def __init__(self, plan: Plan, inputs: Inputs, numbers: dict[tuple[int, int], int]) -> None:
+        self._plan = plan
+        self._in = inputs
+        self._numbers = numbers
+        self._futures: dict[int, Future[StageState]] = {}
+        self._failed = Flag()
+        self._context_lock = Lock()
+
+    def solve(self) -> StageState:
+        """Return the target's layers and history.
+
+        Raises the first error of any stage (StepError for one with a place), CancelledError when told to stop.
+        Finished steps stay in the cache either way.
+        """
+        count = min(len(self._plan.stages), MAX_PARALLEL)
+        if count == 1 or (all(len(stage.depends()) for stage in self._plan.stages[1:]) and self._is_chain()):
+            return self._solve_in_order()
+        with ThreadPoolExecutor(count, thread_name_prefix="stage") as pool:
+            # File order guarantees that a stage only waits for ones that have been started
+            for stage in self._plan.stages:
+                self._futures[stage.index] = pool.submit(self._guarded, stage)
+            wait_all(self._futures.values())
+        errors = [future.exception() for future in self._futures.values()]
+        for error in sorted((error for error in errors if error), key=lambda error: isinstance(error, _Abandoned)):
+            raise error
+        return self._futures[self._plan.target.index].result()
+
+    def _is_chain(self) -> bool:
+        """Does each stage need the one before it, so that nothing could run side by side?"""
+        stages = self._plan.stages
+        return all(before.index in after.depends() for before, after in pairwise(stages)) and all(
+            isinstance(after.base, FromStage) for after in stages[1:]
+        )
+
+    def _solve_in_order(self) -> StageState:
+        for stage in self._plan.stages:
+            done: Future[StageState] = Future()
+            done.set_result(self._stage(stage))
+            self._futures[stage.index] = done
+        return self._futures[self._plan.target.index].result()
+
+    def _guarded(self, stage: PlannedStage) -> StageState:
+        try:
+            return self._stage(stage)
+        except BaseException:
+            self._failed.set()
+            self._in.workers.cancel()
+            raise
+
+    def _state_of(self, index: int) -> StageState:
+        """Wait for another stage and return how it ended."""
+        try:
+            return self._futures[index].result()
+        except BaseException as error:
+            raise _Abandoned from error
+
+    def _check(self) -> None:
+        if self._in.cancel.is_set():
+            raise CancelledError("the build was cancelled")
+        if self._failed.is_set():
+            raise _Abandoned
+
+    def _stage(self, stage: PlannedStage) -> StageState:
+        self._check()
+        state = self._base(stage)
+        for position, step in enumerate(stage.steps):
+            self._check()
+            if step.op is None:
+                state.history.append(self._history(step, state.created, empty=True))
+                continue
+            number = self._numbers[stage.index, position + 1]
+            self._in.emit(StepStarted(number, time.time()))
+            record, reason = self._placed(
+                step, number, partial(self._solve_op, stage=stage, state=state, number=number)
+            )
+            cached = not reason
+            if record.diff_id is not None:
+                state.diff_ids.append(record.diff_id)
+            state.created = self._created(record)
+            state.history.append(self._history(step, state.created, empty=record.diff_id is None))
+            self._in.emit(StepDone(number, time.time(), cached, record.size, reason))
+        state.author = stage.author
+        return state
+
+    def _base(self, stage: PlannedStage) -> StageState:
+        number = self._numbers[stage.index, 0]
+        self._in.emit(StepStarted(number, time.time()))
+        match stage.base:
+            case FromScratch():
+                state = StageState()
+            case FromStage(index=index):
+                parent = self._state_of(index)
+                state = StageState(list(parent.diff_ids), list(parent.history), parent.created)
+            case FromImage(reference=reference):
+                config = self._in.images[reference]
+                state = StageState(list(config.rootfs.diff_ids), list(config.history or ()), config.created)
+            case _ as unreachable:
+                assert_never(unreachable)
+        self._in.emit(StepDone(number, time.time(), cached=True))
+        return state
+
+    def _history(self, step: Step, created: str, *, empty: bool) -> History:
+        return History(
+            created=created, created_by=step.created_by, author=step.author, comment=HISTORY_COMMENT, empty_layer=empty
+        )
+
+    def _created(self, record: CacheRecord) -> str:
+        epoch = self._plan.source_date_epoch
+        return timestamp(record.created if epoch is None else epoch)
+
+    def _placed(
+        self, step: Step, number: int, solve: Callable[[Op], tuple[CacheRecord, str]]
+    ) -> tuple[CacheRecord, str]:
+        """Run `solve` and give its errors the step's place."""
+        assert step.op is not None
+        try:
+            return solve(step.op)
+        except (StepError, CancelledError, DockerfileError) as error:
+            if isinstance(error, StepError) and not error.line:
+                error.file, error.line, error.step = self._in.file, step.line, number
+                error.source = self._source(step)
+            raise
+        except PybuildError as error:
+            raise StepError(
+                error.message,
+                error.hint,
+                file=self._in.file,
+                line=step.line,
+                source=self._source(step),
+                step=number,
+            ) from error
+
+    def _source(self, step: Step) -> str:
+        return "\n".join(self._in.text.split("\n")[step.line - 1 : step.end_line])
+
+    # Ops: each returns its cache record and why it was not cached ("" when it was)
+
+    def _solve_op(self, op: Op, stage: PlannedStage, state: StageState, number: int) -> tuple[CacheRecord, str]:
+        match op:
+            case RunOp():
+                return self._run(op, stage, state, number)
+            case CopyOp():
+                return self._copy(op, stage, state, number)
+            case WorkdirOp():
+                return self._workdir(op, stage, state)
+            case _ as unreachable:
+                assert_never(unreachable)
+
+    def _lookup(self, key: str, stage: PlannedStage) -> CacheRecord | None:
+        if stage.no_cache:
+            return None
+        record = self._in.store.cache.get(key)
+        if record is None or (record.diff_id is not None and not self._in.store.layers.has(record.diff_id)):
+            return None
+        return record
+
+    def _record(self, key: str, diff_id: Digest | None, size: int, description: str) -> CacheRecord:
+        record = CacheRecord(diff_id=diff_id, size=size, created=time.time(), description=description)
+        self._in.store.cache.put(key, record)
+        return record
+
+    def _keep(self, blob: BlobWriter, packed: Packed) -> None:
+        blob.commit(packed.diff_id, packed.size)
+        self._in.store.layers.record(packed.diff_id, packed.size, packed.toc)
+
+    def _run(self, op: RunOp, stage: PlannedStage, state: StageState, number: int) -> tuple[CacheRecord, str]:
+        request = self._in.request
+        options: dict[str, object] = {
+            "hosts": request.extra_hosts,
+            "shm": request.shm_size,
+            "ulimits": [[limit.name, limit.soft, limit.hard] for limit in request.ulimits],
+            "epoch": self._plan.source_date_epoch,
+        }
+        chain = chain_id(state.diff_ids)
+        key = run_key(op, chain, self._plan.platform, self._in.workers.mode, options)
+        record = self._lookup(key, stage)
+        if record is not None:
+            return record, ""
+        packed, blob = running.run(op, self._in, state.diff_ids, number)
+        with blob:
+            self._keep(blob, packed)
+        return self._record(key, packed.diff_id, packed.size, "RUN " + op.argv[-1][:200]), _why(stage)
+
+    def _copy(self, op: CopyOp, stage: PlannedStage, state: StageState, number: int) -> tuple[CacheRecord, str]:
+        chain = chain_id(state.diff_ids)
+        with self._source_of(op) as source, stage_source(self._in.store, state.diff_ids) as image:
+            step = copying.begin(op, source, self._progress(number, op), self._plan.source_date_epoch)
+            unread = step.unread()
+            if not unread or step.small(unread) or op.unpack:
+                key = copy_key(op, chain, step.content(), self._plan.source_date_epoch)
+                record = self._lookup(key, stage)
+                if record is not None:
+                    return record, ""
+            with self._in.store.blobs.create() as blob:
+                packed = copying.pack(step, image, self._in.store, self._in.workers, blob)
+                key = copy_key(op, chain, step.content(), self._plan.source_date_epoch)
+                record = self._lookup(key, stage)
+                if record is not None:
+                    return record, ""
+                self._keep(blob, packed)
+        return self._record(key, packed.diff_id, packed.size, f"{op.instruction} {' '.join(op.sources)}"), _why(stage)
+
+    def _workdir(self, op: WorkdirOp, stage: PlannedStage, state: StageState) -> tuple[CacheRecord, str]:
+        key = workdir_key(op, chain_id(state.diff_ids), self._plan.source_date_epoch)
+        record = self._lookup(key, stage)
+        if record is not None:
+            return record, ""
+        with stage_source(self._in.store, state.diff_ids) as image, self._in.store.blobs.create() as blob:
+            packed = copying.pack_directory(op, image, self._plan.source_date_epoch, blob)
+            if packed is None:
+                return self._record(key, None, 0, f"WORKDIR {op.path}"), _why(stage)
+            self._keep(blob, packed)
+        return self._record(key, packed.diff_id, packed.size, f"WORKDIR {op.path}"), _why(stage)
+
+    def _source_of(self, op: CopyOp) -> "_Borrowed | LayerSource":
+        match op.source:
+            case FromContext():
+                return _Borrowed(self._in.context, self._context_lock)
+            case FromStage(index=index):
+                return stage_source(self._in.store, self._state_of(index).diff_ids)
+            case FromImage(reference=reference):
+                return stage_source(self._in.store, self._in.images[reference].rootfs.diff_ids)
+            case _ as unreachable:
+                assert_never(unreachable)
+
+    def _progress(self, number: int, op: CopyOp) -> Callable[[int, int], None]:
+        last = 0.0
+
+        def report(done: int, total: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if self._in.cancel.is_set():
+                raise CancelledError("the build was cancelled")
+            if now - last > 0.1 or done == total:
+                last = now
+                self._in.emit(Transfer(number, op.instruction.lower(), done, total))
+
+        return report
+
+
+class _Borrowed:
+    """The shared context, one step at a time: its lazy listing is not made for several threads."""
+
+    def __init__(self, context: ContextSource, lock: Lock) -> None:
+        self._context = context
+        self._lock = lock
+
+    def __enter__(self) -> Source:
+        self._lock.acquire()
+        return self._context
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+class _Abandoned(CancelledError):
+    """This stage stopped because another one failed."""
+
+    def __init__(self) -> None:
+        super().__init__("stopped because another stage failed")
+
+
+def _why(stage: PlannedStage) -> str:
+    return "the cache is off for this stage" if stage.no_cache else "no earlier result for these inputs"
+
+
+def timestamp(seconds: float) -> str:
+    """Return seconds since the epoch in RFC 3339 as Go writes it."""
+    whole = int(seconds)
+    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
+    nanoseconds = int((seconds - whole) * 1e9)
+    return f"{text}.{nanoseconds:09d}".rstrip("0").rstrip(".") + "Z"
+
+
+def numbered(stages: Sequence[PlannedStage]) -> list[tuple[tuple[int, int], str, str, int]]:
+    """Return ((stage, position), label, stage name, line) of each step that is shown; position 0 is FROM."""
+    shown: list[tuple[tuple[int, int], str, str, int]] = []
+    alone = len(stages) == 1
+    for stage in stages:
+        total = 1 + sum(step.op is not None for step in stage.steps)
+        prefix = "" if alone and stage.name.startswith("stage-") else stage.name + " "
+        count = 1
+        shown.append(((stage.index, 0), f"[{prefix}1/{total}] {stage.from_display}", stage.name, stage.line))
+        for position, step in enumerate(stage.steps):
+            if step.op is not None:
+                count += 1
+                label = f"[{prefix}{count}/{total}] {step.display}"
+                shown.append(((stage.index, position + 1), label, stage.name, step.line))
+    return shown

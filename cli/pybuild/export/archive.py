@@ -1,0 +1,148 @@
+"""Image archives: an OCI image layout in a tar (image-layout.md), with docker's manifest.json for `docker save`."""
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Sequence
+from typing import BinaryIO
+
+from pybuild.export.image import ExportImage
+from pybuild.oci.digest import Digest, digest_of
+from pybuild.oci.image import (
+    OCI_CONFIG,
+    OCI_INDEX,
+    OCI_LAYER,
+    OCI_MANIFEST,
+    Descriptor,
+    Index,
+    Manifest,
+    encode,
+)
+
+REF_NAME = "org.opencontainers.image.ref.name"
+CONTAINERD_NAME = "io.containerd.image.name"
+
+
+class ArchiveWriter:
+    """Writes blobs, each once, then the index. The stream may be a pipe."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self._tar = tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT, bufsize=1 << 20)  # noqa: SIM115
+        self._written: set[str] = set()
+        self._directory("blobs")
+        self._directory("blobs/sha256")
+
+    def _directory(self, name: str) -> None:
+        info = tarfile.TarInfo(name)
+        info.type, info.mode = tarfile.DIRTYPE, 0o755
+        self._tar.addfile(info)
+
+    def file(self, name: str, data: bytes) -> None:
+        """Write a small file."""
+        info = tarfile.TarInfo(name)
+        info.size, info.mode = len(data), 0o644
+        self._tar.addfile(info, io.BytesIO(data))
+
+    def blob(self, digest: Digest, data: bytes) -> None:
+        """Write a small blob."""
+        if digest not in self._written:
+            self._written.add(digest)
+            self.file(blob_name(digest), data)
+
+    def blob_file(self, digest: Digest, size: int, fd: int) -> None:
+        """Write a blob from a descriptor, which is closed."""
+        with os.fdopen(fd, "rb", buffering=1 << 20) as file:
+            if digest in self._written:
+                return
+            self._written.add(digest)
+            info = tarfile.TarInfo(blob_name(digest))
+            info.size, info.mode = size, 0o644
+            self._tar.addfile(info, file)
+
+    def close(self) -> None:
+        """Write the end of the archive; the stream stays open."""
+        self._tar.close()
+
+
+def blob_name(digest: Digest) -> str:
+    """Return the path of a blob in an image layout."""
+    return "blobs/sha256/" + digest.removeprefix("sha256:")
+
+
+def write_oci(images: Sequence[ExportImage], out: BinaryIO, *, compression: str) -> Digest:
+    """Write an OCI archive; return the digest of the (first) manifest.
+
+    `compression` is none, gzip or zstd. Raises OSError when `out` does not take it.
+    """
+    writer = ArchiveWriter(out)
+    writer.file("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
+    descriptors = [entry for image in images for entry in _add(writer, image, compression)]
+    index = Index(media_type=OCI_INDEX, manifests=descriptors)
+    writer.file("index.json", encode(index))
+    writer.close()
+    return descriptors[0].digest
+
+
+def write_docker(images: Sequence[ExportImage], out: BinaryIO) -> None:
+    """Write what `docker save` writes since 25.0: manifest.json and an image layout at once, layers uncompressed."""
+    writer = ArchiveWriter(out)
+    writer.file("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
+    descriptors: list[Descriptor] = []
+    rows = []
+    repositories: dict[str, dict[str, str]] = {}
+    for image in images:
+        descriptors += _add(writer, image, "none")
+        tagged = [name for name in image.names if name.tag is not None]
+        rows.append(
+            {
+                "Config": blob_name(image.id),
+                "RepoTags": [name.familiar() for name in tagged] or None,
+                "Layers": [blob_name(diff_id) for diff_id in image.config.rootfs.diff_ids],
+            }
+        )
+        for name in tagged:
+            repository, _, tag = name.familiar().rpartition(":")
+            repositories.setdefault(repository, {})[tag] = image.id.removeprefix("sha256:")
+    writer.file("index.json", encode(Index(media_type=OCI_INDEX, manifests=descriptors)))
+    writer.file("manifest.json", json.dumps(rows, separators=(",", ":")).encode())
+    writer.file("repositories", json.dumps(repositories, separators=(",", ":")).encode())
+    writer.close()
+
+
+def manifest_of(image: ExportImage, layers: list[Descriptor]) -> Manifest:
+    """Return the manifest of an image whose layers are stored as described."""
+    config = Descriptor(OCI_CONFIG, image.id, len(image.config_bytes))
+    return Manifest(media_type=OCI_MANIFEST, config=config, layers=layers)
+
+
+def _add(writer: ArchiveWriter, image: ExportImage, compression: str) -> list[Descriptor]:
+    """Write an image's blobs; return an index entry for each of its names."""
+    layers: list[Descriptor] = []
+    for diff_id in image.config.rootfs.diff_ids:
+        if compression == "none":
+            descriptor = Descriptor(OCI_LAYER, diff_id, image.layer_size(diff_id))
+            fd = image.open_layer(diff_id)
+        else:
+            descriptor, fd = image.compressed(diff_id, compression)
+        writer.blob_file(descriptor.digest, descriptor.size, fd)
+        layers.append(descriptor)
+    writer.blob(image.id, image.config_bytes)
+    data = encode(manifest_of(image, layers))
+    digest = digest_of(data)
+    writer.blob(digest, data)
+    return index_entries(image, digest, len(data))
+
+
+def index_entries(image: ExportImage, digest: Digest, size: int) -> list[Descriptor]:
+    """Return the descriptors of an index that name the image: one for each name, at least one."""
+    platform = {"architecture": image.config.architecture, "os": image.config.os}
+    if image.config.variant:
+        platform["variant"] = image.config.variant
+    annotations = [
+        {CONTAINERD_NAME: str(name), REF_NAME: name.tag} if name.tag else {CONTAINERD_NAME: str(name)}
+        for name in image.names
+    ]
+    return [
+        Descriptor(OCI_MANIFEST, digest, size, annotations=notes, platform=platform) for notes in annotations or [{}]
+    ]

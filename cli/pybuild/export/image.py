@@ -1,0 +1,25 @@
+"""What exporters are given: an image as values, and ways to read its layers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pybuild.oci.digest import Digest
+from pybuild.oci.image import Descriptor, ImageConfig
+from pybuild.oci.reference import Reference
+
+
+@dataclass(frozen=True, slots=True)
+class ExportImage:
+    """An image to be written somewhere.
+
+    `config_bytes` are what the id is the digest of. `open_layer` gives a descriptor of an uncompressed layer,
+    owned by the caller; `compressed` gives a compressed form of one: its descriptor and a file descriptor.
+    """
+
+    id: Digest
+    config_bytes: bytes
+    config: ImageConfig
+    names: tuple[Reference, ...]
+    layer_size: Callable[[Digest], int]
+    open_layer: Callable[[Digest], int]
+    compressed: Callable[[Digest, str], tuple[Descriptor, int]]
