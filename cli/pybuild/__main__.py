@@ -1,41 +1,46 @@
-"""Entry point of the program. What must be fast or small is answered before anything else is imported."""
+"""The entry point of every process of pybuild: the command line, and what it starts of itself.
+
+The hidden word `_child` takes the place that `python -m` would have: a frozen program has no such switch.
+Nothing heavy is imported before it is known what is asked for.
+"""
 
 import sys
 
 
-def main() -> None:
-    """Run the command line, or one of the hidden roles of a child process, and exit."""
+def main() -> int:
+    """Run what the arguments ask for and return the exit status."""
     words = sys.argv[1:]
     if words in (["--version"], ["-V"]):
         from pybuild import __version__
 
         sys.stdout.write(f"pybuild {__version__}\n")
-        sys.exit(0)
+        return 0
     if words[:1] == ["_child"]:
-        sys.exit(_child(words[1:]))
+        return _child(words[1:])
     from pybuild.commands.app import run
 
-    sys.exit(run())
+    return run()
 
 
 def _child(words: list[str]) -> int:
-    role = words[0] if words else ""
-    if role == "worker" and len(words) == 3:
-        import socket
+    match words:
+        case ["worker", control, mode]:
+            from pybuild.sandbox.child import enter, serve
 
-        from pybuild.engine.jobs import JOBS
-        from pybuild.sandbox.child import serve
+            # First the namespaces: the parent maps their ids while the rest is imported
+            entry = enter(int(control), mode)
+            if entry is None:
+                return 1
+            from pybuild.engine.jobs import JOBS
 
-        with socket.socket(fileno=int(words[1])) as control:
-            serve(control, words[2], JOBS)
-        return 0
-    if role == "daemon":
-        from pybuild.daemon.serve import main as serve_daemon
+            return serve(entry, JOBS)
+        case ["daemon", *rest]:
+            from pybuild.daemon.serve import main as serve_daemon
 
-        return serve_daemon(words[1:])
+            return serve_daemon(rest)
     sys.stderr.write("error: `_child` is for pybuild itself\n")
     return 2
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,7 +1,10 @@
-"""What the worker can be asked to do. Each job runs in a process of its own inside the user namespace."""
+"""What the worker can be asked to do. Each job runs in a process of its own inside the user namespace.
+
+A job gets parameters in plain types and descriptors, which end with its process. Only jobs open what strangers
+made and touch files of mapped ids.
+"""
 
 import os
-import socket
 from typing import Any
 
 import msgspec
@@ -9,13 +12,16 @@ import msgspec
 from pybuild.layer.apply import Rules, apply_layer, extract_context
 from pybuild.layer.decompress import open_decompressed
 from pybuild.layer.index import index_layer
-from pybuild.layer.pack import pack_tree
+from pybuild.layer.pack import Owners, pack_tree
 from pybuild.layer.remove import remove_tree
 from pybuild.layer.tarwriter import Packed, TarWriter
 from pybuild.sandbox.child import Job
+from pybuild.sandbox.idmap import is_mode
 from pybuild.sandbox.run import run as run_sandbox
 from pybuild.sandbox.spec import RunEnd, SandboxSpec
 from pybuild.tree.entry import Entry
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class RunResult(msgspec.Struct, frozen=True):
@@ -25,24 +31,26 @@ class RunResult(msgspec.Struct, frozen=True):
     packed: Packed | None = None
 
 
-def run(params: Any, fds: list[int], life: socket.socket) -> RunResult:
+def run(params: Any, fds: list[int]) -> RunResult:
     """[spec, mode]; descriptors: standard output, standard error, the layer to be."""
-    spec = msgspec.convert(params[0], SandboxSpec)
+    wire, mode = params
+    assert is_mode(mode)
+    spec = SandboxSpec.from_wire(wire)
     stdout, stderr, tar = fds
-    end = run_sandbox(spec, params[1], stdout, stderr, life)
-    if end.status != 0 or end.problem:
+    end = run_sandbox(spec, mode, stdout, stderr)
+    # Whoever reads the output sees its end now, and not when the packing is done
+    os.close(stdout)
+    if stderr != stdout:
+        os.close(stderr)
+    if end.status != 0 or end.cancelled:
         return RunResult(end)
     writer = TarWriter(tar)
-    root = os.open(spec.staging + b"/fs", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    pack_tree(root, writer, lower_dirs=list(spec.lowers), owners="xattr" if params[1] == "single" else "real")
-    packed = writer.finish()
-    staging = os.open(spec.staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    for name in (b"work", b"files", b"empty"):
-        remove_tree(staging, name)
-    return RunResult(end, packed)
+    upper = os.open(spec.staging + b"/fs", _DIRECTORY)
+    pack_tree(upper, writer, lower_dirs=spec.lowers, owners=_owners(mode))
+    return RunResult(end, writer.finish())
 
 
-def ingest(params: Any, fds: list[int], life: socket.socket) -> Packed:
+def ingest(params: Any, fds: list[int]) -> Packed:
     """[is it a layer]; descriptors: an archive of a stranger, compressed or not, and its uncompressed copy."""
     source, out = fds
     stream, _ = open_decompressed(source)
@@ -50,35 +58,52 @@ def ingest(params: Any, fds: list[int], life: socket.socket) -> Packed:
         return index_layer(stream, out_fd=out, markers=params[0])
 
 
-def apply(params: Any, fds: list[int], life: socket.socket) -> None:
+def apply(params: Any, fds: list[int]) -> None:
     """[directory to make, entries of directories the layer leaves out, mode]; descriptor: an uncompressed layer."""
     path, parents, mode = params
     os.makedirs(path, 0o755)
-    root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    rules = Rules("overlay", "xattr" if mode == "single" else "real")
-    with os.fdopen(os.dup(fds[0]), "rb", buffering=1 << 20) as file:
-        apply_layer(file, root, rules, parents=msgspec.convert(parents, list[Entry]))
+    with os.fdopen(fds[0], "rb", buffering=1 << 20) as stream:
+        apply_layer(
+            stream,
+            os.open(path, _DIRECTORY),
+            Rules("overlay", _owners(mode)),
+            parents=msgspec.convert(parents, list[Entry]),
+        )
 
 
-def unpack_context(params: Any, fds: list[int], life: socket.socket) -> None:
+def flatten(params: Any, fds: list[int]) -> None:
+    """[directory to make, mode]; descriptors: uncompressed layers, bottom first, laid over each other."""
+    path, mode = params
+    os.makedirs(path, 0o755)
+    root = os.open(path, _DIRECTORY)
+    for fd in fds:
+        with os.fdopen(fd, "rb", buffering=1 << 20) as stream:
+            apply_layer(stream, root, Rules("delete", _owners(mode)))
+
+
+def unpack_context(params: Any, fds: list[int]) -> None:
     """[directory that is there]; descriptor: the archive, compressed or not."""
-    root = os.open(params[0], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    root = os.open(params[0], _DIRECTORY)
     stream, _ = open_decompressed(fds[0])
     with stream:
         extract_context(stream, root)
 
 
-def remove(params: Any, fds: list[int], life: socket.socket) -> None:
+def remove(params: Any, fds: list[int]) -> None:
     """[directory]: remove it with all below it, whoever owns what."""
-    parent, _, name = params[0].rpartition(b"/")
-    fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    remove_tree(fd, name)
+    parent, _, name = params[0].rstrip(b"/").rpartition(b"/")
+    remove_tree(os.open(parent or b"/", _DIRECTORY), name)
+
+
+def _owners(mode: str) -> Owners:
+    return "xattr" if mode == "single" else "real"
 
 
 JOBS: dict[str, Job] = {
     "run": run,
     "ingest": ingest,
     "apply": apply,
+    "flatten": flatten,
     "unpack_context": unpack_context,
     "remove": remove,
 }

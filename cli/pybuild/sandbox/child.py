@@ -1,0 +1,197 @@
+"""The worker's side: enters the namespaces once, then forks a process for each job it is asked for.
+
+One thread, one poll loop. It ends, and with it all jobs and sandboxes, when its parent closes the control
+socket or is gone; a job dies with the worker because it asked the kernel for that.
+"""
+
+import gc
+import os
+import select
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from pybuild.sandbox import syscalls
+from pybuild.sandbox.idmap import IdMode, is_mode
+
+Job = Callable[[Any, list[int]], object]
+"""Parameters in plain types and descriptors in; out comes what msgpack can carry. PybuildErrors travel back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """How a worker was started: its control socket and the mode that was chosen for it."""
+
+    control: socket.socket
+    mode: IdMode
+
+
+def enter(number: int, mode: str) -> Entry | None:
+    """Make the namespaces, before anything heavy is imported: the parent maps the ids while that goes on.
+
+    `number` is the control socket's, `mode` the id mode. Returns None when it was refused; the parent has
+    been told.
+    """
+    control = socket.socket(fileno=number)
+    control.set_inheritable(False)
+    # Whatever else was left open on the way here
+    if number > 3:
+        syscalls.close_range(3, number - 1)
+    syscalls.close_range(max(number + 1, 3))
+    assert is_mode(mode)
+    step = "make a user namespace"
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWUSER)
+        step = "make a mount namespace"
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+    except OSError as error:
+        control.send(f"refused {error.errno} {step}".encode())
+        return None
+    control.send(b"entered")
+    return Entry(control, mode)
+
+
+def serve(entry: Entry, jobs: Mapping[str, Job]) -> int:
+    """Take on the mapped ids, then serve jobs until the parent goes; return the exit status."""
+    control = entry.control
+    if control.recv(16) != b"mapped":
+        return 1
+    step = "become root of the user namespace"
+    try:
+        if entry.mode != "single":
+            os.setgroups([])
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+        step = "separate the mount namespace"
+        syscalls.mount(b"none", b"/", b"", syscalls.MS_REC | syscalls.MS_SLAVE)
+        # From here on its memory and descriptors are closed to processes of the same user
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+    except OSError as error:
+        control.send(f"refused {error.errno} {step}".encode())
+        return 1
+    os.umask(0o022)
+    os.chdir("/")
+    from pybuild.sandbox.run import seccomp_program
+
+    seccomp_program()
+    # Forks share memory until it is written to, and a collection writes to all of it
+    gc.collect()
+    gc.disable()
+    gc.freeze()
+    _Server(control, jobs).loop()
+    return 0
+
+
+class _Server:
+    def __init__(self, control: socket.socket, jobs: Mapping[str, Job]) -> None:
+        self._control = control
+        self._jobs = jobs
+        self._running: dict[int, int] = {}
+        self._pid = os.getpid()
+        self._wake_reader, self._wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def loop(self) -> None:
+        signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, _note)
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(self._wake_reader, select.POLLIN)
+        try:
+            while True:
+                ready = {fd for fd, _ in poll.poll()}
+                if self._wake_reader in ready:
+                    os.read(self._wake_reader, 4096)
+                    self._bury()
+                if self._control.fileno() in ready and not self._take():
+                    return
+        finally:
+            for pid in self._running.values():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            # Their sandboxes end with them; who waits for the worker's end may rely on that
+            for pid in self._running.values():
+                with suppress(ChildProcessError):
+                    os.waitpid(pid, 0)
+
+    def _bury(self) -> None:
+        with suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG)[0]) != 0:
+                self._running = {number: pid for number, pid in self._running.items() if pid != ended}
+
+    def _take(self) -> bool:
+        """Do what one control message says; tell whether the parent is still there."""
+        from pybuild.sandbox import wire
+
+        try:
+            data, fds = wire.receive_with_fds(self._control, wire.CONTROL.size)
+        except ConnectionError:
+            return False
+        if len(data) != wire.CONTROL.size:
+            return False
+        kind, number = wire.CONTROL.unpack(data)
+        if kind == wire.START and fds:
+            pid = os.fork()
+            if pid == 0:
+                self._be_job(socket.socket(fileno=fds[0]))
+            self._running[number] = pid
+        elif kind == wire.CANCEL and number in self._running:
+            # Not reaped yet, so the number is still its own
+            os.kill(self._running[number], signal.SIGTERM)
+        for fd in fds:
+            os.close(fd)
+        return True
+
+    def _be_job(self, channel: socket.socket) -> NoReturn:
+        status = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() == self._pid:
+                self._control.close()
+                os.close(self._wake_reader)
+                os.close(self._wake_writer)
+                perform(channel, self._jobs)
+                status = 0
+        finally:
+            # Never back into the loop, whatever happens
+            os._exit(status)
+
+
+def _note(*_: object) -> None:
+    """Being called at all makes the wake-up pipe readable."""
+
+
+def perform(channel: socket.socket, jobs: Mapping[str, Job]) -> None:
+    """Read a request from `channel`, do it and answer."""
+    import msgspec
+
+    from pybuild.errors import PybuildError
+    from pybuild.sandbox import wire
+
+    request = wire.receive(channel)
+    if request is None:
+        return
+    data, fds = request
+    name = "job"
+    try:
+        name, parameters = msgspec.msgpack.decode(data)
+        answer = ["done", jobs[name](parameters, fds)]
+    except PybuildError as error:
+        answer = wire.describe_error(error)
+    except OSError as error:
+        where = f": {os.fsdecode(error.filename)}" if error.filename else ""
+        hint = "free some space, or name another store with PYBUILD_STORE" if error.errno == 28 else ""
+        answer = ["error", "SandboxError", f"cannot {name}: {error.strerror or error}{where}", hint, {}]
+    except Exception as error:
+        import traceback
+
+        answer = ["bug", "".join(traceback.format_exception(error))]
+    try:
+        wire.send(channel, msgspec.msgpack.encode(answer))
+    except OSError:
+        # Nobody waits for it any more
+        return

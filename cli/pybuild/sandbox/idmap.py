@@ -1,0 +1,282 @@
+"""User and group ids of the worker's namespace: which to map, and writing the maps from outside of it.
+
+multi    id 0 is the user, 1 and up are the user's ranges in /etc/subuid and /etc/subgid; the set-uid helpers
+         newuidmap and newgidmap write the maps
+root     the caller is root and may map anything: every id is itself
+single   only id 0, which is the user: files keep no other owners
+"""
+
+import os
+import stat
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeGuard
+
+from pybuild.sandbox.errors import IdMapError, SandboxError, UserNamespaceError
+
+IdMode = Literal["multi", "root", "single"]
+MODES: tuple[IdMode, ...] = ("multi", "root", "single")
+Extent = tuple[int, int, int]
+"""First id inside, first id outside, how many: a line of uid_map (user_namespaces(7))."""
+
+OVERRIDE = "PYBUILD_ID_MODE"
+MAX_EXTENTS = 340
+HELPER_SECONDS = 20
+_HELPER_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, slots=True)
+class IdMap:
+    """How the ids of a namespace relate to those outside; `helpers` are the programs that write the maps, if any."""
+
+    mode: IdMode
+    uids: tuple[Extent, ...]
+    gids: tuple[Extent, ...]
+    helpers: tuple[str, str] | None = None
+
+
+def choose(wanted: str | None = None) -> IdMap:
+    """Return the best map this user can have, or the `wanted` mode (also by $PYBUILD_ID_MODE).
+
+    Raises IdMapError, with advice, when the wanted one cannot be had.
+    """
+    wanted = wanted or os.environ.get(OVERRIDE) or None
+    if wanted is not None and not is_mode(wanted):
+        raise IdMapError(f"unknown id mode: {wanted}", "known: multi, single, root")
+    if wanted == "single":
+        return _single()
+    if wanted == "root" or (wanted is None and may_map_all()):
+        return _root()
+    try:
+        return _multi()
+    except IdMapError:
+        if wanted == "multi":
+            raise
+        return _single()
+
+
+def is_mode(text: object) -> TypeGuard[IdMode]:
+    """Is it the name of an id mode?"""
+    return text in MODES
+
+
+def why_single() -> str:
+    """Return why this user cannot map more than one id, and what would help; "" if they can."""
+    if may_map_all():
+        return ""
+    try:
+        _multi()
+    except IdMapError as error:
+        return f"{error.message} ({error.hint})" if error.hint else error.message
+    return ""
+
+
+def _single() -> IdMap:
+    return IdMap("single", ((0, os.geteuid(), 1),), ((0, os.getegid(), 1),))
+
+
+def may_map_all() -> bool:
+    """May this process map ids that are not its own?"""
+    from pybuild.sandbox.caps import CAP_SETUID
+    from pybuild.sandbox.syscalls import capabilities
+
+    return os.geteuid() == 0 and bool(capabilities() & CAP_SETUID)
+
+
+def _root() -> IdMap:
+    if not may_map_all():
+        raise IdMapError("the id mode `root` is for root only", "leave PYBUILD_ID_MODE unset")
+    return IdMap("root", _identity("/proc/self/uid_map"), _identity("/proc/self/gid_map"))
+
+
+def _identity(path: str) -> tuple[Extent, ...]:
+    with open(path, encoding="ascii") as file:
+        rows = [line.split() for line in file]
+    return tuple((int(inside), int(inside), int(count)) for inside, _, count in rows)
+
+
+def _multi() -> IdMap:
+    helpers = find_helper("newuidmap"), find_helper("newgidmap")
+    user = _user_name()
+    uids = own_ranges(_lines("/etc/subuid"), user, os.getuid())
+    gids = own_ranges(_lines("/etc/subgid"), user, os.getuid())
+    for ranges, path in ((uids, "/etc/subuid"), (gids, "/etc/subgid")):
+        if not ranges:
+            who = user or str(os.getuid())
+            raise IdMapError(
+                f"there are no subordinate ids for {who} in {path}",
+                f"ask an administrator for `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {who}`",
+            )
+    return IdMap("multi", chain(os.geteuid(), uids), chain(os.getegid(), gids), helpers)
+
+
+def chain(own: int, ranges: Sequence[tuple[int, int]]) -> tuple[Extent, ...]:
+    """Return extents that map 0 to `own` and the ids from 1 on to the (start, count) ranges in turn."""
+    extents: list[Extent] = [(0, own, 1)]
+    inside = 1
+    for start, count in ranges[: MAX_EXTENTS - 1]:
+        extents.append((inside, start, count))
+        inside += count
+    return tuple(extents)
+
+
+def own_ranges(lines: Iterable[str], user: str, uid: int) -> list[tuple[int, int]]:
+    """Return the (start, count) ranges that lines of /etc/subuid give to a user, by name or number (subuid(5))."""
+    found: list[tuple[int, int]] = []
+    for line in lines:
+        fields = line.strip().split(":")
+        if len(fields) != 3 or fields[0] not in (user, str(uid)) or not fields[0]:
+            continue
+        if fields[1].isdigit() and fields[2].isdigit() and int(fields[2]) > 0:
+            extent = int(fields[1]), int(fields[2])
+            if extent not in found:
+                found.append(extent)
+    return found
+
+
+def find_helper(name: str) -> str:
+    """Return the absolute path of a helper; raise IdMapError with advice when it is absent or has no power.
+
+    Only the system's directories count: a program of that name elsewhere is not the one we mean.
+    """
+    for directory in _HELPER_PATH.split(":"):
+        path = f"{directory}/{name}"
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            break
+    else:
+        raise IdMapError(f"`{name}` is not installed", "install the package `uidmap` (or `shadow-utils`)")
+    try:
+        state = os.stat(path)
+        powerful = (state.st_uid == 0 and bool(state.st_mode & stat.S_ISUID)) or _has_capability(path)
+        mounted_without = bool(os.statvfs(path).f_flag & os.ST_NOSUID)
+    except OSError as error:
+        raise IdMapError(f"cannot look at `{path}`: {error.strerror}") from error
+    if os.geteuid() != 0 and not powerful:
+        raise IdMapError(f"`{path}` is not set-uid root", f"an administrator can do `chmod u+s {path}`")
+    if os.geteuid() != 0 and (mounted_without or _status("NoNewPrivs") == "1"):
+        raise IdMapError(f"`{path}` cannot become root here", "set-uid programs have no effect in this environment")
+    return path
+
+
+def _has_capability(path: str) -> bool:
+    try:
+        return bool(os.getxattr(path, "security.capability"))
+    except OSError:
+        return False
+
+
+def _user_name() -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return ""
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.readlines()
+    except OSError:
+        return []
+
+
+def write_maps(ids: IdMap, pid: int, run: Callable[[Sequence[str]], tuple[int, str]]) -> None:
+    """Map the ids of the user namespace that process `pid` has just entered.
+
+    Must be called outside of that namespace and while `pid` is still dumpable (its files in /proc would
+    belong to another user otherwise). `run` executes a helper and returns its status and what it wrote to
+    standard error. Raises IdMapError, and UserNamespaceError when the system forbids the namespace to be used.
+    """
+    if ids.helpers is not None:
+        for helper, extents in zip(ids.helpers, (ids.uids, ids.gids), strict=True):
+            words = [str(number) for extent in extents for number in extent]
+            status, said = run([helper, str(pid), *words])
+            if status != 0:
+                raise IdMapError(
+                    f"`{os.path.basename(helper)}` failed: {' '.join(said.split()) or f'status {status}'}",
+                    "it must be set-uid root (or have the capability to map ids), and the ranges in /etc/subuid "
+                    "and /etc/subgid must be this user's",
+                )
+        return
+    try:
+        if ids.mode == "single":
+            # The kernel wants this before an ordinary user maps a group: leaving a group could give rights
+            _write(f"/proc/{pid}/setgroups", "deny")
+        for name, extents in (("uid_map", ids.uids), ("gid_map", ids.gids)):
+            lines = (f"{inside} {outside} {count}\n" for inside, outside, count in extents)
+            _write(f"/proc/{pid}/{name}", "".join(lines))
+    except OSError as error:
+        raise UserNamespaceError(
+            f"cannot map ids in a user namespace: {error.strerror}", advice(error.errno or 0, after_unshare=True)
+        ) from error
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "wb", buffering=0) as file:
+        file.write(text.encode())
+
+
+def refused(step: str, number: int) -> SandboxError:
+    """Return the error for a step of entering the namespace that failed with errno `number`."""
+    message = f"cannot {step}: {os.strerror(number)}"
+    return UserNamespaceError(message, advice(number, after_unshare=not step.startswith("make a user namespace")))
+
+
+def advice(number: int, *, after_unshare: bool) -> str:
+    """Return what to do about user namespaces refused with errno `number`, from the signs this system shows."""
+    import errno
+
+    if number == errno.ENOSPC:
+        return "the sysctl `user.max_user_namespaces` is 0 or used up; an administrator can raise it"
+    if number == errno.EUSERS:
+        return "user namespaces are nested too deeply here"
+    if number == errno.ENOSYS:
+        return "the kernel is built without user namespaces"
+    if number not in (errno.EPERM, errno.EACCES):
+        return ""
+    if _sysctl("kernel/apparmor_restrict_unprivileged_userns") == "1" and os.geteuid() != 0:
+        return (
+            "AppArmor restricts user namespaces here (`kernel.apparmor_restrict_unprivileged_userns` is 1); "
+            "an administrator can allow them for this program with a profile that has `userns,`"
+        )
+    if _sysctl("kernel/unprivileged_userns_clone") == "0" and os.geteuid() != 0:
+        return "the sysctl `kernel.unprivileged_userns_clone` is 0; an administrator can set it to 1"
+    if _status("Seccomp") == "2":
+        return (
+            "a seccomp filter forbids it, as in a container: run that with `--security-opt seccomp=unconfined`, "
+            "or a profile that allows user namespaces"
+        )
+    if not after_unshare and _in_chroot():
+        return "this process runs in a chroot, where the kernel allows no user namespaces; run it outside of that"
+    return "a security module or the kernel's settings forbid user namespaces to this user"
+
+
+def _sysctl(name: str) -> str:
+    try:
+        with open(f"/proc/sys/{name}", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _status(field: str) -> str:
+    try:
+        with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                name, _, value = line.partition(":")
+                if name == field:
+                    return value.strip()
+    except OSError:
+        return ""
+    return ""
+
+
+def _in_chroot() -> bool:
+    """A process whose root is not the root of a mount was moved there by chroot."""
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            return not any(line.split()[4] == "/" for line in file)
+    except OSError:
+        return False

@@ -1,0 +1,131 @@
+"""Numbers that differ between processor architectures: one table, one row for each that is supported."""
+
+import os
+import sys
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from pybuild.sandbox.errors import SandboxError
+
+# From 424 on all architectures number their system calls alike
+_COMMON = {
+    "io_uring_setup": 425,
+    "io_uring_enter": 426,
+    "io_uring_register": 427,
+    "open_tree": 428,
+    "move_mount": 429,
+    "fsopen": 430,
+    "fsconfig": 431,
+    "fsmount": 432,
+    "fspick": 433,
+    "clone3": 435,
+    "close_range": 436,
+    "openat2": 437,
+    "mount_setattr": 442,
+    "quotactl_fd": 443,
+    "open_tree_attr": 467,
+}
+
+_X86_64 = {
+    "ioctl": 16,
+    "socket": 41,
+    "clone": 56,
+    "capget": 125,
+    "capset": 126,
+    "uselib": 134,
+    "pivot_root": 155,
+    "acct": 163,
+    "settimeofday": 164,
+    "mount": 165,
+    "umount2": 166,
+    "swapon": 167,
+    "swapoff": 168,
+    "reboot": 169,
+    "sethostname": 170,
+    "iopl": 172,
+    "ioperm": 173,
+    "init_module": 175,
+    "delete_module": 176,
+    "quotactl": 179,
+    "lookup_dcookie": 212,
+    "clock_settime": 227,
+    "kexec_load": 246,
+    "add_key": 248,
+    "request_key": 249,
+    "keyctl": 250,
+    "unshare": 272,
+    "perf_event_open": 298,
+    "open_by_handle_at": 304,
+    "setns": 308,
+    "process_vm_readv": 310,
+    "process_vm_writev": 311,
+    "finit_module": 313,
+    "seccomp": 317,
+    "kexec_file_load": 320,
+    "bpf": 321,
+    "userfaultfd": 323,
+}
+
+_AARCH64 = {
+    "lookup_dcookie": 18,
+    "ioctl": 29,
+    "umount2": 39,
+    "mount": 40,
+    "pivot_root": 41,
+    "quotactl": 60,
+    "acct": 89,
+    "capget": 90,
+    "capset": 91,
+    "unshare": 97,
+    "kexec_load": 104,
+    "init_module": 105,
+    "delete_module": 106,
+    "clock_settime": 112,
+    "reboot": 142,
+    "sethostname": 161,
+    "settimeofday": 170,
+    "socket": 198,
+    "add_key": 217,
+    "request_key": 218,
+    "keyctl": 219,
+    "clone": 220,
+    "swapon": 224,
+    "swapoff": 225,
+    "perf_event_open": 241,
+    "open_by_handle_at": 265,
+    "setns": 268,
+    "process_vm_readv": 270,
+    "process_vm_writev": 271,
+    "finit_module": 273,
+    "seccomp": 277,
+    "bpf": 280,
+    "userfaultfd": 282,
+    "kexec_file_load": 294,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """An architecture: `audit` is its AUDIT_ARCH, `foreign_bit` marks calls of another ABI under the same one."""
+
+    numbers: MappingProxyType[str, int]
+    audit: int
+    foreign_bit: int = 0
+
+
+MACHINES = {
+    "x86_64": Machine(MappingProxyType({**_COMMON, **_X86_64}), 0xC000003E, 0x40000000),
+    "aarch64": Machine(MappingProxyType({**_COMMON, **_AARCH64}), 0xC00000B7),
+}
+
+
+def this_machine() -> Machine:
+    """Return the row of the running kernel's architecture; raise SandboxError when there is none."""
+    if not sys.platform.startswith("linux"):
+        raise SandboxError(f"sandboxes need Linux, this is {sys.platform}")
+    name = os.uname().machine
+    if name not in MACHINES:
+        raise SandboxError(f"sandboxes are not made for this architecture: {name}")
+    if sys.maxsize < 2**32:
+        raise SandboxError("sandboxes need a 64-bit Python on a 64-bit kernel")
+    return MACHINES[name]

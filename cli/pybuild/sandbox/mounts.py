@@ -1,0 +1,265 @@
+"""The root directory of a RUN: the overlay and all that is mounted in it.
+
+Everything happens on descriptors. A target is opened by openat2 inside the image's root and mounted upon
+by descriptor, so no symbolic link of the image leads a mount astray; sources are opened before, by names
+of the host. What hides things (/dev/null, an empty directory) is ours, never the image's.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from pybuild.sandbox import overlay, syscalls
+from pybuild.sandbox.errors import SandboxError
+from pybuild.sandbox.spec import DEFAULT_SHM_SIZE, FileMount, SandboxSpec
+from pybuild.sandbox.stubs import Stubs
+from pybuild.sandbox.syscalls import (
+    MOUNT_ATTR_NODEV,
+    MOUNT_ATTR_NOEXEC,
+    MOUNT_ATTR_NOSUID,
+    MOUNT_ATTR_RDONLY,
+    RESOLVE_IN_ROOT,
+    RESOLVE_NO_SYMLINKS,
+)
+
+_SAFE = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
+_FDCWD = -100
+
+DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+DEVICE_LINKS = (
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("core", "/proc/kcore"),
+    ("ptmx", "pts/ptmx"),
+)
+HIDDEN_FILES = (
+    *(b"proc/kcore", b"proc/keys", b"proc/latency_stats", b"proc/timer_list", b"proc/timer_stats"),
+    *(b"proc/sched_debug", b"proc/interrupts"),
+)
+HIDDEN_DIRECTORIES = (
+    *(b"proc/acpi", b"proc/asound", b"proc/scsi"),
+    *(b"sys/firmware", b"sys/devices/virtual/powercap"),
+)
+READ_ONLY = (b"proc/bus", b"proc/fs", b"proc/irq", b"proc/sys", b"proc/sysrq-trigger")
+
+
+class Root:
+    """The root being made; `fd` is its directory, `stubs` what was created in the image to mount upon."""
+
+    def __init__(self, spec: SandboxSpec, resolv_conf: bytes) -> None:
+        self._spec = spec
+        # Opened anew: a descriptor from before the clone belongs to the parent's mount namespace
+        self._staging = os.open(spec.staging, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        # While the working directory is the host's: the overlay's paths, and the devices
+        self._devices = {name: syscalls.open_tree(_FDCWD, b"/dev/" + name.encode()) for name in DEVICES}
+        self._null = os.open("/dev/null", os.O_PATH | os.O_CLOEXEC)
+        state = os.fstat(self._null)
+        if not stat.S_ISCHR(state.st_mode) or state.st_rdev != os.makedev(1, 3):
+            raise SandboxError("this system's /dev/null is not the null device")
+        upper = os.open(overlay.UPPER, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._staging)
+        tree = overlay.mount(spec)
+        self._files = self._attach_files(resolv_conf)
+        os.mkdir("root", dir_fd=self._files)
+        place = os.open("root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._files)
+        syscalls.move_mount(tree, place)
+        os.close(place)
+        self.fd = tree
+        self.stubs = Stubs(tree, upper)
+
+    def _attach_files(self, resolv_conf: bytes) -> int:
+        """Make a file system for files of ours and attach it: binds of detached mounts came late to the kernel.
+
+        Over the staging directory it is out of the way; nothing of the host is visible after the pivot.
+        """
+        files = syscalls.new_mount(b"tmpfs", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, mode="0755")
+        syscalls.move_mount(files, self._staging)
+        os.mkdir("empty", 0o555, dir_fd=files)
+        os.mkdir("pipes", 0o755, dir_fd=files)
+        spec = self._spec
+        for name, content in spec.scripts:
+            _write(files, "pipes/" + name, content, 0o755)
+        self._mounted = [
+            FileMount("/etc/resolv.conf", resolv_conf),
+            FileMount("/etc/hosts", hosts_file(spec)),
+            FileMount("/etc/hostname", spec.hostname.encode() + b"\n"),
+            *spec.mounts,
+        ]
+        for number, item in enumerate(self._mounted):
+            _write(files, f"file{number}", item.content, item.mode)
+        return files
+
+    def mount_all(self) -> None:
+        """Mount everything below the root."""
+        for name in ("proc", "sys", "dev"):
+            self.stubs.keep_directory(name.encode())
+        with self._step("mount /proc"):
+            self._mount_proc()
+        with self._step("mount /sys"):
+            self._mount_sys()
+        with self._step("mount /dev"):
+            self._mount_dev()
+        with self._step("hide what belongs to the host"):
+            self._hide()
+        for number, item in enumerate(self._mounted):
+            with self._step(f"mount {item.target}"):
+                self._bind_ours(f"file{number}".encode(), self.stubs.file(os.fsencode(item.target)))
+        self.stubs.settle()
+
+    def enter(self) -> None:
+        """Make this the root directory of the process, and nothing else reachable."""
+        os.fchdir(self.fd)
+        syscalls.pivot_root(b".", b".")
+        syscalls.umount(b".", syscalls.MNT_DETACH)
+        os.chdir("/")
+
+    @contextmanager
+    def _step(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            hint = ""
+            if error.errno == errno.ELOOP:
+                hint = "the image has a symbolic link in that place"
+            raise SandboxError(f"cannot {what} in the sandbox: {error.strerror}", hint) from error
+
+    def _target(self, path: bytes, resolve: int = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS) -> int:
+        return syscalls.openat2(self.fd, path, os.O_PATH, resolve)
+
+    def _attach(self, mount: int, path: bytes) -> None:
+        target = self._target(path)
+        try:
+            syscalls.move_mount(mount, target)
+        finally:
+            os.close(target)
+
+    def _mount_proc(self) -> None:
+        try:
+            proc = syscalls.new_mount(b"proc", _SAFE)
+        except OSError as error:
+            # In a container that hides parts of its own: a new one would show them again, so the kernel refuses
+            if error.errno != errno.EPERM:
+                raise
+            proc = syscalls.open_tree(_FDCWD, b"/proc", recursive=True)
+        self._attach(proc, b"proc")
+        os.close(proc)
+
+    def _mount_sys(self) -> None:
+        flags = _SAFE | MOUNT_ATTR_RDONLY
+        sys = -1
+        if self._spec.network == "none":
+            try:
+                sys = syscalls.new_mount(b"sysfs", flags)
+            except OSError as error:
+                if error.errno != errno.EPERM:
+                    raise
+        if sys < 0:
+            # A new one belongs to a network namespace of our own
+            sys = syscalls.open_tree(_FDCWD, b"/sys", recursive=True)
+            syscalls.mount_setattr(sys, flags, recursive=True)
+        self._attach(sys, b"sys")
+        os.close(sys)
+
+    def _mount_dev(self) -> None:
+        dev = syscalls.new_mount(b"tmpfs", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, mode="0755", size="65536k")
+        self._attach(dev, b"dev")
+        for name, device in self._devices.items():
+            place = os.open(name, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=dev)
+            syscalls.move_mount(device, place)
+            os.close(place)
+            os.close(device)
+        for name, to in DEVICE_LINKS:
+            os.symlink(to, name, dir_fd=dev)
+        shm = self._spec.shm_size or DEFAULT_SHM_SIZE
+        group = {"gid": "5"} if _maps_group(5) else {}
+        terminals = syscalls.new_mount(
+            b"devpts", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, ptmxmode="0666", mode="0620", **group
+        )
+        self._place(dev, "pts", terminals)
+        self._place(dev, "shm", syscalls.new_mount(b"tmpfs", _SAFE, mode="1777", size=str(shm)))
+        self._place(dev, "mqueue", syscalls.new_mount(b"mqueue", _SAFE))
+        if self._spec.scripts:
+            os.mkdir("pipes", dir_fd=dev)
+            place = os.open("pipes", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dev)
+            self._bind_ours(b"pipes", place)
+        os.close(dev)
+
+    def _place(self, dev: int, name: str, mount: int) -> None:
+        os.mkdir(name, dir_fd=dev)
+        place = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dev)
+        syscalls.move_mount(mount, place)
+        os.close(place)
+        os.close(mount)
+
+    def _bind_ours(self, name: bytes, place: int) -> None:
+        """Mount something of our own files, read-only, at `place`, which is closed."""
+        bind = syscalls.open_tree(self._files, name)
+        try:
+            syscalls.mount_setattr(bind, MOUNT_ATTR_RDONLY)
+            syscalls.move_mount(bind, place)
+        finally:
+            os.close(bind)
+            os.close(place)
+
+    def _hide(self) -> None:
+        for path in HIDDEN_FILES:
+            self._cover(path, lambda: syscalls.open_tree(self._null, b""))
+        for path in HIDDEN_DIRECTORIES:
+            self._cover(path, self._empty)
+        for path in READ_ONLY:
+            self._cover(path, None)
+
+    def _empty(self) -> int:
+        bind = syscalls.open_tree(self._files, b"empty")
+        syscalls.mount_setattr(bind, MOUNT_ATTR_RDONLY)
+        return bind
+
+    def _cover(self, path: bytes, make: Callable[[], int] | None) -> None:
+        """Mount what `make` gives over `path`, or make it read-only when None; nothing happens if it is not there."""
+        try:
+            target = self._target(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        try:
+            if make is None:
+                mount = syscalls.open_tree(target, b"", recursive=True)
+                syscalls.mount_setattr(mount, MOUNT_ATTR_RDONLY, recursive=True)
+            else:
+                mount = make()
+            try:
+                syscalls.move_mount(mount, target)
+            finally:
+                os.close(mount)
+        finally:
+            os.close(target)
+
+
+def hosts_file(spec: SandboxSpec) -> bytes:
+    """Return /etc/hosts: the loopback names, this host's and the extra ones."""
+    lines = [f"127.0.0.1\tlocalhost {spec.hostname}", "::1\tlocalhost ip6-localhost ip6-loopback"]
+    for item in spec.extra_hosts:
+        name, colon, address = item.partition(":")
+        if not colon or not name or not address or any(char.isspace() for char in item):
+            raise SandboxError(f"extra host is not `name:address`: {item}")
+        lines.append(f"{address}\t{name}")
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _write(dir_fd: int, name: str, content: bytes, mode: int) -> None:
+    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=dir_fd)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fchmod(fd, mode)
+    finally:
+        os.close(fd)
+
+
+def _maps_group(gid: int) -> bool:
+    with open("/proc/self/gid_map", encoding="ascii") as file:
+        rows = [tuple(map(int, line.split())) for line in file]
+    return any(first <= gid < first + count for first, _, count in rows)

@@ -1,0 +1,128 @@
+"""The overlay whose upper directory collects what a RUN changes (Documentation/filesystems/overlayfs.rst)."""
+
+import errno
+import os
+import stat
+
+from pybuild.sandbox import syscalls
+from pybuild.sandbox.errors import SandboxError
+from pybuild.sandbox.spec import SandboxSpec
+
+UPPER = b"fs"
+WORK = b"work"
+_EMPTY = b"empty"
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def prepare(spec: SandboxSpec) -> int:
+    """Make the directories of the overlay in the staging directory; return a descriptor of it.
+
+    The root directory of the merged tree is the upper one, so it takes after the topmost layer's.
+    """
+    staging = os.open(spec.staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    os.mkdir(UPPER, 0o755, dir_fd=staging)
+    os.mkdir(WORK, 0o700, dir_fd=staging)
+    if spec.lowers:
+        state = os.stat(spec.lowers[-1])
+        os.chown(UPPER, state.st_uid, state.st_gid, dir_fd=staging)
+        os.chmod(UPPER, stat.S_IMODE(state.st_mode), dir_fd=staging)
+    else:
+        # The kernel insists on one
+        os.mkdir(_EMPTY, 0o755, dir_fd=staging)
+    return staging
+
+
+def clear(staging: int) -> None:
+    """Leave only the upper directory. Must run in the namespace: overlayfs keeps a directory of mode 000."""
+    for name in (WORK, _EMPTY):
+        try:
+            _remove(staging, name)
+        except FileNotFoundError:
+            continue
+
+
+def _remove(parent: int, name: bytes) -> None:
+    fd = os.open(name, _DIRECTORY, dir_fd=parent)
+    try:
+        for child in map(os.fsencode, os.listdir(fd)):
+            try:
+                os.unlink(child, dir_fd=fd)
+            except (IsADirectoryError, PermissionError):
+                _remove(fd, child)
+    finally:
+        os.close(fd)
+    os.rmdir(name, dir_fd=parent)
+
+
+def mount(spec: SandboxSpec) -> int:
+    """Return the overlay as a detached mount; changes this process's working directory."""
+    lowers = list(reversed(spec.lowers)) or [spec.staging + b"/" + _EMPTY]
+    paths = [*lowers, spec.staging + b"/" + UPPER, spec.staging + b"/" + WORK]
+    # The process inside can read these paths in its /proc/mounts: relative ones tell nothing of the host
+    common = os.path.commonpath(paths)
+    os.chdir(common)
+    *layers, upper, work = (os.path.relpath(path, common) for path in paths)
+    try:
+        return _by_parameters(layers, upper, work)
+    except OSError as error:
+        if error.errno != errno.EINVAL or error.filename != "fsconfig lowerdir+":
+            raise _explained(error) from error
+    return by_options(lowers, paths[-2], paths[-1])
+
+
+def _by_parameters(layers: list[bytes], upper: bytes, work: bytes) -> int:
+    """The way of Linux 6.5 and later: each layer is a parameter of its own."""
+    fd = syscalls.fsopen(b"overlay")
+    try:
+        for layer in layers:
+            syscalls.fsconfig_string(fd, b"lowerdir+", layer)
+        syscalls.fsconfig_string(fd, b"upperdir", upper)
+        syscalls.fsconfig_string(fd, b"workdir", work)
+        syscalls.fsconfig_flag(fd, b"userxattr")
+        # The layer is read from the page cache and synced as a file; a crash leaves a work directory
+        # that is never used again
+        syscalls.fsconfig_flag(fd, b"volatile")
+        syscalls.fsconfig_create(fd)
+        return syscalls.fsmount(fd)
+    finally:
+        os.close(fd)
+
+
+def by_options(lowers: list[bytes], upper: bytes, work: bytes) -> int:
+    """Do the same for older kernels, with one string of options that may hold 4095 bytes; topmost layer first.
+
+    The string names links, in a file system of ours, that have names as short as can be.
+    """
+    links = syscalls.new_mount(b"tmpfs", mode="0700")
+    os.fchdir(links)
+    for number, path in enumerate(lowers):
+        os.symlink(path, b"%x" % number)
+    os.symlink(upper, b"u")
+    os.symlink(work, b"w")
+    os.mkdir(b"m")
+    layers = b":".join(b"%x" % number for number in range(len(lowers)))
+    options = b"lowerdir=%b,upperdir=u,workdir=w,userxattr,volatile" % layers
+    try:
+        # A detached mount cannot be mounted upon
+        place = os.open(work, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        syscalls.move_mount(links, place)
+        os.close(place)
+        os.fchdir(links)
+        syscalls.mount(b"overlay", b"m", b"overlay", 0, options)
+        tree = syscalls.open_tree(syscalls._AT_FDCWD, b"m")
+    except OSError as error:
+        raise _explained(error) from error
+    finally:
+        os.close(links)
+    return tree
+
+
+def _explained(error: OSError) -> SandboxError:
+    hints = {
+        errno.EINVAL: "the store may lie on a file system that overlayfs cannot write to, such as another overlay "
+        "or NFS; name another place with PYBUILD_STORE",
+        errno.EOPNOTSUPP: "the store's file system lacks extended attributes; name another place with PYBUILD_STORE",
+        errno.ENODEV: "the kernel has no overlayfs; load the module `overlay`",
+        errno.EPERM: "overlayfs in user namespaces needs Linux 5.11 or later",
+    }
+    return SandboxError(f"cannot mount the layers: {error.strerror}", hints.get(error.errno or 0, ""))

@@ -1,0 +1,153 @@
+"""The last steps of a RUN's process, between its fork and its exec, in the order the kernel demands."""
+
+import errno
+import os
+import signal
+
+from pybuild.sandbox import caps, syscalls
+from pybuild.sandbox.errors import ImageUserError, SandboxError
+from pybuild.sandbox.idmap import IdMode
+from pybuild.sandbox.spec import DEFAULT_PATH, SandboxSpec
+from pybuild.sandbox.users import Identity
+
+NOT_FOUND = 127
+NOT_EXECUTABLE = 126
+
+ULIMITS = {
+    "cpu": 0,
+    "fsize": 1,
+    "data": 2,
+    "stack": 3,
+    "core": 4,
+    "rss": 5,
+    "nproc": 6,
+    "nofile": 7,
+    "memlock": 8,
+    "as": 9,
+    "locks": 10,
+    "sigpending": 11,
+    "msgqueue": 12,
+    "nice": 13,
+    "rtprio": 14,
+    "rttime": 15,
+}
+"""Names as Docker has them, numbers as <asm-generic/resource.h>."""
+
+
+def become(spec: SandboxSpec, who: Identity, mode: IdMode, program: bytes) -> dict[bytes, bytes]:
+    """Turn this process into the one that is to run, all but the exec; return its environment.
+
+    Must be called inside the new root. `program` is the seccomp filter. Raises SandboxError.
+    """
+    os.setsid()
+    null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    os.dup2(null, 0, inheritable=True)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+        # Python ignores some, and exec keeps what is ignored
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    _limit(spec)
+    _enter_directory(spec.cwd)
+    if mode == "single":
+        # Set-uid programs have no other user to become; without this privilege the filter needs no rights
+        syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+    # Before the capabilities go: they allow a filter without no_new_privs, which would break `sudo`
+    syscalls.seccomp_filter(program)
+    caps.limit_bounding_set()
+    _become_user(who, mode)
+    caps.limit_own()
+    os.umask(0o022)
+    syscalls.close_range(3, on_exec=True)
+    return environment(spec, who)
+
+
+def environment(spec: SandboxSpec, who: Identity) -> dict[bytes, bytes]:
+    """Return the environment, completed by PATH and HOME."""
+    values = {"PATH": DEFAULT_PATH, "HOME": who.home, **dict(spec.env)}
+    return {os.fsencode(key): os.fsencode(value) for key, value in values.items()}
+
+
+def execute(argv: tuple[str, ...], env: dict[bytes, bytes]) -> OSError:
+    """Replace this process by the program; return the error when that fails, the most telling one of all tried."""
+    words = [os.fsencode(word) for word in argv]
+    name = words[0]
+    if b"/" in name:
+        return _try(name, words, env)
+    best = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+    for directory in env.get(b"PATH", b"").split(b":"):
+        error = _try((directory or b".") + b"/" + name, words, env)
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            if error.errno != errno.EACCES:
+                return error
+            best = error
+    return best
+
+
+def _try(path: bytes, words: list[bytes], env: dict[bytes, bytes]) -> OSError:
+    try:
+        # A link of /proc such as /proc/self/exe would run a file from outside of the image
+        os.close(syscalls.openat2(-100, path, os.O_PATH, syscalls.RESOLVE_NO_MAGICLINKS))
+        os.execve(path, words, env)
+    except OSError as error:
+        return error
+
+
+def exit_code(error: OSError) -> int:
+    """Return the exit code shells use for a program that could not be executed."""
+    return NOT_FOUND if error.errno in (errno.ENOENT, errno.ENOTDIR) else NOT_EXECUTABLE
+
+
+def _limit(spec: SandboxSpec) -> None:
+    import resource
+
+    limits = {"core": (0, resource.getrlimit(4)[1]), **{name: (soft, hard) for name, soft, hard in spec.ulimits}}
+    for name, (soft, hard) in limits.items():
+        number = ULIMITS.get(name)
+        if number is None:
+            raise SandboxError(f"unknown ulimit: {name}", f"known: {', '.join(ULIMITS)}")
+        try:
+            resource.setrlimit(number, (soft, hard))
+        except (OSError, ValueError) as error:
+            most = resource.getrlimit(number)[1]
+            raise SandboxError(
+                f"cannot set the ulimit `{name}` to {soft}:{hard}: {error}",
+                "" if most == -1 else f"the most this user may have is {most}",
+            ) from error
+
+
+def _enter_directory(path: str) -> None:
+    try:
+        fd = syscalls.openat2(
+            -100, b"/" + os.fsencode(path).lstrip(b"/"), os.O_PATH | os.O_DIRECTORY, syscalls.RESOLVE_NO_MAGICLINKS
+        )
+    except FileNotFoundError as error:
+        raise SandboxError(f"working directory does not exist in the image: {path}", "WORKDIR makes it") from error
+    except OSError as error:
+        raise SandboxError(f"cannot enter the working directory: {path}: {error.strerror}") from error
+    os.fchdir(fd)
+    os.close(fd)
+    # Outside of the root getcwd says so: then a descriptor of the host has leaked in somewhere
+    if not os.getcwdb().startswith(b"/"):
+        raise SandboxError(f"working directory is outside of the image: {path}")
+
+
+def _become_user(who: Identity, mode: IdMode) -> None:
+    if mode == "single":
+        if (who.uid, who.gid) != (0, 0):
+            raise ImageUserError(
+                f"cannot run as user {who.uid}:{who.gid}: it needs subordinate ids",
+                "an administrator can give you some: install `uidmap` and call "
+                "`usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER`",
+            )
+        return
+    try:
+        os.setgroups(who.groups)
+        os.setresgid(who.gid, who.gid, who.gid)
+        os.setresuid(who.uid, who.uid, who.uid)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise ImageUserError(
+            f"user {who.uid}:{who.gid} is beyond the ids that are mapped here",
+            "larger ranges in /etc/subuid and /etc/subgid would reach it",
+        ) from error

@@ -1,0 +1,114 @@
+"""The system calls a RUN may not make: a deny list in classic BPF (seccomp(2), linux/filter.h).
+
+What is left out would be refused by missing capabilities in most cases; the list keeps the kernel's lesser
+used doors shut all the same. ENOSYS where programs know how to do without, EPERM elsewhere.
+"""
+
+import errno
+import struct
+from dataclasses import dataclass
+
+from pybuild.sandbox.machine import Machine
+
+_LOAD = 0x20
+_JUMP_EQUAL = 0x15
+_JUMP_ANY_BIT = 0x45
+_RETURN = 0x06
+_AND = 0x54
+
+_ALLOW = 0x7FFF0000
+_ERRNO = 0x00050000
+
+# struct seccomp_data: nr, arch, instruction pointer, six arguments
+_NR = 0
+_ARCH = 4
+_ARGS = 16
+
+_NAMESPACES = 0x7E020000
+_AF_ALG = 38
+_AF_VSOCK = 40
+_TIOCSTI = 0x5412
+_TIOCLINUX = 0x541C
+
+DENIED = (
+    *("mount", "umount2", "pivot_root", "fsopen", "fsconfig", "fsmount", "fspick"),
+    *("move_mount", "open_tree", "open_tree_attr", "mount_setattr"),
+    *("unshare", "setns"),
+    *("add_key", "request_key", "keyctl"),
+    *("bpf", "perf_event_open", "userfaultfd", "io_uring_setup", "io_uring_enter", "io_uring_register"),
+    *("open_by_handle_at", "lookup_dcookie", "uselib"),
+    *("process_vm_readv", "process_vm_writev"),
+    *("kexec_load", "kexec_file_load", "init_module", "finit_module", "delete_module"),
+    *("reboot", "swapon", "swapoff", "acct", "quotactl", "quotactl_fd"),
+    *("iopl", "ioperm", "settimeofday", "clock_settime"),
+)
+"""Answered with EPERM; those an architecture lacks are passed over."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArgumentRule:
+    """Refuse `call` with `error` when argument number `index`, taken as 32 bits and masked, is `value`.
+
+    With `value` None any bit of the mask is enough.
+    """
+
+    call: str
+    index: int
+    mask: int
+    value: int | None
+    error: int
+
+
+BY_ARGUMENT = (
+    ArgumentRule("clone", 0, _NAMESPACES, None, errno.EPERM),
+    ArgumentRule("socket", 0, 0xFFFFFFFF, _AF_ALG, errno.EAFNOSUPPORT),
+    ArgumentRule("socket", 0, 0xFFFFFFFF, _AF_VSOCK, errno.EAFNOSUPPORT),
+    ArgumentRule("ioctl", 1, 0xFFFFFFFF, _TIOCSTI, errno.EPERM),
+    ArgumentRule("ioctl", 1, 0xFFFFFFFF, _TIOCLINUX, errno.EPERM),
+)
+
+
+def build_filter(machine: Machine) -> bytes:
+    """Return the filter's instructions for a machine.
+
+    Calls of another architecture (a 32-bit program's) get ENOSYS: the numbers would mean other things.
+    """
+    program = [
+        _op(_LOAD, _ARCH),
+        _op(_JUMP_EQUAL, machine.audit, 1, 0),
+        _refuse(errno.ENOSYS),
+        _op(_LOAD, _NR),
+    ]
+    if machine.foreign_bit:
+        program += [_op(_JUMP_ANY_BIT, machine.foreign_bit, 0, 1), _refuse(errno.ENOSYS)]
+    # The flags of clone3 lie behind a pointer, out of a filter's sight; libcs fall back to clone
+    program += _when(machine, "clone3", [_refuse(errno.ENOSYS)])
+    for rule in BY_ARGUMENT:
+        program += _when(machine, rule.call, _check_argument(rule))
+    for name in DENIED:
+        program += _when(machine, name, [_refuse(errno.EPERM)])
+    program.append(_op(_RETURN, _ALLOW))
+    return b"".join(program)
+
+
+def _when(machine: Machine, call: str, then: list[bytes]) -> list[bytes]:
+    number = machine.numbers.get(call)
+    return [] if number is None else [_op(_JUMP_EQUAL, number, 0, len(then)), *then]
+
+
+def _check_argument(rule: ArgumentRule) -> list[bytes]:
+    load = _op(_LOAD, _ARGS + 8 * rule.index)
+    if rule.value is None:
+        test = [_op(_JUMP_ANY_BIT, rule.mask, 0, 1)]
+    else:
+        test = [_op(_AND, rule.mask), _op(_JUMP_EQUAL, rule.value, 0, 1)]
+    # The number is loaded again for the rules that follow
+    return [load, *test, _refuse(rule.error), _op(_LOAD, _NR)]
+
+
+def _refuse(error: int) -> bytes:
+    return _op(_RETURN, _ERRNO | error)
+
+
+def _op(code: int, value: int, when_true: int = 0, when_false: int = 0) -> bytes:
+    return struct.pack("HBBI", code, when_true, when_false, value)

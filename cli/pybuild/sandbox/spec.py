@@ -1,0 +1,137 @@
+"""What a RUN is and sees, as a value."""
+
+import os
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pybuild.sandbox.errors import SandboxError
+
+Network = Literal["none", "host"]
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DEFAULT_SHM_SIZE = 64 << 20
+MAX_LAYERS = 500
+"""What the kernel takes as the lower directories of one overlay."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileMount:
+    """A file of ours that appears, read-only, at `target` (a path in the image, its last part not followed)."""
+
+    target: str
+    content: bytes
+    mode: int = 0o644
+
+
+Mount = FileMount
+"""Closed union of what can be mounted beside the system's own file systems."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """How a RUN ended.
+
+    `status` is its exit code as shells count it: 128 + signal when killed, 127 and 126 when it could not be
+    executed, of which `message` says why. With a `problem` nothing was run, as the sandbox could not be made.
+    """
+
+    status: int
+    cancelled: bool = False
+    message: str = ""
+    problem: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxSpec:
+    """A process and its world.
+
+    `argv` is executed without a shell. `env` is all of its environment but PATH and HOME, which get their
+    usual values when absent. `cwd` must exist in the image. `user` is `user[:group]` as in USER, "" for
+    root; names are looked up in the image. `lowers` are unpacked layers on the host, bottom first. `staging` is
+    an empty directory of the caller's on the same file system as a store that overlayfs can write to; the
+    changes are left in its `fs`. `shm_size` is in bytes, 0 the default. `ulimits` are (name, soft, hard), -1
+    for unlimited. `extra_hosts` are "name:ip". `scripts` are (name, content) of files below /dev/pipes.
+    `grace` is how many seconds a cancelled process has between SIGTERM and SIGKILL.
+    """
+
+    argv: tuple[str, ...]
+    lowers: tuple[bytes, ...]
+    staging: bytes
+    env: tuple[tuple[str, str], ...] = ()
+    cwd: str = "/"
+    user: str = ""
+    network: Network = "host"
+    hostname: str = "pybuild"
+    extra_hosts: tuple[str, ...] = ()
+    shm_size: int = 0
+    ulimits: tuple[tuple[str, int, int], ...] = ()
+    scripts: tuple[tuple[str, bytes], ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    grace: float = 2.0
+
+    def __post_init__(self) -> None:
+        """Raise SandboxError for what no sandbox could be made of."""
+        if not self.argv or not self.argv[0]:
+            raise SandboxError("there is no command to run")
+        if self.network not in ("none", "host"):
+            raise SandboxError(f"unknown network mode of a sandbox: {self.network}", "known: none, host")
+        if len(self.lowers) > MAX_LAYERS:
+            raise SandboxError(f"image has more layers than one overlay can hold: {len(self.lowers)}")
+        for name, _ in self.scripts:
+            if not name or "/" in name or "\0" in name or name in (".", ".."):
+                raise SandboxError(f"script name cannot be a file name: {name!r}")
+        texts = (*self.argv, self.cwd, self.user, self.hostname, *(f"{key}={value}" for key, value in self.env))
+        for text in texts:
+            if "\0" in text:
+                raise SandboxError(f"a NUL byte cannot be passed to a process: {text!r:.100}")
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the value in plain types; text becomes bytes, as it may hold what UTF-8 cannot."""
+        return {
+            "argv": [os.fsencode(word) for word in self.argv],
+            "lowers": list(self.lowers),
+            "staging": self.staging,
+            "env": [[os.fsencode(key), os.fsencode(value)] for key, value in self.env],
+            "cwd": os.fsencode(self.cwd),
+            "user": os.fsencode(self.user),
+            "network": self.network,
+            "hostname": os.fsencode(self.hostname),
+            "extra_hosts": [os.fsencode(host) for host in self.extra_hosts],
+            "shm_size": self.shm_size,
+            "ulimits": [list(limit) for limit in self.ulimits],
+            "scripts": [[os.fsencode(name), content] for name, content in self.scripts],
+            "mounts": [[os.fsencode(item.target), item.content, item.mode] for item in self.mounts],
+            "grace": self.grace,
+        }
+
+    @staticmethod
+    def from_wire(data: dict[str, Any]) -> "SandboxSpec":
+        """Return the spec that `to_wire` made `data` of."""
+        text = os.fsdecode
+        return SandboxSpec(
+            argv=tuple(map(text, data["argv"])),
+            lowers=tuple(data["lowers"]),
+            staging=data["staging"],
+            env=tuple((text(key), text(value)) for key, value in data["env"]),
+            cwd=text(data["cwd"]),
+            user=text(data["user"]),
+            network=data["network"],
+            hostname=text(data["hostname"]),
+            extra_hosts=tuple(map(text, data["extra_hosts"])),
+            shm_size=data["shm_size"],
+            ulimits=tuple((name, soft, hard) for name, soft, hard in data["ulimits"]),
+            scripts=tuple((text(name), content) for name, content in data["scripts"]),
+            mounts=tuple(FileMount(text(target), content, mode) for target, content, mode in data["mounts"]),
+            grace=data["grace"],
+        )
+
+    def describe(self) -> str:
+        """Return it as a few lines for a log; the environment's values are left out, they may be secret."""
+        return "\n".join(
+            (
+                f"run {list(self.argv)!r} in {self.cwd} as {self.user or 'root'}",
+                f"network {self.network}, hostname {self.hostname}, environment {[key for key, _ in self.env]!r}",
+                f"overlay of {len(self.lowers)} layers, changes in {os.fsdecode(self.staging)}",
+            )
+        )
