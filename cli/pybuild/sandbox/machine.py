@@ -3,6 +3,7 @@
 import os
 import sys
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 
 from pybuild.sandbox.errors import SandboxError
@@ -119,6 +120,7 @@ MACHINES = {
 }
 
 
+@cache
 def this_machine() -> Machine:
     """Return the row of the running kernel's architecture; raise SandboxError when there is none."""
     if not sys.platform.startswith("linux"):

@@ -260,6 +260,6 @@ def _write(dir_fd: int, name: str, content: bytes, mode: int) -> None:
 
 
 def _maps_group(gid: int) -> bool:
-    with open("/proc/self/gid_map", encoding="ascii") as file:
+    with open("/proc/self/gid_map", "rb") as file:
         rows = [tuple(map(int, line.split())) for line in file]
     return any(first <= gid < first + count for first, _, count in rows)

@@ -1,7 +1,11 @@
-"""The last steps of a RUN's process, between its fork and its exec, in the order the kernel demands."""
+"""The last steps of a RUN's process, between its fork and its exec, in the order the kernel demands.
+
+Nothing may be imported in these functions: the root directory is the image's, and so would be the code.
+"""
 
 import errno
 import os
+import resource
 import signal
 
 from pybuild.sandbox import caps, syscalls
@@ -98,8 +102,6 @@ def exit_code(error: OSError) -> int:
 
 
 def _limit(spec: SandboxSpec) -> None:
-    import resource
-
     limits = {"core": (0, resource.getrlimit(4)[1]), **{name: (soft, hard) for name, soft, hard in spec.ulimits}}
     for name, (soft, hard) in limits.items():
         number = ULIMITS.get(name)

@@ -12,6 +12,7 @@ import select
 import signal
 import socket
 import struct
+import sys
 import time
 from collections.abc import Iterator
 from functools import cache
@@ -175,6 +176,7 @@ def _init(spec: SandboxSpec, mode: IdMode, report: int, stdout: int, stderr: int
         root.mount_all()
         _tell(report, "made", root.stubs.made.to_wire())
         who = resolve_user(root.fd, spec.user)
+        _forbid_imports()
         root.enter()
         child = os.fork()
         if child == 0:
@@ -262,9 +264,24 @@ def _tell_error(report: int, error: BaseException) -> None:
         what = f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename else str(error.strerror)
         _tell(report, "problem", [f"cannot make the sandbox: {what}", ""])
     else:
-        import traceback
+        _tell(report, "bug", _trace(error))
 
-        _tell(report, "bug", "".join(traceback.format_exception(error)))
+
+def _forbid_imports() -> None:
+    """Inside of the image's root an import would run the image's code, with more rights than it is to have."""
+    for places in (sys.meta_path, sys.path_hooks, sys.path):
+        places.clear()
+    sys.path_importer_cache.clear()
+
+
+def _trace(error: BaseException) -> str:
+    """Return where an error came from. The library's traceback would look for source files in the image."""
+    lines = []
+    step = error.__traceback__
+    while step is not None:
+        lines.append(f"  {step.tb_frame.f_code.co_filename}:{step.tb_lineno} in {step.tb_frame.f_code.co_name}")
+        step = step.tb_next
+    return "\n".join([*lines, f"{type(error).__name__}: {error}"])
 
 
 def _read_records(data: bytes) -> Iterator[tuple[str, Any]]:

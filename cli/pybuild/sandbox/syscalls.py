@@ -6,7 +6,6 @@ Constants carry the kernel's names, less the prefix that the function's name say
 import ctypes
 import os
 import struct
-from functools import cache
 
 from pybuild.sandbox.machine import this_machine
 
@@ -73,14 +72,9 @@ def _check(result: int, what: str = "") -> int:
     return result
 
 
-@cache
-def _number(name: str) -> int:
-    return this_machine().numbers[name]
-
-
 def _call(name: str, *args: int | bytes | None) -> int:
     given = [_long(arg) if isinstance(arg, int) else ctypes.c_char_p(arg) for arg in args]
-    return int(_libc.syscall(_long(_number(name)), *given))
+    return int(_libc.syscall(_long(this_machine().numbers[name]), *given))
 
 
 def clone(flags: int) -> int:
@@ -92,7 +86,8 @@ def clone(flags: int) -> int:
     zero = _long(0)
     signal_on_exit = 17
     return _check(
-        _pylibc.syscall(_long(_number("clone")), _long(flags | signal_on_exit), zero, zero, zero, zero), "clone"
+        _pylibc.syscall(_long(this_machine().numbers["clone"]), _long(flags | signal_on_exit), zero, zero, zero, zero),
+        "clone",
     )
 
 
@@ -214,7 +209,7 @@ def capabilities() -> int:
     """Return this thread's effective capabilities as a bit mask."""
     header = ctypes.create_string_buffer(struct.pack("Ii", 0x20080522, 0), 8)
     data = ctypes.create_string_buffer(24)
-    _check(int(_libc.syscall(_long(_number("capget")), header, data)), "capget")
+    _check(int(_libc.syscall(_long(this_machine().numbers["capget"]), header, data)), "capget")
     low, _, _, high, _, _ = struct.unpack("IIIIII", data.raw)
     return int(low | high << 32)
 
