@@ -15,7 +15,7 @@ from pybuild.engine.errors import RunFailedError
 from pybuild.layer.tarwriter import Packed
 from pybuild.oci.digest import Digest
 from pybuild.plan.ops import RunOp
-from pybuild.sandbox.spec import SandboxSpec
+from pybuild.sandbox.spec import RunEnd, SandboxSpec
 from pybuild.store.blobs import BlobWriter
 
 if TYPE_CHECKING:
@@ -52,10 +52,9 @@ def run(op: RunOp, inputs: "Inputs", diff_ids: Sequence[Digest], number: int) ->
             scripts=op.scripts,
         )
         with _Output(lambda stream, text: inputs.emit(StepLog(number, stream, text))) as output:
-            result = workers.run(spec, output.stdout, output.stderr, blob.fd)
-        if result.packed is None:
-            raise _failed(op, result.end.status, output.last)
-        packed = result.packed
+            end, packed = workers.run(spec, output.stdout, output.stderr, blob.fd)
+        if packed is None:
+            raise _failed(op, end, output.last)
         _publish(inputs, staging, packed.diff_id)
     except BaseException:
         blob.abort()
@@ -71,7 +70,8 @@ def _publish(inputs: "Inputs", staging: Path, diff_id: Digest) -> None:
         inputs.workers.remove(staging)
 
 
-def _failed(op: RunOp, status: int, log: Sequence[str]) -> RunFailedError:
+def _failed(op: RunOp, end: RunEnd, log: Sequence[str]) -> RunFailedError:
+    status = end.status
     shown = op.argv[-1] if len(op.argv) > 1 else " ".join(op.argv)
     command = " ".join(shown.split())
     if len(command) > 120:
@@ -84,7 +84,8 @@ def _failed(op: RunOp, status: int, log: Sequence[str]) -> RunFailedError:
     else:
         how = f"ended with exit code {status}"
     hints = {127: "the command was not found in the image", 126: "the command cannot be executed in the image"}
-    return RunFailedError(f"RUN {how}: {command}", hints.get(status, ""), log=tuple(log), status=status)
+    hint = end.message or hints.get(status, "")
+    return RunFailedError(f"RUN {how}: {command}", hint, log=tuple(log), status=status)
 
 
 class _Output:

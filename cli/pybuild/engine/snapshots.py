@@ -23,8 +23,13 @@ class Snapshots:
         self._locks: dict[str, Lock] = {}
 
     def lowers(self, diff_ids: Sequence[Digest]) -> list[Path]:
-        """Return the unpacked tree of each layer, bottom first."""
-        return [self._tree(diff_ids[: count + 1]) for count in range(len(diff_ids))]
+        """Return the unpacked trees to stack, bottom first.
+
+        Overlayfs takes no directory twice. Of a layer that comes again, as the empty one of a RUN that changes
+        nothing does, the topmost place is enough: whatever the lower one shows or hides, the upper does too.
+        """
+        trees = [self._tree(diff_ids[: count + 1]) for count in range(len(diff_ids))]
+        return list(dict.fromkeys(reversed(trees)))[::-1]
 
     def name(self, diff_ids: Sequence[Digest]) -> str:
         """Return the name of the top layer's snapshot.

@@ -121,7 +121,7 @@ class Solver:
             return self._stage(stage)
         except BaseException:
             self._failed.set()
-            self._in.workers.cancel()
+            self._in.workers.stop()
             raise
 
     def _state_of(self, index: int) -> StageState:

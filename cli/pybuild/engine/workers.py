@@ -5,21 +5,27 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Event as Flag
-from threading import Lock
+from threading import Lock, Thread
+from typing import Any
 
-from pybuild.engine.jobs import RunResult
-from pybuild.errors import CancelledError, PybuildError
-from pybuild.layer.errors import LayerError
+from pybuild.errors import CancelledError
 from pybuild.layer.tarwriter import Packed
 from pybuild.sandbox import idmap
 from pybuild.sandbox.errors import SandboxError
-from pybuild.sandbox.spec import SandboxSpec
-from pybuild.sandbox.worker import JobFailedError, Worker
+from pybuild.sandbox.spec import RunEnd, SandboxSpec
+from pybuild.sandbox.worker import Worker
 from pybuild.tree.entry import Entry
+
+POLL_SECONDS = 0.1
+"""How often a cancelled build is looked for while jobs run."""
 
 
 class Workers:
-    """Use it with `with`: the end of it ends the worker and whatever still runs in it."""
+    """Use it with `with`: the end of it ends the worker and whatever still runs in it.
+
+    Setting the flag `cancel`, or `stop`, ends the jobs that run and those to come with CancelledError; only
+    removals are carried out all the same.
+    """
 
     def __init__(self, cancel: Flag) -> None:
         self._cancel = cancel
@@ -27,11 +33,17 @@ class Workers:
         self._worker: Worker | None = None
         self._ids = idmap.choose()
         self._cancel_read, self._cancel_write = os.pipe2(os.O_CLOEXEC)
+        self._stopped = False
+        self._closed = Flag()
+        self._watcher: Thread | None = None
 
     def __enter__(self) -> "Workers":
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        if self._watcher is not None:
+            self._watcher.join()
         if self._worker is not None:
             self._worker.close()
             self._worker = None
@@ -47,27 +59,40 @@ class Workers:
         """Return what the user should know of how RUN steps will work here."""
         if self.mode != "single":
             return []
-        return [f"building with one user id: {idmap.why_single() or 'as PYBUILD_ID_MODE says'}"]
+        return [f"building with one user id: {idmap.why_single() or 'PYBUILD_ID_MODE says so'}"]
 
-    def cancel(self) -> None:
-        """End the jobs that run, and those to come, with CancelledError."""
-        os.write(self._cancel_write, b"x")
+    def stop(self) -> None:
+        """End the jobs that run, and those to come."""
+        with self._lock:
+            if not self._stopped:
+                self._stopped = True
+                # Never read: it stays readable for every job that waits
+                os.write(self._cancel_write, b"x")
 
-    def _get(self) -> Worker:
+    def prepare(self) -> None:
+        """Start the worker now, for it to be ready when it is needed."""
         with self._lock:
             if self._worker is None:
                 self._worker = Worker.start(self._ids)
-            return self._worker
+                self._watcher = Thread(target=self._watch, name="cancel", daemon=True)
+                self._watcher.start()
 
-    def run(self, spec: SandboxSpec, stdout: int, stderr: int, tar: int) -> RunResult:
+    def _watch(self) -> None:
+        while not self._closed.wait(POLL_SECONDS):
+            if self._cancel.is_set():
+                self.stop()
+                return
+
+    def run(self, spec: SandboxSpec, stdout: int, stderr: int, tar: int) -> tuple[RunEnd, Packed | None]:
         """Run a sandbox and pack its changes into `tar`; raise SandboxError, LayerError or CancelledError."""
+        from pybuild.engine.jobs import RunResult
+
         result = self._call("run", [spec, self.mode], [stdout, stderr, tar], RunResult)
-        assert isinstance(result, RunResult)
         if result.end.cancelled:
             raise CancelledError("the build was cancelled")
         if result.end.problem:
             raise SandboxError(result.end.problem, result.end.hint)
-        return result
+        return result.end, result.packed
 
     def ingest(self, source: int, out: int, *, layer: bool) -> Packed:
         """Check and index an untrusted archive, its uncompressed bytes going to `out`; raise LayerError.
@@ -79,8 +104,12 @@ class Workers:
         return packed
 
     def apply(self, layer: int, directory: Path, parents: Sequence[Entry]) -> None:
-        """Unpack a layer into the new `directory`, after entries for the directories it leaves out."""
+        """Unpack a layer into the new `directory`; `parents` say how directories look that it leaves out."""
         self._call("apply", [os.fsencode(directory), list(parents), self.mode], [layer], None)
+
+    def flatten(self, layers: Sequence[int], directory: Path) -> None:
+        """Unpack layers over each other, bottom first, into the new `directory`."""
+        self._call("flatten", [os.fsencode(directory), self.mode], layers, None)
 
     def unpack_context(self, archive: int, directory: Path) -> None:
         """Unpack a context that was sent into `directory`, which belongs to this user; raise LayerError."""
@@ -88,32 +117,21 @@ class Workers:
 
     def remove(self, directory: Path) -> None:
         """Remove a directory whose files may belong to mapped ids, even when the build was cancelled."""
-        self._call("remove", [os.fsencode(directory)], [], None, cancellable=False)
+        self.prepare()
+        assert self._worker is not None
+        self._worker.call("remove", [os.fsencode(directory)])
 
     def remove_if_possible(self, directory: Path) -> None:
-        """Remove a directory, or leave it for the next time when no worker can be had."""
+        """Remove a directory, or leave the rest for the next time when no worker can be had."""
         try:
             self.remove(directory)
         except SandboxError:
             # Without namespaces there are no files of mapped ids either
             shutil.rmtree(directory, ignore_errors=True)
 
-    def _call(
-        self, job: str, params: object, fds: Sequence[int], result: object, *, cancellable: bool = True
-    ) -> object:
-        if cancellable and self._cancel.is_set():
+    def _call(self, job: str, params: object, fds: Sequence[int], result: Any) -> Any:
+        if self._cancel.is_set() or self._stopped:
             raise CancelledError("the build was cancelled")
-        try:
-            return self._get().call(
-                job, params, fds, result=result, cancel_fd=self._cancel_read if cancellable else None
-            )
-        except JobFailedError as error:
-            raise _typed(error) from error
-
-
-def _typed(error: JobFailedError) -> PybuildError:
-    if error.kind in ("SandboxError", "OSError"):
-        return SandboxError(error.message, error.hint)
-    if error.kind.endswith("Error") and error.kind not in ("MemoryError",):
-        return LayerError(error.message, error.hint)
-    return error
+        self.prepare()
+        assert self._worker is not None
+        return self._worker.call(job, params, fds, result=result, cancel_fd=self._cancel_read)

@@ -150,7 +150,9 @@ class _Target:
         else:
             self._device(fd, name, entry)
         if self._made is not None:
-            self._made.add(path)
+            while path not in self._made:
+                self._made.add(path)
+                path = path.rpartition(b"/")[0]
 
     # Directories
 
@@ -188,8 +190,6 @@ class _Target:
         self._new_directory(fd, name)
         entry = self._parents.get(path)
         self._directories[path] = entry or Entry(path=path, type=DIR, mode=0o755)
-        if self._made is not None:
-            self._made.add(path)
         return os.open(name, _DIRECTORY, dir_fd=fd)
 
     def _new_directory(self, fd: int, name: bytes) -> None:

@@ -75,8 +75,9 @@ class _Table:
         self._rows: dict[bytes, Entry] = {}
         # Paths of what each directory was given, so that dropping a directory costs no search
         self._below: dict[bytes, list[bytes]] = {b"": []}
-        self._removed: set[bytes] = set()
-        self._opaque: set[bytes] = set()
+        # Dictionaries for their order: the same archive is to give the same table
+        self._removed: dict[bytes, None] = {}
+        self._opaque: dict[bytes, None] = {}
 
     def add(self, entry: Entry) -> None:
         path = entry.path
@@ -87,10 +88,10 @@ class _Table:
             parent, slash, _ = path.rpartition(b"/")
             self._make_parents(path)
             if marked == OPAQUE_MARKER:
-                self._opaque.add(parent)
+                self._opaque[parent] = None
             else:
                 hidden = parent + slash + marked
-                self._removed.add(hidden)
+                self._removed[hidden] = None
                 self._below[parent].append(hidden)
 
     def _add(self, entry: Entry) -> None:
@@ -135,12 +136,12 @@ class _Table:
 
     def _drop_below(self, path: bytes) -> None:
         pending = self._below.pop(path, [])
-        self._opaque.discard(path)
+        self._opaque.pop(path, None)
         while pending:
             gone = pending.pop()
             self._rows.pop(gone, None)
-            self._removed.discard(gone)
-            self._opaque.discard(gone)
+            self._removed.pop(gone, None)
+            self._opaque.pop(gone, None)
             pending.extend(self._below.pop(gone, ()))
 
     def rows(self) -> list[Entry]:
@@ -151,7 +152,7 @@ class _Table:
                 rows[path] = Entry(path=path, type=WHITEOUT)
             elif row is None or row.type == DIR:
                 # Removed and made anew: nothing of the old one shows through
-                self._opaque.add(path)
+                self._opaque[path] = None
         for path in self._opaque:
             row = rows.get(path)
             if row is None:

@@ -104,7 +104,10 @@ class Blobs:
         Returns digest and size. Raises WrongContentError, and leaves the source alone, when it is not `digest`.
         Nobody may write to the source any more.
         """
-        fd = source if isinstance(source, int) else os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            fd = source if isinstance(source, int) else os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError as error:
+            raise disk_error("cannot take in", str(source), error) from error
         try:
             with self.create() as blob:
                 found, size = _hash(fd, None if isinstance(source, Path) else blob)

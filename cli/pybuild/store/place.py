@@ -20,6 +20,9 @@ VERSION = 1
 
 DIRECTORIES = ("blobs", "blobs/sha256", "tocs", "snapshots", "contexts", "tmp", "logs")
 
+RESERVE = 512 << 10
+"""Bytes kept back, so that a prune has room for its own notes when the disk is full."""
+
 ENOUGH_AGE = 86400
 """Seconds after which a temporary thing of unknown origin counts as left over."""
 
@@ -57,6 +60,10 @@ class Place:
     @property
     def tmp(self) -> Path:
         return self.root / "tmp"
+
+    @property
+    def reserve(self) -> Path:
+        return self.root / "reserve"
 
     def temporary(self) -> Path:
         """Return an unused name in `tmp` that tells which process made it. Nothing is created."""
@@ -186,6 +193,29 @@ def make_directories(place: Place) -> None:
     for name in DIRECTORIES:
         (place.root / name).mkdir(mode=0o700, exist_ok=True)
     place.lock.touch(mode=0o600)
+
+
+def hold_reserve(place: Place) -> None:
+    """Keep some space back; without any to spare there is none."""
+    try:
+        fd = os.open(place.reserve, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return
+    try:
+        os.posix_fallocate(fd, 0, RESERVE)
+    except OSError:
+        place.reserve.unlink(missing_ok=True)
+    finally:
+        os.close(fd)
+
+
+def release_reserve(place: Place) -> bool:
+    """Give the space back; return whether there was some."""
+    try:
+        place.reserve.unlink()
+    except OSError:
+        return False
+    return True
 
 
 def write_version(place: Place) -> None:

@@ -16,7 +16,7 @@ from pybuild.oci.digest import Digest, chain_id
 from pybuild.store.cache import CacheRecord
 from pybuild.store.errors import disk_error
 from pybuild.store.images import ImageRecord
-from pybuild.store.place import allocated, is_left_over, remove_own
+from pybuild.store.place import allocated, hold_reserve, is_left_over, release_reserve, remove_own
 
 if TYPE_CHECKING:
     from pybuild.store.store import Store
@@ -87,11 +87,16 @@ def prune(
     if dry_run:
         return PruneReport(tuple(_told(store, _plan(store, all, until, labels), _left_over(store))))
     with store.exclusive():
-        store.cache.flush()
-        plan = _plan(store, all, until, labels)
-        left_over = _left_over(store)
-        items = list(_told(store, plan, left_over))
-        gone = _carry_out(store, plan, left_over, remove_tree or remove_own)
+        # What removes things writes first: names go before content
+        release_reserve(store.place)
+        try:
+            store.cache.flush()
+            plan = _plan(store, all, until, labels)
+            left_over = _left_over(store)
+            items = list(_told(store, plan, left_over))
+            gone = _carry_out(store, plan, left_over, remove_tree or remove_own)
+        finally:
+            hold_reserve(store.place)
         trees = ("snapshot", "temporary")
         return PruneReport(tuple(item for item in items if item.kind not in trees or item.name in gone))
 

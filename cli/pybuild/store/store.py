@@ -16,9 +16,11 @@ from pybuild.store.layers import Layers
 from pybuild.store.place import (
     Place,
     boot_id,
+    hold_reserve,
     make_directories,
     making,
     open_place,
+    release_reserve,
     sync_file_system,
     write_version,
 )
@@ -59,7 +61,7 @@ class Store:
                 _make(place)
             notices = []
             index = Index(place.index)
-            if damaged_mark(place.index).exists() or not _is_sound(index):
+            if damaged_mark(place.index).exists() or not _is_readable(index, place):
                 index.close()
                 notices.append(_repair(place))
         except OSError as error:
@@ -72,7 +74,11 @@ class Store:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if error is None:
+            self.close()
+        else:
+            # The first error is the one to tell
+            self.index.close()
 
     def close(self) -> None:
         """Write down what was only noted, and close the index. No other thread may use the store any more."""
@@ -160,7 +166,19 @@ def _make(place: Place) -> None:
             index.mark_damaged()
         finally:
             index.close()
+        hold_reserve(place)
         write_version(place)
+
+
+def _is_readable(index: Index, place: Place) -> bool:
+    try:
+        return _is_sound(index)
+    except StoreError:
+        # Even reading takes a file beside the index: without the reserve a full disk could not be pruned
+        if not release_reserve(place):
+            raise
+        index.close()
+        return _is_sound(index)
 
 
 def _is_sound(index: Index) -> bool:
