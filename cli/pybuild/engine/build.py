@@ -12,6 +12,8 @@ import msgspec
 
 from pybuild.api.events import Built, Event, Notice, Planned, PlannedStep
 from pybuild.api.request import BuildRequest
+from pybuild.context.errors import ContextError
+from pybuild.context.local import LocalContext
 from pybuild.dockerfile.parse import Dockerfile, parse
 from pybuild.engine import exporting, inputs
 from pybuild.engine.resolve import read_bases
@@ -48,6 +50,8 @@ def build(
         store = stack.enter_context(Store.open(store_root))
         stack.enter_context(store.session())
         workers = stack.enter_context(Workers(cancel))
+        for left_over in store.sweep():
+            workers.remove_if_possible(left_over)
         given = stack.enter_context(inputs.open_inputs(request, context_stream, store, workers))
         dockerfile = parse(given.dockerfile_text, name=given.dockerfile_name)
         plan, bases = _plan(dockerfile, request, store, platform)
@@ -76,10 +80,18 @@ def build(
         numbers = {key: number for number, (key, *_) in enumerate(shown)}
         state = Solver(plan, solving, numbers).solve()
         if given.remembers:
-            given.context.save()
+            _remember(given.context, emit)
         if cancel.is_set():
             raise CancelledError("the build was cancelled")
         return _commit(plan, state, platform, store, tags, request)
+
+
+def _remember(context: LocalContext, emit: Callable[[Event], None]) -> None:
+    try:
+        context.save()
+    except ContextError as error:
+        # The next build reads the files again, that is all
+        emit(Notice("warning", error.message))
 
 
 def _serialised(emit: Callable[[Event], None]) -> Callable[[Event], None]:

@@ -48,7 +48,9 @@ def open_inputs(request: BuildRequest, stream: BinaryIO | None, store: Store, wo
     cannot be read.
     """
     if request.context:
-        yield _from_directory(request, Path(request.context), store, remembers=True)
+        given = _from_directory(request, Path(request.context), store, remembers=True)
+        with given.context:
+            yield given
         return
     if stream is None:
         raise UsageError("the request names no context and brings none")
@@ -56,7 +58,9 @@ def open_inputs(request: BuildRequest, stream: BinaryIO | None, store: Store, wo
         head = _spool(stream, spool.fd)
         kind = sniff(head)
         if kind == "text":
-            yield _bare_dockerfile(request, spool.fd, store)
+            given = _bare_dockerfile(request, spool.fd, store)
+            with given.context:
+                yield given
             return
         staging = store.snapshots.staging()
         try:
@@ -64,7 +68,9 @@ def open_inputs(request: BuildRequest, stream: BinaryIO | None, store: Store, wo
             root.mkdir(mode=0o700)
             workers.unpack_context(spool.fd, root)
             spool.abort()
-            yield _from_directory(request, root, store, remembers=False)
+            given = _from_directory(request, root, store, remembers=False)
+            with given.context:
+                yield given
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 

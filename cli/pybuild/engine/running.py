@@ -11,6 +11,7 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 from pybuild.api.events import StepLog
+from pybuild.api.request import BuildRequest
 from pybuild.engine.errors import RunFailedError
 from pybuild.layer.tarwriter import Packed
 from pybuild.oci.digest import Digest
@@ -25,6 +26,12 @@ LOG_LINES = 20
 """How many last lines of output a failure repeats."""
 
 LINE_LIMIT = 4000
+DEFAULT_HOSTNAME = "buildkitsandbox"
+
+
+def hostname(request: BuildRequest) -> str:
+    """Return the host name that commands see."""
+    return request.build_args.get("BUILDKIT_SANDBOX_HOSTNAME") or DEFAULT_HOSTNAME
 
 
 def run(op: RunOp, inputs: "Inputs", diff_ids: Sequence[Digest], number: int) -> tuple[Packed, BlobWriter]:
@@ -44,6 +51,7 @@ def run(op: RunOp, inputs: "Inputs", diff_ids: Sequence[Digest], number: int) ->
             cwd=op.cwd,
             user=op.user,
             network="none" if op.network == "none" else "host",
+            hostname=hostname(request),
             extra_hosts=request.extra_hosts,
             shm_size=request.shm_size,
             ulimits=tuple((limit.name, limit.soft, limit.hard) for limit in request.ulimits),

@@ -97,8 +97,9 @@ class Solver:
             for stage in self._plan.stages:
                 self._futures[stage.index] = pool.submit(self._guarded, stage)
             wait_all(self._futures.values())
-        errors = [future.exception() for future in self._futures.values()]
-        for error in sorted((error for error in errors if error), key=lambda error: isinstance(error, _Abandoned)):
+        errors = [error for future in self._futures.values() if (error := future.exception()) is not None]
+        # Stages that were stopped because of another one only say so
+        for error in sorted(errors, key=lambda error: isinstance(error, CancelledError)):
             raise error
         return self._futures[self._plan.target.index].result()
 
@@ -247,6 +248,7 @@ class Solver:
             "shm": request.shm_size,
             "ulimits": [[limit.name, limit.soft, limit.hard] for limit in request.ulimits],
             "epoch": self._plan.source_date_epoch,
+            "hostname": running.hostname(request),
         }
         chain = chain_id(state.diff_ids)
         key = run_key(op, chain, self._plan.platform, self._in.workers.mode, options)
