@@ -229,8 +229,6 @@ def _carry_out(store: "Store", plan: _Plan, left_over: Iterable[Path], remove_tr
         store.images.delete(image.id)
     for key, _, _ in plan.cache:
         store.cache.delete(key)
-    if plan.memos:
-        store.cache.memo_clear()
     for diff_id in plan.layers:
         store.layers.delete(diff_id)
     for path, _ in plan.files:
@@ -246,6 +244,9 @@ def _carry_out(store: "Store", plan: _Plan, left_over: Iterable[Path], remove_tr
         if trash is None or _remove(trash, remove_tree):
             gone.add(name)
     gone.update(path.name for path in left_over if _remove(path, remove_tree))
+    if plan.memos:
+        # Last: emptying a table writes much, and by now there is room
+        store.cache.memo_clear()
     return gone
 
 

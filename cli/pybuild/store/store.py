@@ -61,7 +61,12 @@ class Store:
                 _make(place)
             notices = []
             index = Index(place.index)
-            if damaged_mark(place.index).exists() or not _is_readable(index, place):
+            try:
+                sound = not damaged_mark(place.index).exists() and _is_readable(index, place)
+            except StoreError:
+                index.close()
+                raise
+            if not sound:
                 index.close()
                 notices.append(_repair(place))
         except OSError as error:
