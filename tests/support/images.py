@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import tarfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +230,12 @@ def _read_oci(archive: Any) -> list[Image]:
             notes[key] for key in ("io.containerd.image.name", "org.opencontainers.image.ref.name") if key in notes
         ]
         images.append(Image(tuple(names), config, manifest["config"]["digest"], manifest, layers))
-    return images
+    # An image of several names has a descriptor for each.
+    by_digest: dict[str, Image] = {}
+    for image in images:
+        known = by_digest.get(image.config_digest)
+        by_digest[image.config_digest] = replace(known, names=known.names + image.names) if known else image
+    return list(by_digest.values())
 
 
 def read_docker(path: Path) -> list[Image]:

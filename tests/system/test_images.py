@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -51,11 +52,11 @@ def test_tags_come_and_go(app: Pybuild) -> None:
     assert app.names() == {"base:latest"}
 
 
-@pytest.mark.parametrize("kind", ["docker", "oci"])
-@pytest.mark.parametrize("packing", ["plain", "gzip", "directory"])
+@pytest.mark.parametrize(
+    ("kind", "packing"),
+    [("docker", "plain"), ("docker", "gzip"), ("oci", "plain"), ("oci", "gzip"), ("oci", "directory")],
+)
 def test_what_is_saved_loads_again(app: Pybuild, tmp_path: Path, kind: str, packing: str) -> None:
-    if (kind, packing) == ("docker", "directory"):
-        pytest.skip("a docker archive is never a directory")
     saved = tmp_path / "saved.tar"
     app("save", "--format", kind, "-o", saved, "app:1", "base")
     images = (read_docker if kind == "docker" else read_oci)(saved)
@@ -69,8 +70,8 @@ def test_what_is_saved_loads_again(app: Pybuild, tmp_path: Path, kind: str, pack
         source.write_bytes(gzip.compress(saved.read_bytes(), 1))
     elif packing == "directory":
         source = tmp_path / "layout"
-        with tarfile.open(saved) as archive:
-            archive.extractall(source, filter="data")
+        source.mkdir()
+        subprocess.run(["tar", "-xf", saved, "-C", source], check=True)
     assert "app:1" in app("load", "-i", source).text
     [after] = app.json("inspect", "app:1")
     assert (after["Id"], after["RootFS"]) == (before["Id"], before["RootFS"])
