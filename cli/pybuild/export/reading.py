@@ -1,8 +1,8 @@
 """Finding the images in an archive or layout directory somebody made. Nothing in it is believed unchecked."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -11,9 +11,16 @@ from pybuild.export.archive import CONTAINERD_NAME, REF_NAME, blob_name
 from pybuild.export.errors import InvalidArchiveError
 from pybuild.oci.digest import Digest, InvalidDigestError, digest_of
 from pybuild.oci.image import (
+    DOCKER_CONFIG,
+    DOCKER_LAYER,
+    DOCKER_LAYER_GZIP,
     DOCKER_MANIFEST,
     DOCKER_MANIFEST_LIST,
+    OCI_CONFIG,
     OCI_INDEX,
+    OCI_LAYER,
+    OCI_LAYER_GZIP,
+    OCI_LAYER_ZSTD,
     OCI_MANIFEST,
     Descriptor,
     ImageConfig,
@@ -26,7 +33,19 @@ from pybuild.oci.platform import Platform, parse_platform
 from pybuild.oci.reference import InvalidReferenceError, Reference, parse_reference
 
 MAX_IMAGES = 1000
+MAX_LAYERS = 500
+"""As many as one overlay mount can have."""
+
+INDEX_TYPES = (OCI_INDEX, DOCKER_MANIFEST_LIST)
+MANIFEST_TYPES = (OCI_MANIFEST, DOCKER_MANIFEST)
+CONFIG_TYPES = (OCI_CONFIG, DOCKER_CONFIG)
+LAYER_TYPES = (OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, DOCKER_LAYER, DOCKER_LAYER_GZIP)
+"""Others are no file system, or (foreign layers) to be fetched from wherever the image says, which is not done."""
+
 _MAX_NESTING = 4
+_ATTESTATION = "vnd.docker.reference.type"
+
+_T = TypeVar("_T", Manifest, Index)
 
 
 class Archive(Protocol):
@@ -81,8 +100,10 @@ def find_images(archive: Archive, platform: Platform) -> list[FoundImage]:
                 "a root file system is taken in with `pybuild import`",
             )
         return list(_oci(archive, data, platform))
-    except (InvalidImageError, InvalidDigestError, msgspec.DecodeError) as error:
+    except (InvalidImageError, InvalidDigestError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidArchiveError(f"invalid image archive: {error}") from error
+    except RecursionError as error:
+        raise InvalidArchiveError("invalid image archive: a document is nested too deep") from error
 
 
 def _docker(archive: Archive, data: bytes) -> list[FoundImage]:
@@ -102,8 +123,11 @@ def _docker(archive: Archive, data: bytes) -> list[FoundImage]:
 
 
 def _oci(archive: Archive, data: bytes, platform: Platform) -> Iterator[FoundImage]:
+    index = _document(data, Index, "", INDEX_TYPES)
+    if len(index.manifests or ()) > MAX_IMAGES:
+        raise InvalidArchiveError(f"the archive's index lists more than {MAX_IMAGES} images")
     images: dict[Digest, tuple[FoundImage, list[Reference]]] = {}
-    for descriptor in _index(data).manifests or ():
+    for descriptor in _of_host(index.manifests or (), platform):
         digest, manifest = _manifest(archive, descriptor, platform, 0)
         if digest not in images:
             images[digest] = (_oci_image(archive, manifest), [])
@@ -114,31 +138,55 @@ def _oci(archive: Archive, data: bytes, platform: Platform) -> Iterator[FoundIma
         yield FoundImage(image.config_bytes, image.config, image.layers, tuple(dict.fromkeys(names)))
 
 
-def _index(data: bytes) -> Index:
-    _exclusive(data)
-    return decode(data, Index)
+def _of_host(rows: Sequence[Descriptor], platform: Platform) -> Iterator[Descriptor]:
+    """Yield the rows of the top index; of one image for several platforms, the host's.
+
+    Rows of the same name (or without one) that differ in their platforms are one image. An image for a single
+    platform is taken whatever that is.
+    """
+    groups: dict[tuple[Reference, ...], list[Descriptor]] = {}
+    for row in rows:
+        if _ATTESTATION not in row.annotations:
+            groups.setdefault(tuple(_names(row.annotations)), []).append(row)
+    for group in groups.values():
+        platforms = {str(row.platform) for row in group if row.platform is not None}
+        yield from [row for row in group if _fits(row, platform)] if len(platforms) > 1 else group
 
 
-def _exclusive(data: bytes) -> None:
-    """A document that is manifest and index at once means different things to different readers."""
+def _document(data: bytes, kind: type[_T], media_type: str, allowed: Sequence[str]) -> _T:
+    """Return a manifest or index that says what its descriptor says.
+
+    A document that is manifest and index at once means different things to different readers (CVE-2021-41190).
+    """
     raw: Any = msgspec.json.decode(data)
     if not isinstance(raw, dict) or ("manifests" in raw and ("layers" in raw or "config" in raw)):
         raise InvalidArchiveError("a document of the archive is manifest and index at once")
+    if raw.get("schemaVersion") != 2:
+        raise InvalidArchiveError("a document of the archive has another schemaVersion than 2")
+    own = raw.get("mediaType") or ""
+    if own and (own not in allowed or (media_type and own != media_type)):
+        raise InvalidArchiveError(f"a document of the archive is not of the type it should be: {own!r:.100}")
+    return decode(data, kind)
 
 
-def _manifest(archive: Archive, descriptor: Descriptor, platform: Platform, depth: int) -> tuple[Digest, Manifest]:
+def _blob(archive: Archive, descriptor: Descriptor) -> bytes:
+    """Return a small blob, checked against its descriptor."""
     data = _needed(archive, blob_name(descriptor.digest))
     if digest_of(data) != descriptor.digest or len(data) != descriptor.size:
         raise InvalidArchiveError(f"a blob of the archive is not what its name says: {descriptor.digest}")
-    if descriptor.media_type in (OCI_MANIFEST, DOCKER_MANIFEST):
-        _exclusive(data)
-        return descriptor.digest, decode(data, Manifest)
-    if descriptor.media_type not in (OCI_INDEX, DOCKER_MANIFEST_LIST):
-        raise InvalidArchiveError(f"unknown kind of document in the archive: {descriptor.media_type[:100]}")
+    return data
+
+
+def _manifest(archive: Archive, descriptor: Descriptor, platform: Platform, depth: int) -> tuple[Digest, Manifest]:
+    data = _blob(archive, descriptor)
+    if descriptor.media_type in MANIFEST_TYPES:
+        return descriptor.digest, _document(data, Manifest, descriptor.media_type, MANIFEST_TYPES)
+    if descriptor.media_type not in INDEX_TYPES:
+        raise InvalidArchiveError(f"unknown kind of document in the archive: {descriptor.media_type!r:.100}")
     if depth >= _MAX_NESTING:
         raise InvalidArchiveError("indexes of the archive are nested too deep")
-    for inner in _index(data).manifests or ():
-        if _fits(inner, platform):
+    for inner in _document(data, Index, descriptor.media_type, INDEX_TYPES).manifests or ():
+        if _ATTESTATION not in inner.annotations and _fits(inner, platform):
             return _manifest(archive, inner, platform, depth + 1)
     raise InvalidArchiveError(f"the archive has no image for {platform}")
 
@@ -155,21 +203,28 @@ def _fits(descriptor: Descriptor, platform: Platform) -> bool:
 
 
 def _oci_image(archive: Archive, manifest: Manifest) -> FoundImage:
-    if manifest.config is None:
-        raise InvalidArchiveError("a manifest of the archive has no config")
-    config_bytes = _needed(archive, blob_name(manifest.config.digest))
-    if digest_of(config_bytes) != manifest.config.digest:
-        raise InvalidArchiveError(f"a blob of the archive is not what its name says: {manifest.config.digest}")
-    layers = tuple(FoundLayer(blob_name(layer.digest), layer) for layer in manifest.layers or ())
+    if manifest.config is None or manifest.layers is None:
+        raise InvalidArchiveError("a manifest of the archive has no config or no layers")
+    if manifest.config.media_type not in CONFIG_TYPES:
+        raise InvalidArchiveError(f"the archive holds something that is no image: {manifest.config.media_type!r:.100}")
+    for layer in manifest.layers:
+        if layer.media_type not in LAYER_TYPES:
+            raise InvalidArchiveError(f"a layer of the archive is of an unknown type: {layer.media_type!r:.100}")
+    config_bytes = _blob(archive, manifest.config)
+    layers = tuple(FoundLayer(blob_name(layer.digest), layer) for layer in manifest.layers)
     return _image(config_bytes, layers, ())
 
 
 def _image(config_bytes: bytes, layers: tuple[FoundLayer, ...], names: tuple[Reference, ...]) -> FoundImage:
     config = decode(config_bytes, ImageConfig)
-    if len(config.rootfs.diff_ids) != len(layers):
+    if config.os not in ("", "linux"):
+        raise InvalidArchiveError(f"an image of the archive is not for linux: {config.os!r:.100}")
+    if config.rootfs.type != "layers" or len(config.rootfs.diff_ids) != len(layers):
         raise InvalidArchiveError(
             f"an image of the archive has {len(layers)} layers, its config speaks of {len(config.rootfs.diff_ids)}"
         )
+    if len(layers) > MAX_LAYERS:
+        raise InvalidArchiveError(f"an image of the archive has more than {MAX_LAYERS} layers: {len(layers)}")
     return FoundImage(config_bytes, config, layers, names)
 
 
@@ -192,6 +247,9 @@ def _names(annotations: dict[str, str]) -> list[Reference]:
 def parse_name(text: str) -> Reference:
     """Return a name of the archive; raise InvalidArchiveError."""
     try:
-        return parse_reference(text)
+        reference = parse_reference(text)
     except InvalidReferenceError as error:
         raise InvalidArchiveError(f"the archive names an image wrongly: {error.message}") from error
+    if reference.tag is None:
+        raise InvalidArchiveError(f"the archive names an image by a digest: {reference.familiar()}")
+    return reference
