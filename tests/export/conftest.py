@@ -4,8 +4,6 @@ import io
 import os
 import tarfile
 import tempfile
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -83,6 +81,3 @@ TWO = layer_of(two=b"2" * 3_000_000)
 @pytest.fixture
 def image() -> ExportImage:
     return image_of(ONE, TWO, ONE)
-
-
-Write = Callable[[Path], None]

@@ -1,6 +1,8 @@
 """The final file system of an image: as one flat tar, or as a directory of the user's own."""
 
 import os
+import secrets
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,9 @@ from pybuild.export.errors import ExportError
 from pybuild.layer.tarwriter import TarWriter
 from pybuild.tree.entry import DIR, FIFO, FILE, HARDLINK, SYMLINK, Entry
 from pybuild.tree.merged import Tree
+
+_MODE = 0o1777
+"""What of a mode a user's own file gets: all but the set-id bits."""
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -57,95 +62,150 @@ def sorted_entries(tree: Tree) -> list[Entry]:
 
 
 def write_directory(content: Content, dest: Path) -> None:
-    """Write the tree below `dest`, made when absent; files that are there are replaced.
+    """Write the tree below `dest`, made when absent; files that are there are replaced, links never followed.
 
-    All belongs to the user; set-id bits and devices are left out. Links of the tree are never followed.
+    All belongs to the user; set-id bits, extended attributes and devices are left out, and every directory stays open
+    to its owner. Everything is written beside its place first and then moved: a failure before that changes nothing.
     Raises ExportError.
     """
     try:
-        dest.mkdir(parents=True, exist_ok=True)
-        root = os.open(dest, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise ExportError(f"cannot write to {dest}: {error.strerror}") from error
-    times: list[Entry] = []
-    try:
-        for entry in content.tree.walk(b""):
-            if not entry.path:
-                continue
-            try:
-                _write(content, root, entry)
-            except OSError as error:
-                name = entry.path.decode(errors="replace")
-                raise ExportError(f"cannot write {dest}/{name}: {error.strerror}") from error
-            if entry.type == DIR:
-                times.append(entry)
-        for entry in reversed(times):
-            fd = _directory(root, entry.path)
-            try:
-                os.fchmod(fd, entry.mode & 0o777 | 0o700)
-                os.utime(fd, ns=(entry.mtime, entry.mtime))
-            finally:
-                os.close(fd)
-    finally:
-        os.close(root)
-
-
-def _directory(root: int, path: bytes) -> int:
-    fd = os.dup(root)
-    for part in path.split(b"/") if path else ():
+        existed = _prepare(dest)
+        aside = (dest if existed else dest.parent) / f".pybuild-{secrets.token_hex(8)}.partial"
+        aside.mkdir(mode=0o777)
         try:
-            inner = os.open(part, _DIRECTORY, dir_fd=fd)
+            directories = _unpack(content, aside)
+            if existed:
+                _move_into(aside, dest)
+            else:
+                aside.rename(dest)
+            _finish(dest, directories)
         finally:
-            os.close(fd)
-        fd = inner
-    return fd
+            if aside.exists():
+                shutil.rmtree(aside)
+    except OSError as error:
+        raise ExportError(f"cannot write to {dest}: {error.strerror or error}") from error
+    except RecursionError as error:
+        raise ExportError(f"the directories to be overwritten are nested too deep: {dest}") from error
 
 
-def _write(content: Content, root: int, entry: Entry) -> None:
-    parent, _, name = entry.path.rpartition(b"/")
-    fd = _directory(root, parent)
+def _prepare(dest: Path) -> bool:
+    """Return whether `dest` is there; make the directories above it when it is not."""
     try:
-        _make_room(fd, name, entry)
-        if entry.type == DIR:
-            try:
-                os.mkdir(name, 0o700, dir_fd=fd)
-            except FileExistsError:
-                os.chmod(name, 0o700, dir_fd=fd)
-        elif entry.type in (FILE, HARDLINK):
-            _write_file(content, fd, name, entry)
-        elif entry.type == SYMLINK:
-            os.symlink(entry.link, name, dir_fd=fd)
-        elif entry.type == FIFO:
-            os.mkfifo(name, entry.mode & 0o777, dir_fd=fd)
-    finally:
-        os.close(fd)
-
-
-def _make_room(fd: int, name: bytes, entry: Entry) -> None:
-    try:
-        state = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        state = dest.lstat()
     except FileNotFoundError:
-        return
-    if not stat.S_ISDIR(state.st_mode):
-        os.unlink(name, dir_fd=fd)
-    elif entry.type != DIR:
-        os.rmdir(name, dir_fd=fd)
+        dest.parent.mkdir(parents=True, exist_ok=True)
+        return False
+    if stat.S_ISLNK(state.st_mode) and state.st_uid != os.geteuid():
+        raise ExportError(f"the destination is a link of somebody else: {dest}")
+    if not dest.is_dir():
+        raise ExportError(f"the destination is not a directory: {dest}")
+    return True
 
 
-def _write_file(content: Content, fd: int, name: bytes, entry: Entry) -> None:
-    out = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=fd)
+def _unpack(content: Content, root: Path) -> list[Entry]:
+    """Write everything below `root`; return the directories, whose modes and times come last.
+
+    Nobody else writes there, and nothing is below a link in a tree, so that no link is walked through.
+    """
+    directories: list[Entry] = []
+    # Relative to a descriptor, the longest path of an image is not too long
+    at = os.open(root, _DIRECTORY)
+    try:
+        for entry in sorted_entries(content.tree):
+            if entry.type == DIR:
+                os.mkdir(entry.path, 0o700, dir_fd=at)
+                directories.append(entry)
+            elif entry.type == HARDLINK:
+                os.link(entry.link, entry.path, src_dir_fd=at, dst_dir_fd=at, follow_symlinks=False)
+            elif entry.type == FILE:
+                _write_file(content, at, entry)
+            elif entry.type in (SYMLINK, FIFO):
+                if entry.type == SYMLINK:
+                    os.symlink(entry.link, entry.path, dir_fd=at)
+                else:
+                    os.mkfifo(entry.path, entry.mode & _MODE, dir_fd=at)
+                os.utime(entry.path, ns=(entry.mtime, entry.mtime), dir_fd=at, follow_symlinks=False)
+    finally:
+        os.close(at)
+    return directories
+
+
+def _write_file(content: Content, at: int, entry: Entry) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    out = os.open(entry.path, flags, 0o600, dir_fd=at)
     try:
         source = content.open(entry.path)
         left = entry.size
-        while left and (data := os.read(source, min(left, 1 << 20))):
+        while left:
+            data = os.read(source, min(left, 1 << 20))
+            if not data:
+                raise ExportError(f"content is cut short: /{entry.path.decode(errors='backslashreplace')}")
             left -= len(data)
             view = memoryview(data)
             while view:
                 view = view[os.write(out, view) :]
-        os.fchmod(out, entry.mode & 0o777)
+        os.fchmod(out, entry.mode & _MODE)
         os.utime(out, ns=(entry.mtime, entry.mtime))
     finally:
         os.close(out)
+
+
+def _finish(root: Path, directories: list[Entry]) -> None:
+    """Give the directories their modes and times, the deepest first: what is moved into one changes its time."""
+    at = os.open(root, _DIRECTORY & ~os.O_NOFOLLOW)
+    try:
+        for entry in reversed(directories):
+            fd = os.open(entry.path, _DIRECTORY, dir_fd=at)
+            try:
+                os.fchmod(fd, entry.mode & _MODE | 0o700)
+                os.utime(fd, ns=(entry.mtime, entry.mtime))
+            finally:
+                os.close(fd)
+    finally:
+        os.close(at)
+
+
+def _move_into(source: Path, dest: Path) -> None:
+    source_fd = os.open(source, _DIRECTORY)
+    dest_fd = os.open(dest, _DIRECTORY & ~os.O_NOFOLLOW)
+    try:
+        # Once without touching anything: what cannot be done is found before anything is changed
+        _merge(source_fd, dest_fd, b"", moving=False)
+        _merge(source_fd, dest_fd, b"", moving=True)
+    finally:
+        os.close(source_fd)
+        os.close(dest_fd)
+
+
+def _merge(source: int, dest: int, below: bytes, *, moving: bool) -> None:
+    for name in sorted(os.listdir(source)):
+        path = below + b"/" + os.fsencode(name)
+        ours = os.stat(name, dir_fd=source, follow_symlinks=False).st_mode
+        try:
+            theirs = os.stat(name, dir_fd=dest, follow_symlinks=False).st_mode
+        except FileNotFoundError:
+            theirs = 0
+        if stat.S_ISDIR(ours) and stat.S_ISDIR(theirs):
+            _merge_directory(source, dest, name, path, moving=moving)
+            continue
+        if stat.S_ISDIR(theirs):
+            raise ExportError(f"there is a directory where a file should be: {path.decode(errors='backslashreplace')}")
+        if moving:
+            if theirs and stat.S_ISDIR(ours):
+                os.unlink(name, dir_fd=dest)
+            os.rename(name, name, src_dir_fd=source, dst_dir_fd=dest)
+
+
+def _merge_directory(source: int, dest: int, name: str, path: bytes, *, moving: bool) -> None:
+    inner = os.open(name, _DIRECTORY, dir_fd=source)
+    try:
+        outer = os.open(name, _DIRECTORY, dir_fd=dest)
+        try:
+            _merge(inner, outer, path, moving=moving)
+        finally:
+            os.close(outer)
+    finally:
+        os.close(inner)
 
 
 def spool(write: Callable[[int], None], out: BinaryIO, scratch: int) -> None:
