@@ -311,7 +311,7 @@ _path = st.lists(_name, min_size=1, max_size=4).map(b"/".join)
 
 
 @pytest.mark.userns
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, database=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.dictionaries(
         _path,
@@ -361,4 +361,7 @@ def test_applied_and_packed_again_it_is_the_same_layer(
         assert read.diff_id == packed.diff_id
         assert sorted(read.toc, key=lambda row: row.path) == sorted(packed.toc, key=lambda row: row.path)
 
-    as_root(task)
+    try:
+        as_root(task)
+    finally:
+        removed(place)

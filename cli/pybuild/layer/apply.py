@@ -289,22 +289,17 @@ class _Target:
             os.setxattr(fd, OWNER_XATTR, b"%d:%d" % (entry.uid, entry.gid))
         if entry.xattrs and not self._bare:
             for key, value in entry.xattrs.items():
-                self._xattr(fd, key, value, entry.path)
+                self._xattr(fd, key, value)
         os.fchmod(fd, mode)
         os.utime(fd, ns=(entry.mtime, entry.mtime))
 
-    def _xattr(self, fd: int, key: bytes, value: bytes, path: bytes) -> None:
+    def _xattr(self, fd: int, key: bytes, value: bytes) -> None:
         try:
             os.setxattr(fd, key, value)
         except OSError as error:
             # A plain user, who cannot run a file with more rights than his own either, may not set these
             if key == CAPABILITY and error.errno == errno.EPERM and not self._real:
                 return
-            if error.errno == errno.ENOTSUP:
-                raise LayerError(
-                    f"the file system of the store takes no extended attributes: `{shown(path)}`",
-                    "put the store on ext4, xfs, btrfs or tmpfs, with PYBUILD_STORE",
-                ) from error
             raise
 
     def _own(self, fd: int, name: bytes, entry: Entry) -> None:

@@ -34,6 +34,7 @@ def from_os(error: OSError, doing: str, path: bytes) -> LayerError:
     hints = {
         errno.ENOSPC: "free some space, or name another store with PYBUILD_STORE",
         errno.EDQUOT: "the disk quota is used up",
+        errno.ENOTSUP: "the store needs a file system with extended attributes, such as ext4, xfs, btrfs or tmpfs",
     }
     what = f"cannot {doing}: {error.strerror}" if error.strerror else f"cannot {doing}: {error}"
     return LayerError(f"{what}: `{shown(path)}`", hints.get(error.errno or 0, ""))

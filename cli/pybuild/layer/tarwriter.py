@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable
+from functools import lru_cache
 from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING
@@ -142,7 +143,7 @@ class TarWriter:
         tail = _TAIL
         if kind in (b"3", b"4"):
             tail = _TAIL[: -len(_NO_DEVICE)] + b"%07o\0%07o\0" % entry.rdev
-        self._put_block(name, (entry.mode & 0o7777, uid, gid, size, seconds), kind, link, tail + prefix)
+        self._put(_block(name, (entry.mode & 0o7777, uid, gid, size, seconds), kind, link, tail + prefix))
 
     def _put_extended(self, entry: Entry, name: bytes, size: int, link: bytes) -> bytes:
         """Write the PAX records an entry needs; return the part of its name for ustar's prefix field."""
@@ -173,30 +174,10 @@ class TarWriter:
             body = b"".join([_record(key, records[key]) for key in sorted(records)])
             if len(body) > _EXTENDED_LIMIT:
                 raise LayerError(f"too many extended attributes: `{shown(entry.path)}`")
-            base = _cut(b"PaxHeaders/" + name.rstrip(b"/").rpartition(b"/")[2])
-            self._put_block(base, (0o644, 0, 0, len(body), 0), b"x", b"", _TAIL)
-            self._put(body)
-            self._pad(len(body))
+            # The name says nothing, so that the block depends on the length alone
+            head = _extended_header(len(body))
+            self._put(head + body.ljust(len(body) + -len(body) % BLOCK_SIZE, b"\0"))
         return prefix
-
-    def _put_block(
-        self, name: bytes, numbers: tuple[int, int, int, int, int], kind: bytes, link: bytes, tail: bytes
-    ) -> None:
-        """Write one header block; `numbers` are mode, uid, gid, size and seconds, `tail` begins at the magic."""
-        head = name.ljust(100, b"\0") + b"%07o\0%07o\0%07o\0%011o\0%011o\0" % numbers
-        rest = kind + link.ljust(100, b"\0") + tail
-        rest = rest.ljust(356, b"\0")
-        # The low half of adler32 is 1 + the sum of the bytes, exact for up to 256 of them: many times faster
-        # than sum(). The checksum field counts as eight spaces.
-        checksum = (
-            (adler32(head) & 0xFFFF) + (adler32(rest[:178]) & 0xFFFF) + (adler32(rest[178:]) & 0xFFFF) - 3 + 256
-        )
-        used = self._used
-        if used + BLOCK_SIZE > _BUFFER:
-            self._flush()
-            used = 0
-        self._buffer[used : used + BLOCK_SIZE] = b"%b%06o\0 %b" % (head, checksum, rest)
-        self._used = used + BLOCK_SIZE
 
     def _put_content(self, entry: Entry, data: bytes | int | None, whole: bool) -> bytes:
         """Append a file's content, padded to blocks, and return its digest (b"" when it is known)."""
@@ -227,10 +208,14 @@ class TarWriter:
                 self._flush()
             used = self._used
             window = self._buffer[used : used + left]
-            if os.readv(fd, (window,)) == left:
-                self._used = used + left
-                return b"" if entry.digest else hashlib.sha256(window).digest()
-            raise LayerError(f"file became shorter while it was read: `{shown(entry.path)}`")
+            got = os.readv(fd, (window,))
+            while got < left:
+                more = os.readv(fd, (window[got:],))
+                if more == 0:
+                    raise LayerError(f"file became shorter while it was read: `{shown(entry.path)}`")
+                got += more
+            self._used = used + left
+            return b"" if entry.digest else hashlib.sha256(window).digest()
         hasher = None if entry.digest else hashlib.sha256()
         while left:
             if self._used == _BUFFER:
@@ -247,8 +232,14 @@ class TarWriter:
         return hasher.digest() if hasher else b""
 
     def _put(self, data: bytes) -> None:
+        size = len(data)
+        used = self._used
+        if used + size <= _BUFFER:
+            self._buffer[used : used + size] = data
+            self._used = used + size
+            return
         start = 0
-        while start < len(data):
+        while start < size:
             if self._used == _BUFFER:
                 self._flush()
             part = data[start : start + _BUFFER - self._used]
@@ -269,6 +260,21 @@ class TarWriter:
             self._buffer = self._sink.put(self._buffer, self._used)
             self._flushed += self._used
             self._used = 0
+
+
+def _block(name: bytes, numbers: tuple[int, int, int, int, int], kind: bytes, link: bytes, tail: bytes) -> bytes:
+    """Return a header block; `numbers` are mode, uid, gid, size and seconds, `tail` begins at the magic."""
+    head = b"%b%07o\0%07o\0%07o\0%011o\0%011o\0" % (name.ljust(100, b"\0"), *numbers)
+    rest = (kind + link.ljust(100, b"\0") + tail).ljust(356, b"\0")
+    # The low half of adler32 is 1 + the sum of the bytes, exact for up to 256 of them: many times faster
+    # than sum(). The checksum field counts as eight spaces.
+    checksum = (adler32(head) & 0xFFFF) + (adler32(rest[:178]) & 0xFFFF) + (adler32(rest[178:]) & 0xFFFF) - 3 + 256
+    return b"%b%06o\0 %b" % (head, checksum, rest)
+
+
+@lru_cache(maxsize=256)
+def _extended_header(size: int) -> bytes:
+    return _block(b"@PaxHeader", (0o644, 0, 0, size, 0), b"x", b"", _TAIL)
 
 
 def _cut(name: bytes) -> bytes:
