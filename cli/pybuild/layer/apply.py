@@ -8,8 +8,9 @@ import errno
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from pybuild.layer.errors import LayerError, from_os, shown
 from pybuild.layer.limits import DEFAULT_LIMITS, Limits
@@ -26,8 +27,7 @@ _OPEN_DIRECTORIES = 48
 """How many directories stay open: archives go through trees, so the next parent is one of the last."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
+class Rules(msgspec.Struct, frozen=True):
     """How entries become files.
 
     `whiteouts`: "overlay" keeps deletions as overlayfs marks them, for which the directory must be empty at

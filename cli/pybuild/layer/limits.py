@@ -1,13 +1,12 @@
 """The numbers no archive from outside may pass."""
 
-from dataclasses import dataclass
+import msgspec
 
 MIB = 1 << 20
 GIB = 1 << 30
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """Bounds on one archive; sizes in bytes.
 
     `total` bounds the uncompressed stream. A compressed stream may grow to `ratio_free` plus `ratio` times
