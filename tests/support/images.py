@@ -86,7 +86,8 @@ def merge(layers: list[list[Node]]) -> dict[str, Node]:
                 _drop(tree, f"{parent}/{name[4:]}".lstrip("/"), itself=True)
         for node in layer:
             if not node.path.rpartition("/")[2].startswith(".wh."):
-                if node.type != "dir":
+                known = tree.get(node.path)
+                if known and known.type == "dir" and node.type != "dir":
                     _drop(tree, node.path, itself=False)
                 tree[node.path] = node
     return tree

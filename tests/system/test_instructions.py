@@ -299,6 +299,12 @@ def test_copy_keeps_modes_and_links_and_changes_owner_and_mode(base: Pybuild, co
     assert tree["half"].uid == 33
 
 
+def test_copy_of_a_wildcard_that_nothing_matches_is_no_error(base: Pybuild, context: Path) -> None:
+    (context / "always").write_text("x")
+    image = build(base, context, "FROM base\nCOPY always sometimes* /\nCOPY never-* /\n")
+    assert "always" in image.added(1)
+
+
 def test_copy_through_links_in_the_image_stays_inside(base: Pybuild, context: Path) -> None:
     (context / "file").write_text("x")
     image = build(

@@ -169,7 +169,7 @@ def _on_small_disk(program: Pybuild, script: str) -> "subprocess.CompletedProces
     assert program.door == "inline"
     head = 'failing() { pybuild "$@" 2>&1 && exit 9 || echo "status $?"; }\n'
     head += f'pybuild() {{ {shlex.quote(sys.executable)} -m pybuild "$@"; }}\nset -eu\n'
-    head += f"mount -t tmpfs -o size=24m tmpfs {shlex.quote(str(program.store))}\n"
+    head += f"mount -t tmpfs -o size=24m,mode=700 tmpfs {shlex.quote(str(program.store))}\n"
     options = ["-r", "--map-auto"] if os.geteuid() and not host.lacks_multiid() else ["-r"]
     return subprocess.run(
         ["unshare", *options, "-m", "sh", "-c", head + textwrap.dedent(script)],
@@ -225,7 +225,8 @@ def test_read_only_store(inline: Pybuild, context: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "status 1" in done.stdout
-    assert "read-only" in done.stdout.lower()
+    assert f"cannot be written: {inline.store}" in done.stdout
+    assert "hint: set PYBUILD_STORE" in done.stdout
     assert "Traceback" not in done.stdout
 
 

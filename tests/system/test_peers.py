@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from support import processes
 from support.images import Image, Node, read_docker, read_oci
 from support.program import Pybuild, remove_tree
 
@@ -38,6 +39,8 @@ def peer(inline: Pybuild, context: Path) -> Iterator["Peers"]:
     inline("build", "-t", "app:1", *outputs, "-f", inline.base / "Dockerfile", context)
     peers = Peers(inline, oci, docker)
     yield peers
+    # podman keeps its namespaces by a process that never ends by itself.
+    processes.end_all(processes.find("catatonit", "-P"))
     remove_tree(peers.home)
 
 
