@@ -74,6 +74,8 @@ def serve(entry: Entry, jobs: Mapping[str, Job]) -> int:
         return 1
     os.umask(0o022)
     os.chdir("/")
+    # Python's own handler would let a RUN end its pid 1, which no signal without a handler can
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     from pybuild.sandbox.run import seccomp_program
 
     seccomp_program()

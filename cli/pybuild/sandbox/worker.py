@@ -121,13 +121,19 @@ class Worker:
                 return
             self._closed = True
             self._socket.close()
-        import subprocess
+        self._await_end()
 
+    def _await_end(self) -> None:
+        # Popen.wait with a limit would sleep between looks
+        fd = os.pidfd_open(self._process.pid)
         try:
-            self._process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            poll = select.poll()
+            poll.register(fd, select.POLLIN)
+            if not poll.poll(END_SECONDS * 1000):
+                self._process.kill()
+        finally:
+            os.close(fd)
+        self._process.wait()
 
     def submit(self, name: str, parameters: object, fds: Sequence[int] = ()) -> Job:
         """Start a job of the table the worker serves; the descriptors stay the caller's.
