@@ -62,7 +62,7 @@ def build(
             emit(Notice("warning", problem.message, problem.line))
         for warning in plan.warnings:
             emit(Notice("warning", warning.message, warning.line))
-        for notice in workers.notices():
+        for notice in (*store.notices, *workers.notices()):
             emit(Notice("info", notice))
         context = ContextSource(given.context)
         solving = Inputs(

@@ -10,6 +10,10 @@ from pybuild.store.images import ImageRecord
 from pybuild.store.store import Store
 
 
+LEAST_ID = 12
+"""Fewest hex digits that FROM takes for the beginning of an image id."""
+
+
 def read_bases(need: NeedBases, store: Store, dockerfile: Dockerfile) -> dict[str, BaseImage]:
     """Return the bases asked for; raise DockerfileError at the line that names one that is absent."""
     found: dict[str, BaseImage] = {}
@@ -21,7 +25,8 @@ def read_bases(need: NeedBases, store: Store, dockerfile: Dockerfile) -> dict[st
 
 def _find(reference: str, line: int, store: Store, dockerfile: Dockerfile) -> ImageRecord:
     try:
-        record = store.images.resolve(reference)
+        # A short name may look like the beginning of an id: only a clear id is taken for one
+        record = store.images.resolve(reference, ids=_is_id(reference))
         name = parse_reference(reference).familiar()
     except InvalidReferenceError as error:
         raise _at(line, dockerfile, error.message, error.hint) from error
@@ -32,6 +37,11 @@ def _find(reference: str, line: int, store: Store, dockerfile: Dockerfile) -> Im
     hint = f"did you mean `{near[0]}`? " if near else ""
     hint += "images are not pulled yet: bring it in with `pybuild load` or `pybuild import`"
     raise _at(line, dockerfile, f"no such image in the local store: {name}", hint)
+
+
+def _is_id(reference: str) -> bool:
+    digits = reference.removeprefix("sha256:")
+    return len(digits) >= LEAST_ID and all(char in "0123456789abcdef" for char in digits)
 
 
 def _at(line: int, dockerfile: Dockerfile, message: str, hint: str) -> DockerfileError:
