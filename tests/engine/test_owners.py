@@ -69,7 +69,7 @@ def test_without_an_image_only_numbers_count() -> None:
 def test_link_in_place_of_passwd_stays_inside_the_image(image: MakeImage) -> None:
     hostile = image(
         (Entry(path=b"etc", type=DIR, mode=0o755), None),
-        (Entry(path=b"etc/passwd", type=SYMLINK, link=b"../../../../etc/passwd"), None),
+        (Entry(path=b"etc/passwd", type=SYMLINK, link=b"../../../../etc/shadow"), None),
     )
     with pytest.raises(OwnerError):
         owner_of("root", hostile)

@@ -9,7 +9,6 @@ from pybuild.plan.ops import BaseImage, NeedBases
 from pybuild.store.images import ImageRecord
 from pybuild.store.store import Store
 
-
 LEAST_ID = 12
 """Fewest hex digits that FROM takes for the beginning of an image id."""
 
