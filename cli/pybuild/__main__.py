@@ -24,16 +24,16 @@ def main() -> int:
 
 def _child(words: list[str]) -> int:
     match words:
-        case ["worker", control, mode]:
-            from pybuild.sandbox.child import enter, serve
+        case ["worker", control, "multi" | "root" | "single" as mode]:
+            from pybuild.sandbox.enter import enter
 
             # First the namespaces: the parent maps their ids while the rest is imported
-            entry = enter(int(control), mode)
-            if entry is None:
+            if not enter(int(control)):
                 return 1
             from pybuild.engine.jobs import JOBS
+            from pybuild.sandbox.child import serve
 
-            return serve(entry, JOBS)
+            return serve(int(control), mode, JOBS)
         case ["daemon", *rest]:
             from pybuild.daemon.serve import main as serve_daemon
 

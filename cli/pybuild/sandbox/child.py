@@ -1,4 +1,4 @@
-"""The worker's side: enters the namespaces once, then forks a process for each job it is asked for.
+"""The worker's side after `enter`: forks a process for each job it is asked for.
 
 One thread, one poll loop. It ends, and with it all jobs and sandboxes, when its parent closes the control
 socket or is gone; a job dies with the worker because it asked the kernel for that.
@@ -11,57 +11,34 @@ import signal
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from pybuild.sandbox import syscalls
-from pybuild.sandbox.idmap import IdMode, is_mode
+import msgspec
+
+from pybuild.errors import PybuildError
+from pybuild.sandbox import syscalls, wire
+from pybuild.sandbox.idmap import IdMode
+from pybuild.sandbox.run import seccomp_program
 
 Job = Callable[[Any, list[int]], object]
 """Parameters in plain types and descriptors in; out comes what msgpack can carry. PybuildErrors travel back."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """How a worker was started: its control socket and the mode that was chosen for it."""
+def serve(number: int, mode: IdMode, jobs: Mapping[str, Job]) -> int:
+    """Take on the mapped ids after `enter`, then serve jobs until the parent goes; return the exit status.
 
-    control: socket.socket
-    mode: IdMode
-
-
-def enter(number: int, mode: str) -> Entry | None:
-    """Make the namespaces, before anything heavy is imported: the parent maps the ids while that goes on.
-
-    `number` is the control socket's, `mode` the id mode. Returns None when it was refused; the parent has
-    been told.
+    `number` is the control socket's descriptor.
     """
-    control = socket.socket(fileno=number)
-    control.set_inheritable(False)
-    # Whatever else was left open on the way here
-    if number > 3:
-        syscalls.close_range(3, number - 1)
-    syscalls.close_range(max(number + 1, 3))
-    assert is_mode(mode)
-    step = "make a user namespace"
-    try:
-        syscalls.unshare(syscalls.CLONE_NEWUSER)
-        step = "make a mount namespace"
-        syscalls.unshare(syscalls.CLONE_NEWNS)
-    except OSError as error:
-        control.send(f"refused {error.errno} {step}".encode())
-        return None
-    control.send(b"entered")
-    return Entry(control, mode)
+    with socket.socket(fileno=number) as control:
+        return _serve(control, mode, jobs)
 
 
-def serve(entry: Entry, jobs: Mapping[str, Job]) -> int:
-    """Take on the mapped ids, then serve jobs until the parent goes; return the exit status."""
-    control = entry.control
+def _serve(control: socket.socket, mode: IdMode, jobs: Mapping[str, Job]) -> int:
     if control.recv(16) != b"mapped":
         return 1
     step = "become root of the user namespace"
     try:
-        if entry.mode != "single":
+        if mode != "single":
             os.setgroups([])
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
@@ -76,8 +53,6 @@ def serve(entry: Entry, jobs: Mapping[str, Job]) -> int:
     os.chdir("/")
     # Python's own handler would let a RUN end its pid 1, which no signal without a handler can
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from pybuild.sandbox.run import seccomp_program
-
     seccomp_program()
     # Forks share memory until it is written to, and a collection writes to all of it
     gc.collect()
@@ -125,8 +100,6 @@ class _Server:
 
     def _take(self) -> bool:
         """Do what one control message says; tell whether the parent is still there."""
-        from pybuild.sandbox import wire
-
         try:
             data, fds = wire.receive_with_fds(self._control, wire.CONTROL.size)
         except ConnectionError:
@@ -169,11 +142,6 @@ def _note(*_: object) -> None:
 
 def perform(channel: socket.socket, jobs: Mapping[str, Job]) -> None:
     """Read a request from `channel`, do it and answer."""
-    import msgspec
-
-    from pybuild.errors import PybuildError
-    from pybuild.sandbox import wire
-
     request = wire.receive(channel)
     if request is None:
         return

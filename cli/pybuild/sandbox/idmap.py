@@ -9,8 +9,7 @@ single   only id 0, which is the user: files keep no other owners
 import os
 import stat
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeGuard
+from typing import Literal, NamedTuple, TypeGuard
 
 from pybuild.sandbox.errors import IdMapError, SandboxError, UserNamespaceError
 
@@ -25,8 +24,7 @@ HELPER_SECONDS = 20
 _HELPER_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-@dataclass(frozen=True, slots=True)
-class IdMap:
+class IdMap(NamedTuple):
     """How the ids of a namespace relate to those outside; `helpers` are the programs that write the maps, if any."""
 
     mode: IdMode

@@ -1,10 +1,10 @@
-"""Numbers that differ between processor architectures: one table, one row for each that is supported."""
+"""Numbers that differ between processor architectures: one table, one row for each that is supported.
+
+Few imports: a worker needs this before anything else.
+"""
 
 import os
 import sys
-from dataclasses import dataclass
-from functools import cache
-from types import MappingProxyType
 
 from pybuild.sandbox.errors import SandboxError
 
@@ -105,24 +105,34 @@ _AARCH64 = {
 }
 
 
-@dataclass(frozen=True, slots=True)
 class Machine:
     """An architecture: `audit` is its AUDIT_ARCH, `foreign_bit` marks calls of another ABI under the same one."""
 
-    numbers: MappingProxyType[str, int]
-    audit: int
-    foreign_bit: int = 0
+    __slots__ = ("audit", "foreign_bit", "numbers")
+
+    def __init__(self, numbers: dict[str, int], audit: int, foreign_bit: int = 0) -> None:
+        self.numbers = numbers
+        self.audit = audit
+        self.foreign_bit = foreign_bit
 
 
 MACHINES = {
-    "x86_64": Machine(MappingProxyType({**_COMMON, **_X86_64}), 0xC000003E, 0x40000000),
-    "aarch64": Machine(MappingProxyType({**_COMMON, **_AARCH64}), 0xC00000B7),
+    "x86_64": Machine({**_COMMON, **_X86_64}, 0xC000003E, 0x40000000),
+    "aarch64": Machine({**_COMMON, **_AARCH64}, 0xC00000B7),
 }
 
 
-@cache
+_this: list[Machine] = []
+
+
 def this_machine() -> Machine:
     """Return the row of the running kernel's architecture; raise SandboxError when there is none."""
+    if not _this:
+        _this.append(_find())
+    return _this[0]
+
+
+def _find() -> Machine:
     if not sys.platform.startswith("linux"):
         raise SandboxError(f"sandboxes need Linux, this is {sys.platform}")
     name = os.uname().machine

@@ -136,7 +136,7 @@ def _judge(records: bytes, cancelled: bool) -> tuple[RunEnd, Made]:
     for kind, value in _read_records(records):
         match kind:
             case "made":
-                made = Made.from_wire(value)
+                made = msgspec.convert(value, Made)
             case "problem":
                 problem = problem or (value[0], value[1])
             case "bug":
@@ -174,7 +174,7 @@ def _init(spec: SandboxSpec, mode: IdMode, report: int, stdout: int, stderr: int
             _bring_loopback_up()
         root = Root(spec, resolv_conf)
         root.mount_all()
-        _tell(report, "made", root.stubs.made.to_wire())
+        _tell(report, "made", root.stubs.made)
         who = resolve_user(root.fd, spec.user)
         _forbid_imports()
         root.enter()

@@ -6,7 +6,7 @@ used doors shut all the same. ENOSYS where programs know how to do without, EPER
 
 import errno
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pybuild.sandbox.machine import Machine
 
@@ -45,15 +45,14 @@ DENIED = (
 """Answered with EPERM; those an architecture lacks are passed over."""
 
 
-@dataclass(frozen=True, slots=True)
-class ArgumentRule:
-    """Refuse `call` with `error` when argument number `index`, taken as 32 bits and masked, is `value`.
+class ArgumentRule(NamedTuple):
+    """Refuse `call` with `error` when argument number `argument`, taken as 32 bits and masked, is `value`.
 
     With `value` None any bit of the mask is enough.
     """
 
     call: str
-    index: int
+    argument: int
     mask: int
     value: int | None
     error: int
@@ -97,7 +96,7 @@ def _when(machine: Machine, call: str, then: list[bytes]) -> list[bytes]:
 
 
 def _check_argument(rule: ArgumentRule) -> list[bytes]:
-    load = _op(_LOAD, _ARGS + 8 * rule.index)
+    load = _op(_LOAD, _ARGS + 8 * rule.argument)
     if rule.value is None:
         test = [_op(_JUMP_ANY_BIT, rule.mask, 0, 1)]
     else:

@@ -1,8 +1,9 @@
 """What a RUN is and sees, as a value."""
 
 import os
-from dataclasses import dataclass
 from typing import Any, Literal
+
+import msgspec
 
 from pybuild.sandbox.errors import SandboxError
 
@@ -14,8 +15,7 @@ MAX_LAYERS = 500
 """What the kernel takes as the lower directories of one overlay."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileMount:
+class FileMount(msgspec.Struct, frozen=True):
     """A file of ours that appears, read-only, at `target` (a path in the image, its last part not followed)."""
 
     target: str
@@ -27,8 +27,7 @@ Mount = FileMount
 """Closed union of what can be mounted beside the system's own file systems."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunEnd:
+class RunEnd(msgspec.Struct, frozen=True):
     """How a RUN ended.
 
     `status` is its exit code as shells count it: 128 + signal when killed, 127 and 126 when it could not be
@@ -42,8 +41,7 @@ class RunEnd:
     hint: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class SandboxSpec:
+class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A process and its world.
 
     `argv` is executed without a shell. `env` is all of its environment but PATH and HOME, which get their

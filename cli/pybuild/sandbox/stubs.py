@@ -9,8 +9,8 @@ through a link: the RUN had its hands on this tree.
 import errno
 import os
 import stat
-from dataclasses import dataclass, field
-from typing import Any
+
+import msgspec
 
 from pybuild.sandbox import syscalls
 from pybuild.sandbox.errors import SandboxError
@@ -19,30 +19,15 @@ from pybuild.sandbox.syscalls import RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_N
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
 
-@dataclass(slots=True)
-class Made:
+class Made(msgspec.Struct):
     """`files` and `directories` are (path below the upper directory, inode) of what was made.
 
     `parents` are (path, mode, uid, gid, mtime in ns) of directories that were there before.
     """
 
-    files: list[tuple[bytes, int]] = field(default_factory=list)
-    directories: list[tuple[bytes, int]] = field(default_factory=list)
-    parents: list[tuple[bytes, int, int, int, int]] = field(default_factory=list)
-
-    def to_wire(self) -> list[object]:
-        """Return it in plain types."""
-        return [self.files, self.directories, self.parents]
-
-    @staticmethod
-    def from_wire(value: list[list[list[Any]]]) -> "Made":
-        """Return what `to_wire` was called on."""
-        files, directories, parents = value
-        return Made(
-            [(path, inode) for path, inode in files],
-            [(path, inode) for path, inode in directories],
-            [(path, mode, uid, gid, mtime) for path, mode, uid, gid, mtime in parents],
-        )
+    files: list[tuple[bytes, int]] = []
+    directories: list[tuple[bytes, int]] = []
+    parents: list[tuple[bytes, int, int, int, int]] = []
 
 
 class Stubs:

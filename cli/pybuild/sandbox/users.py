@@ -6,7 +6,7 @@ Nothing of the host is asked, and no library of the image is loaded: its name se
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pybuild.sandbox import syscalls
 from pybuild.sandbox.errors import ImageUserError
@@ -17,8 +17,7 @@ READ_LIMIT = 1 << 20
 MAX_ID = 2**32 - 2
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """Ids of a process and the home directory that belongs to them. `groups` holds `gid` too."""
 
     uid: int
