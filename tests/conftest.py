@@ -46,6 +46,22 @@ def pybuild(request: pytest.FixtureRequest, _adopted: None) -> Iterator[program.
         yield pybuild
 
 
+@pytest.fixture(scope="module", params=["inline", "daemon"])
+def base(request: pytest.FixtureRequest, _adopted: None) -> Iterator[program.Pybuild]:
+    """The program through both doors with an image `base`, in a store that the tests of a file share."""
+    with program.world(request.param) as pybuild:
+        pybuild.add_base()
+        yield pybuild
+
+
+@pytest.fixture(scope="module")
+def inline_base(_adopted: None) -> Iterator[program.Pybuild]:
+    """As `base`, without a daemon only."""
+    with program.world("inline") as pybuild:
+        pybuild.add_base()
+        yield pybuild
+
+
 @pytest.fixture
 def context(tmp_path: Path) -> Path:
     """An empty directory to build from."""

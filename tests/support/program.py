@@ -194,9 +194,12 @@ def remove_tree(path: Path) -> None:
     """Remove a directory, whoever of this user's ids owns what is in it."""
     shutil.rmtree(path, ignore_errors=True)
     if path.exists() and os.geteuid():
-        for directory, _, _ in os.walk(path):
-            if os.stat(directory).st_uid == os.geteuid():
-                os.chmod(directory, 0o700)
+        # The kernel's own directories of an overlay have mode 000.
+        for directory, names, _ in os.walk(path):
+            for name in names:
+                child = os.path.join(directory, name)
+                if not os.path.islink(child) and os.lstat(child).st_uid == os.geteuid():
+                    os.chmod(child, 0o700)
         shutil.rmtree(path, ignore_errors=True)
     if path.exists() and os.geteuid():
         subprocess.run(["unshare", "-r", "--map-auto", "rm", "-rf", str(path)], check=True, capture_output=True)

@@ -12,12 +12,6 @@ from support.program import Pybuild
 pytestmark = pytest.mark.userns
 
 
-@pytest.fixture
-def base(pybuild: Pybuild) -> Pybuild:
-    pybuild.add_base()
-    return pybuild
-
-
 def build(pybuild: Pybuild, context: Path, text: str, *args: str) -> Image:
     return pybuild.image(context, *args, dockerfile=text)
 

@@ -218,7 +218,7 @@ def test_read_only_store(inline: Pybuild, context: Path) -> None:
         f"""
         cd {shlex.quote(str(inline.base))}
         pybuild build -q -t first -f small.Dockerfile {shlex.quote(str(context))}
-        mount -o remount,ro {shlex.quote(str(inline.store))}
+        mount -o remount,bind,ro {shlex.quote(str(inline.store))}
         echo y > {shlex.quote(str(context))}/small
         failing build --progress=plain -f small.Dockerfile {shlex.quote(str(context))}
         """,

@@ -15,11 +15,20 @@ from support.program import Pybuild, Result
 
 pytestmark = pytest.mark.userns
 
+State = tuple[list[str], list[str]]
+
 
 @pytest.fixture
-def inline(inline: Pybuild) -> Pybuild:
+def changing(inline: Pybuild) -> Pybuild:
+    """A store of its own for a test that may add to it."""
     inline.add_base()
     return inline
+
+
+@pytest.fixture(scope="module")
+def state(inline_base: Pybuild) -> State:
+    """What the store held before any of the tests that must not change it."""
+    return inline_base.state()
 
 
 def one_line(result: Result) -> str:
@@ -69,23 +78,22 @@ DOCKERFILES = {
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
-def test_dockerfiles(inline: Pybuild, context: Path, name: str) -> None:
+def test_dockerfiles(inline_base: Pybuild, state: State, context: Path, name: str) -> None:
     text, line = DOCKERFILES[name]
     (context / "Dockerfile").write_text(text)
     (context / "f").write_text("f")
     (context / "g").write_text("g")
-    before = inline.state()
-    result = inline("build", "--progress=plain", "-t", "never", context, status=1)
+    result = inline_base("build", "--progress=plain", "-t", "never", context, status=1)
     places = re.findall(r"^(?:error: )?\S*Dockerfile:(\d+)(?::\d+)?: .+", result.err, re.MULTILINE)
     assert len(places) == 1 if line else "Dockerfile" in result.err, result.err
     if line:
         assert int(places[0]) == line, result.err
-    assert inline.state() == before
+    assert inline_base.state() == state
 
 
-def test_a_dockerfile_of_invalid_utf8(inline: Pybuild, context: Path) -> None:
+def test_a_dockerfile_of_invalid_utf8(inline_base: Pybuild, context: Path) -> None:
     (context / "Dockerfile").write_bytes(b"FROM base\nLABEL a=\xff\xfe\nRUNN \xff\n")
-    assert one_line(inline("build", "--progress=plain", context, status=1)).startswith("Dockerfile:2:")
+    assert one_line(inline_base("build", "--progress=plain", context, status=1)).startswith("Dockerfile:2:")
 
 
 OPTIONS = [
@@ -127,26 +135,25 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("args", OPTIONS, ids=" ".join)
-def test_options(inline: Pybuild, context: Path, args: list[str]) -> None:
+def test_options(inline_base: Pybuild, state: State, context: Path, args: list[str]) -> None:
     (context / "Dockerfile").write_text("FROM base\n")
-    before = inline.state()
-    result = inline(*args, cwd=context, status=None)
+    result = inline_base(*args, cwd=context, status=None)
     assert result.status in (1, 2), result.err
     one_line(result)
     # docker prints the list of what was found even when nothing was.
     assert result.out == (b"[]\n" if args[0] == "inspect" and len(args) > 1 else b"")
-    assert inline.state() == before
+    assert inline_base.state() == state
 
 
-def test_an_output_that_cannot_be_written_is_named(inline: Pybuild, context: Path) -> None:
+def test_an_output_that_cannot_be_written_is_named(changing: Pybuild, context: Path) -> None:
     (context / "Dockerfile").write_text("FROM base\n")
-    result = inline("build", "--progress=plain", "-o", "type=oci,dest=/no/such/dir/x.tar", context, status=1)
+    result = changing("build", "--progress=plain", "-o", "type=oci,dest=/no/such/dir/x.tar", context, status=1)
     assert "/no/such/dir" in result.err.splitlines()[-1]
 
 
-def test_usage_errors_exit_with_two(inline: Pybuild, context: Path) -> None:
+def test_usage_errors_exit_with_two(inline_base: Pybuild, context: Path) -> None:
     for args in (["build"], ["build", "--frob", "."], ["build", "-o", "type=unknown", "."], ["biuld"]):
-        inline(*args, cwd=context, status=2)
+        inline_base(*args, cwd=context, status=2)
 
 
 # Archives
@@ -187,17 +194,17 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_archives_as_context_load_import_and_add(inline: Pybuild, context: Path, name: str) -> None:
+def test_broken_archives_as_context_load_import_and_add(changing: Pybuild, context: Path, name: str) -> None:
     data = BROKEN[name]
     (context / "x.tar").write_bytes(data)
-    before = inline.state()
-    inline("import", context / "x.tar", "broken", status=1 if data else None)
-    one_line(inline("load", "-i", context / "x.tar", status=1))
+    before = changing.state()
+    changing("import", context / "x.tar", "broken", status=1 if data else None)
+    one_line(changing("load", "-i", context / "x.tar", status=1))
     if data:
-        assert inline("build", "--progress=plain", "-", stdin=data, status=1).err
+        assert changing("build", "--progress=plain", "-", stdin=data, status=1).err
     if not data:
-        inline("rmi", "broken", status=None)
-    assert inline.state()[0] == before[0]
+        changing("rmi", "broken", status=None)
+    assert changing.state()[0] == before[0]
 
 
 HOSTILE = {
@@ -216,18 +223,18 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_archives_stay_inside(inline: Pybuild, context: Path, tmp_path: Path, name: str) -> None:
+def test_hostile_archives_stay_inside(changing: Pybuild, context: Path, tmp_path: Path, name: str) -> None:
     (context / "x.tar").write_bytes(HOSTILE[name])
     kept = Path("/etc/passwd").read_bytes()
-    imported = inline("import", context / "x.tar", "hostile", status=None)
+    imported = changing("import", context / "x.tar", "hostile", status=None)
     assert imported.status in (0, 1)
-    added = inline.build(context, dockerfile="FROM base\nADD x.tar /added/\nRUN ls -lR /added > /list\n", status=None)
+    added = changing.build(context, dockerfile="FROM base\nADD x.tar /added/\nRUN ls -lR /added > /list\n", status=None)
     assert added.status in (0, 1)
-    inline("build", "-q", "-", stdin=HOSTILE[name], status=1)
+    changing("build", "-q", "-", stdin=HOSTILE[name], status=1)
     if imported.status == 0:
-        inline.build(context, "-o", f"type=local,dest={tmp_path / 'out'}", dockerfile="FROM hostile\n", status=None)
+        changing.build(context, "-o", f"type=local,dest={tmp_path / 'out'}", dockerfile="FROM hostile\n", status=None)
     assert Path("/etc/passwd").read_bytes() == kept
-    for place in (Path("/"), Path("/tmp"), tmp_path, inline.base, inline.base.parent, context.parent):
+    for place in (Path("/"), Path("/tmp"), tmp_path, changing.base, changing.base.parent, context.parent):
         assert not list(place.glob("escape*"))
 
 
@@ -289,10 +296,10 @@ def layout(**replaced: bytes) -> bytes:
     return tar(*((member(name), data) for name, data in blobs.items() if data != b"missing"))
 
 
-def test_a_good_layout_loads(inline: Pybuild, context: Path) -> None:
+def test_a_good_layout_loads(changing: Pybuild, context: Path) -> None:
     (context / "x.tar").write_bytes(layout())
-    assert "example:1" in inline("load", "-i", context / "x.tar").text
-    assert "example:1" in inline.names()
+    assert "example:1" in changing("load", "-i", context / "x.tar").text
+    assert "example:1" in changing.names()
 
 
 _LIES: dict[str, Callable[[], bytes]] = {
@@ -323,19 +330,19 @@ _LIES: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("name", _LIES)
-def test_images_that_lie_are_refused(inline: Pybuild, context: Path, name: str) -> None:
+def test_images_that_lie_are_refused(inline_base: Pybuild, context: Path, name: str) -> None:
     (context / "x.tar").write_bytes(_LIES[name]())
-    before = inline.state()
-    one_line(inline("load", "-i", context / "x.tar", status=1))
-    assert inline.state()[0] == before[0]
+    before = inline_base.state()
+    one_line(inline_base("load", "-i", context / "x.tar", status=1))
+    assert inline_base.state()[0] == before[0]
 
 
-def test_control_characters_do_not_reach_the_terminal(inline: Pybuild, context: Path) -> None:
+def test_control_characters_do_not_reach_the_terminal(changing: Pybuild, context: Path) -> None:
     (context / "Dockerfile").write_text(
         "FROM base\nRUN printf '\\033]0;title\\007\\033[31mred\\n::set-env name=a::b\\n'\n"
     )
-    result = inline("build", "--progress=plain", context)
+    result = changing("build", "--progress=plain", context)
     assert "\x1b" not in result.err
     assert "\x07" not in result.err
     (context / "Dockerfile").write_text("FROM base\nCOPY \x1b[31m-not-there /\n")
-    assert "\x1b" not in inline("build", "--progress=plain", context, status=1).err
+    assert "\x1b" not in changing("build", "--progress=plain", context, status=1).err
