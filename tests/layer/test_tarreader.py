@@ -79,9 +79,7 @@ def test_numbers_in_all_forms() -> None:
     assert one(member(b"a", mtime=b"\x80" + b"\xff" * 11)).mtime == 2**63 - 1
 
 
-@pytest.mark.parametrize(
-    "uid", [b"0o17", b"1_0", b"+1", b"-1", b"9", b"1 2", b"x", b"\xff" * 8, b"\x80" + b"\xff" * 7]
-)
+@pytest.mark.parametrize("uid", [b"0o17", b"1_0", b"+1", b"-1", b"9", b"1 2", b"x", b"\xff" * 8, b"\x80" + b"\xff" * 7])
 def test_malformed_numbers_are_refused(uid: bytes) -> None:
     with pytest.raises(LayerError):
         read(member(b"a", uid=uid))

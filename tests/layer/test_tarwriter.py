@@ -244,6 +244,4 @@ def test_what_was_written_is_read_again(entries: dict[bytes, tuple[dict[str, obj
         data = file_.read()
     assert read == packed
     with tarfile.open(fileobj=io.BytesIO(data), errors="surrogateescape") as archive:
-        assert [os.fsencode(member.name) for member in archive] == [
-            row.path.rstrip(b"/") for row, _ in rows
-        ]
+        assert [os.fsencode(member.name) for member in archive] == [row.path.rstrip(b"/") for row, _ in rows]

@@ -85,8 +85,10 @@ def _gzip(src_fd: int, dst_fd: int, level: int, threads: int) -> tuple[Digest, i
     from isal import isal_zlib
 
     def deflate(block: bytes, before: bytes) -> tuple[bytes, int, int]:
-        packer = isal_zlib.compressobj(level, isal_zlib.DEFLATED, -15, zdict=before) if before else (
-            isal_zlib.compressobj(level, isal_zlib.DEFLATED, -15)
+        packer = (
+            isal_zlib.compressobj(level, isal_zlib.DEFLATED, -15, zdict=before)
+            if before
+            else (isal_zlib.compressobj(level, isal_zlib.DEFLATED, -15))
         )
         data = packer.compress(block) + packer.flush(isal_zlib.Z_SYNC_FLUSH)
         return data, isal_zlib.crc32(block), len(block)

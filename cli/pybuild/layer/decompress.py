@@ -107,9 +107,7 @@ class Decompressed:
         if self._out > limits.total:
             raise LimitError(f"archive holds more than {limits.total} bytes", limit="total")
         if self._kind != "tar" and self._out > limits.ratio_free + limits.ratio * self._in:
-            raise LimitError(
-                f"compressed archive grows from {self._in} to more than {self._out} bytes", limit="ratio"
-            )
+            raise LimitError(f"compressed archive grows from {self._in} to more than {self._out} bytes", limit="ratio")
         return data
 
     def close(self) -> None:

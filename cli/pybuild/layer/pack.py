@@ -160,9 +160,7 @@ class _Packing:
         mtime = state.st_mtime_ns
         if self._latest is not None and mtime > self._latest:
             mtime = self._latest
-        entry = Entry(
-            path=path, type=FILE, mode=mode & 0o7777, uid=state.st_uid, gid=state.st_gid, mtime=mtime
-        )
+        entry = Entry(path=path, type=FILE, mode=mode & 0o7777, uid=state.st_uid, gid=state.st_gid, mtime=mtime)
         if kind == stat.S_IFDIR:
             return self._directory(fd, name, entry, state)
         if self._skip and self._skips(path, state):
