@@ -37,17 +37,13 @@ def run(params: Any, fds: list[int]) -> RunResult:
     assert is_mode(mode)
     spec = SandboxSpec.from_wire(wire)
     stdout, stderr, tar = fds
-    end = run_sandbox(spec, mode, stdout, stderr)
-    # Whoever reads the output sees its end now, and not when the packing is done
-    os.close(stdout)
-    if stderr != stdout:
-        os.close(stderr)
-    if end.status != 0 or end.cancelled:
-        return RunResult(end)
-    writer = TarWriter(tar)
-    upper = os.open(spec.staging + b"/fs", _DIRECTORY)
-    pack_tree(upper, writer, lower_dirs=spec.lowers, owners=_owners(mode))
-    return RunResult(end, writer.finish())
+
+    def pack(upper: int) -> Packed:
+        writer = TarWriter(tar)
+        pack_tree(upper, writer, lower_dirs=spec.lowers, owners=_owners(mode))
+        return writer.finish()
+
+    return RunResult(*run_sandbox(spec, mode, stdout, stderr, pack))
 
 
 def ingest(params: Any, fds: list[int]) -> Packed:

@@ -63,14 +63,20 @@ def _serve(control: socket.socket, mode: IdMode, jobs: Mapping[str, Job]) -> int
 
 
 class _Server:
+    """The poll loop. One process more than needed waits for the next job, so that none waits for a fork."""
+
     def __init__(self, control: socket.socket, jobs: Mapping[str, Job]) -> None:
         self._control = control
         self._jobs = jobs
         self._running: dict[int, int] = {}
         self._pid = os.getpid()
         self._wake_reader, self._wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._spare_pid = 0
+        self._spare: socket.socket | None = None
 
     def loop(self) -> None:
+        # Inits whose job process dies come to this one, which waits for them
+        syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
         signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, _note)
         poll = select.poll()
@@ -78,6 +84,8 @@ class _Server:
         poll.register(self._wake_reader, select.POLLIN)
         try:
             while True:
+                if self._spare is None:
+                    self._make_spare()
                 ready = {fd for fd, _ in poll.poll()}
                 if self._wake_reader in ready:
                     os.read(self._wake_reader, 4096)
@@ -85,18 +93,23 @@ class _Server:
                 if self._control.fileno() in ready and not self._take():
                     return
         finally:
-            for pid in self._running.values():
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            # Their sandboxes end with them; who waits for the worker's end may rely on that
-            for pid in self._running.values():
-                with suppress(ChildProcessError):
-                    os.waitpid(pid, 0)
+            self._end()
+
+    def _make_spare(self) -> None:
+        self._spare, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if pid == 0:
+            self._be_job(theirs)
+        theirs.close()
+        self._spare_pid = pid
 
     def _bury(self) -> None:
         with suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG)[0]) != 0:
                 self._running = {number: pid for number, pid in self._running.items() if pid != ended}
+                if ended == self._spare_pid and self._spare is not None:
+                    self._spare.close()
+                    self._spare = None
 
     def _take(self) -> bool:
         """Do what one control message says; tell whether the parent is still there."""
@@ -108,10 +121,15 @@ class _Server:
             return False
         kind, number = wire.CONTROL.unpack(data)
         if kind == wire.START and fds:
-            pid = os.fork()
-            if pid == 0:
-                self._be_job(socket.socket(fileno=fds[0]))
-            self._running[number] = pid
+            if self._spare is None:
+                self._make_spare()
+            assert self._spare is not None
+            # If the spare has just been killed, the parent sees its channel closed
+            with suppress(ConnectionError):
+                wire.send_with_fds(self._spare, b"go", fds)
+            self._spare.close()
+            self._spare = None
+            self._running[number] = self._spare_pid
         elif kind == wire.CANCEL and number in self._running:
             # Not reaped yet, so the number is still its own
             os.kill(self._running[number], signal.SIGTERM)
@@ -119,7 +137,16 @@ class _Server:
             os.close(fd)
         return True
 
-    def _be_job(self, channel: socket.socket) -> NoReturn:
+    def _end(self) -> None:
+        """End all that runs; returns when it is gone, as whoever waits for this process's end expects."""
+        for pid in {self._spare_pid, *self._running.values()} - {0}:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            while True:
+                os.waitpid(-1, 0)
+
+    def _be_job(self, orders: socket.socket) -> NoReturn:
         status = 1
         try:
             signal.set_wakeup_fd(-1)
@@ -127,9 +154,14 @@ class _Server:
             syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() == self._pid:
                 self._control.close()
+                if self._spare is not None:
+                    self._spare.close()
                 os.close(self._wake_reader)
                 os.close(self._wake_writer)
-                perform(channel, self._jobs)
+                _, fds = wire.receive_with_fds(orders, 16)
+                orders.close()
+                if fds:
+                    perform(socket.socket(fileno=fds[0]), self._jobs)
                 status = 0
         finally:
             # Never back into the loop, whatever happens

@@ -38,26 +38,30 @@ ULIMITS = {
 """Names as Docker has them, numbers as <asm-generic/resource.h>."""
 
 
-def become(spec: SandboxSpec, who: Identity, mode: IdMode, program: bytes) -> dict[bytes, bytes]:
-    """Turn this process into the one that is to run, all but the exec; return its environment.
-
-    Must be called inside the new root. `program` is the seccomp filter. Raises SandboxError.
-    """
+def prepare(mode: IdMode, program: bytes) -> None:
+    """Do what needs no root directory yet. `program` is the seccomp filter."""
     os.setsid()
-    null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-    os.dup2(null, 0, inheritable=True)
-    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
-        # Python ignores some, and exec keeps what is ignored
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        # Python ignores them, and exec keeps what is ignored
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    _limit(spec)
-    _enter_directory(spec.cwd)
     if mode == "single":
         # Set-uid programs have no other user to become; without this privilege the filter needs no rights
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
     # Before the capabilities go: they allow a filter without no_new_privs, which would break `sudo`
     syscalls.seccomp_filter(program)
     caps.limit_bounding_set()
+
+
+def become(spec: SandboxSpec, who: Identity, mode: IdMode) -> dict[bytes, bytes]:
+    """Turn this process, inside the new root, into the one that is to run; return its environment.
+
+    Only the exec is left then. Raises SandboxError.
+    """
+    null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    os.dup2(null, 0, inheritable=True)
+    _enter_directory(spec.cwd)
+    _limit(spec)
     _become_user(who, mode)
     caps.limit_own()
     os.umask(0o022)

@@ -14,9 +14,9 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
@@ -30,6 +30,8 @@ from pybuild.sandbox.spec import RunEnd, SandboxSpec
 from pybuild.sandbox.stubs import Made, remove_stubs
 from pybuild.sandbox.users import Identity, resolve_user
 
+T = TypeVar("T")
+
 _NAMESPACES = (
     syscalls.CLONE_NEWNS
     | syscalls.CLONE_NEWPID
@@ -38,7 +40,9 @@ _NAMESPACES = (
     | syscalls.CLONE_NEWCGROUP
 )
 _RESOLV_LIMIT = 64 << 10
-_PIPE_RECORD = 1 << 20
+_LAST = {"status", "problem", "bug"}
+"""Kinds of records after which init says nothing more."""
+
 _SIOCGIFFLAGS = 0x8913
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 1
@@ -50,12 +54,13 @@ def seccomp_program() -> bytes:
     return build_filter(this_machine())
 
 
-def run(spec: SandboxSpec, mode: IdMode, stdout: int, stderr: int) -> RunEnd:
+def run(spec: SandboxSpec, mode: IdMode, stdout: int, stderr: int, pack: Callable[[int], T]) -> tuple[RunEnd, T | None]:
     """Run a process to its end; its changes are in the directory `fs` of the staging directory afterwards.
 
-    SIGTERM to this process cancels: it reaches the payload's process group and, after the grace period, everything
-    is killed. What keeps the sandbox from being made is the `problem` of the result; raises OSError when
-    not even the staging directory can be used.
+    After status 0 they go through `pack`, which is given a descriptor of that directory; its result is the
+    second value. SIGTERM to this process cancels: it reaches the payload's process group and, after the grace
+    period, everything is killed. What keeps the sandbox from being made is the `problem` of the result; raises
+    OSError when not even the staging directory can be used, and what `pack` raises.
     """
     resolv_conf = _resolv_conf(spec)
     staging = overlay.prepare(spec)
@@ -74,87 +79,76 @@ def run(spec: SandboxSpec, mode: IdMode, stdout: int, stderr: int) -> RunEnd:
             os._exit(1)
     signal.signal(signal.SIGTERM, _note)
     signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-    os.close(writer)
     try:
+        os.close(writer)
         records, cancelled = _watch(pid, reader, wake_reader, spec.grace)
-    finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
-        for fd in (reader, wake_reader, wake_writer):
-            os.close(fd)
-    end, made = _judge(records, cancelled)
-    upper = os.open(overlay.UPPER, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staging)
-    try:
+        end, made = _judge(records, cancelled)
+        upper = os.open(overlay.UPPER, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staging)
         remove_stubs(upper, made)
         overlay.clear(staging)
+        # The kernel takes the namespaces down meanwhile; only init itself is left in them
+        packed = pack(upper) if end.status == 0 and not end.cancelled else None
     finally:
-        os.close(upper)
-        os.close(staging)
-    return end
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    for fd in (reader, wake_reader, wake_writer, upper, staging):
+        os.close(fd)
+    return end, packed
 
 
 def _note(*_: object) -> None:
     """Being called at all makes the wake-up pipe readable."""
 
 
-def _watch(pid: int, reader: int, wake: int, grace: float) -> tuple[bytes, bool]:
-    """Collect init's records until it ends; return them, and whether it was cancelled."""
-    records = bytearray()
+def _watch(pid: int, reader: int, wake: int, grace: float) -> tuple[dict[str, Any], bool]:
+    """Collect init's records until its last; return them by kind, and whether it was cancelled.
+
+    The last one comes when no other process is left in the sandbox, or the deadline of a cancelled one passed.
+    """
+    data = bytearray()
+    records: dict[str, Any] = {}
     poll = select.poll()
     poll.register(reader, select.POLLIN)
     poll.register(wake, select.POLLIN)
     deadline: float | None = None
-    try:
-        while True:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-            events = dict(poll.poll(left))
-            if wake in events:
-                os.read(wake, 64)
-                if deadline is None:
-                    deadline = time.monotonic() + grace
-                    os.kill(pid, signal.SIGTERM)
-            if reader in events:
-                data = os.read(reader, 65536)
-                if not data:
-                    break
-                if len(records) < _PIPE_RECORD:
-                    records += data
-            if deadline is not None and time.monotonic() >= deadline:
+    while not records.keys() & _LAST:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+        events = dict(poll.poll(left))
+        if wake in events:
+            os.read(wake, 64)
+            if deadline is None:
+                deadline = time.monotonic() + grace
+                os.kill(pid, signal.SIGTERM)
+        if reader in events:
+            more = os.read(reader, 65536)
+            if not more:
                 break
-    finally:
-        # Does no harm to one that has ended, it is not reaped yet
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-    return bytes(records), deadline is not None
+            data += more
+            for kind, value in _take_records(data):
+                records.setdefault(kind, value)
+        if deadline is not None and time.monotonic() >= deadline:
+            os.kill(pid, signal.SIGKILL)
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+            break
+    return records, deadline is not None
 
 
-def _judge(records: bytes, cancelled: bool) -> tuple[RunEnd, Made]:
-    made = Made()
-    message = ""
-    status: int | None = None
-    problem: tuple[str, str] | None = None
-    for kind, value in _read_records(records):
-        match kind:
-            case "made":
-                made = msgspec.convert(value, Made)
-            case "problem":
-                problem = problem or (value[0], value[1])
-            case "bug":
-                raise RuntimeError(f"the sandbox failed inside:\n{value}")
-            case "exec":
-                message = value
-            case "status":
-                status = value
+def _judge(records: dict[str, Any], cancelled: bool) -> tuple[RunEnd, Made]:
+    if "bug" in records:
+        raise RuntimeError(f"the sandbox failed inside:\n{records['bug']}")
+    made = msgspec.convert(records.get("made", {}), Made)
     if cancelled:
         return RunEnd(128 + signal.SIGTERM, cancelled=True), made
-    if problem is not None:
-        return RunEnd(-1, problem=problem[0], hint=problem[1]), made
-    if status is None:
-        return RunEnd(
-            -1, problem="the sandbox's first process was killed", hint="the machine may be out of memory"
-        ), made
-    code = os.waitstatus_to_exitcode(status)
-    return RunEnd(code if code >= 0 else 128 - code, message=message), made
+    if "problem" in records:
+        message, hint = records["problem"]
+        return RunEnd(-1, problem=message, hint=hint), made
+    if "status" not in records:
+        hint = "the machine may be out of memory"
+        return RunEnd(-1, problem="the sandbox's first process was killed", hint=hint), made
+    code = os.waitstatus_to_exitcode(records["status"])
+    return RunEnd(code if code >= 0 else 128 - code, message=records.get("exec", "")), made
 
 
 def _init(spec: SandboxSpec, mode: IdMode, report: int, stdout: int, stderr: int, resolv_conf: bytes) -> NoReturn:
@@ -167,6 +161,14 @@ def _init(spec: SandboxSpec, mode: IdMode, report: int, stdout: int, stderr: int
         # /proc/1 is closed to the payload: its exe is the interpreter, outside of the image
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
         _close_all_but(report, stdout, stderr)
+        # Forked now, the payload's process prepares itself while the root is made; pivot_root takes it along
+        waiting, starting = os.pipe2(os.O_CLOEXEC)
+        child = syscalls.clone(0)
+        if child == 0:
+            os.close(starting)
+            _payload(spec, mode, report, stdout, stderr, waiting)
+        for fd in {stdout, stderr, waiting}:
+            os.close(fd)
         os.umask(0)
         syscalls.mount(b"none", b"/", b"", syscalls.MS_REC | syscalls.MS_PRIVATE)
         syscalls.sethostname(os.fsencode(spec.hostname))
@@ -178,11 +180,8 @@ def _init(spec: SandboxSpec, mode: IdMode, report: int, stdout: int, stderr: int
         who = resolve_user(root.fd, spec.user)
         _forbid_imports()
         root.enter()
-        child = os.fork()
-        if child == 0:
-            _payload(spec, who, mode, report, stdout, stderr)
-        for fd in {stdout, stderr}:
-            os.close(fd)
+        write_all(starting, msgspec.msgpack.encode(who))
+        os.close(starting)
         _tell(report, "status", _reap(child))
         os._exit(0)
     except BaseException as error:
@@ -190,13 +189,22 @@ def _init(spec: SandboxSpec, mode: IdMode, report: int, stdout: int, stderr: int
         os._exit(1)
 
 
-def _payload(spec: SandboxSpec, who: Identity, mode: IdMode, report: int, stdout: int, stderr: int) -> NoReturn:
+def _payload(spec: SandboxSpec, mode: IdMode, report: int, stdout: int, stderr: int, waiting: int) -> NoReturn:
+    """Be the process that is to run: prepare, wait for the root and the identity, execute."""
     try:
+        _forbid_imports()
         # Both may be one pipe, or have the number of the other
         out, err = os.dup(stdout), os.dup(stderr)
         os.dup2(out, 1)
         os.dup2(err, 2)
-        env = payload.become(spec, who, mode, seccomp_program())
+        payload.prepare(mode, seccomp_program())
+        go = b""
+        while more := os.read(waiting, 65536):
+            go += more
+        if not go:
+            # There will be no root, and init says why
+            os._exit(1)
+        env = payload.become(spec, msgspec.msgpack.decode(go, type=Identity), mode)
         error = payload.execute(spec.argv, env)
         message = f"cannot execute `{spec.argv[0]}`: {error.strerror}"
         _tell(report, "exec", message)
@@ -208,7 +216,7 @@ def _payload(spec: SandboxSpec, who: Identity, mode: IdMode, report: int, stdout
 
 
 def _reap(child: int) -> int:
-    """Wait for the payload, bury orphans meanwhile; return its wait status. SIGTERM from outside is passed on."""
+    """Wait for the payload and end all that it leaves; return its wait status. SIGTERM from outside is passed on."""
     while True:
         info = signal.sigwaitinfo({signal.SIGCHLD, signal.SIGTERM})
         if info.si_signo == signal.SIGTERM:
@@ -223,9 +231,20 @@ def _reap(child: int) -> int:
         while True:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == child:
+                _end_all()
                 return status
             if pid == 0:
                 break
+
+
+def _end_all() -> None:
+    """Kill and bury every other process of the pid namespace."""
+    while True:
+        try:
+            os.kill(-1, signal.SIGKILL)
+            os.waitpid(-1, 0)
+        except (ProcessLookupError, ChildProcessError):
+            return
 
 
 def _reader_is_gone(writer: int) -> bool:
@@ -252,9 +271,14 @@ def _bring_loopback_up() -> None:
 
 def _tell(report: int, kind: str, value: object) -> None:
     data = msgspec.msgpack.encode([kind, value])
-    view = memoryview(struct.pack("I", len(data)) + data)
+    write_all(report, struct.pack("I", len(data)) + data)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of `data`, whatever a pipe takes at once."""
+    view = memoryview(data)
     while view:
-        view = view[os.write(report, view) :]
+        view = view[os.write(fd, view) :]
 
 
 def _tell_error(report: int, error: BaseException) -> None:
@@ -284,17 +308,15 @@ def _trace(error: BaseException) -> str:
     return "\n".join([*lines, f"{type(error).__name__}: {error}"])
 
 
-def _read_records(data: bytes) -> Iterator[tuple[str, Any]]:
-    """Yield the whole records; one cut short by a sudden death counts as never written."""
-    position = 0
-    while position + 4 <= len(data):
-        (size,) = struct.unpack_from("I", data, position)
-        position += 4
-        if position + size > len(data):
+def _take_records(data: bytearray) -> Iterator[tuple[str, Any]]:
+    """Take the whole records off the front; one cut short by a sudden death counts as never written."""
+    while len(data) >= 4:
+        (size,) = struct.unpack_from("I", data)
+        if len(data) < 4 + size:
             return
-        kind, value = msgspec.msgpack.decode(data[position : position + size])
+        kind, value = msgspec.msgpack.decode(data[4 : 4 + size])
+        del data[: 4 + size]
         yield kind, value
-        position += size
 
 
 def _resolv_conf(spec: SandboxSpec) -> bytes:
