@@ -219,7 +219,7 @@ time.sleep(100)
 def test_job_process_that_is_killed_is_told(box: Box) -> None:
     spec = box.spec("/bin/sleep", "987667")
     job, fds = box.submit(spec)
-    wait_until(lambda: len(processes_below(box.worker.pid)) >= 4)
+    wait_until(lambda: _sleeping(box, b"987667"))
     for pid in processes_below(box.worker.pid):
         if _parent(pid) == box.worker.pid and any(_parent(other) == pid for other in processes_below(box.worker.pid)):
             os.kill(pid, signal.SIGKILL)
@@ -232,9 +232,8 @@ def test_job_process_that_is_killed_is_told(box: Box) -> None:
 def test_init_that_is_killed_is_no_success(box: Box) -> None:
     spec = box.spec("/bin/sleep", "987668")
     job, fds = box.submit(spec)
-    wait_until(lambda: len(processes_below(box.worker.pid)) >= 4)
-    sleeping = next(pid for pid in processes_below(box.worker.pid) if b"987668" in _command(pid))
-    os.kill(_parent(sleeping), signal.SIGKILL)
+    wait_until(lambda: _sleeping(box, b"987668"))
+    os.kill(_parent(_sleeping(box, b"987668")[0]), signal.SIGKILL)
     ran = box.finish(spec, job, fds)
     assert "was killed" in ran.result.end.problem
     assert ran.result.packed is None
@@ -282,6 +281,10 @@ with Worker.start(idmap.choose("single")) as worker:
     )
     assert "status=0" in done.stdout, done.stderr
     assert (tmp_path / "out").read_text() == "there\n"
+
+
+def _sleeping(box: Box, mark: bytes) -> list[int]:
+    return [pid for pid in processes_below(box.worker.pid) if mark in _command(pid)]
 
 
 def _alive(pid: int) -> bool:

@@ -91,7 +91,8 @@ def _by_parameters(layers: list[bytes], upper: bytes, work: bytes) -> int:
 def by_options(lowers: list[bytes], upper: bytes, work: bytes) -> int:
     """Do the same for older kernels, with one string of options that may hold 4095 bytes; topmost layer first.
 
-    The string names links, in a file system of ours, that have names as short as can be.
+    The string names links, in a file system of ours, that have names as short as can be. Such a mount cannot
+    be made detached: it comes to lie over the work directory, and a copy is returned.
     """
     links = syscalls.new_mount(b"tmpfs", mode="0700")
     os.fchdir(links)
@@ -99,22 +100,15 @@ def by_options(lowers: list[bytes], upper: bytes, work: bytes) -> int:
         os.symlink(path, b"%x" % number)
     os.symlink(upper, b"u")
     os.symlink(work, b"w")
-    os.mkdir(b"m")
     layers = b":".join(b"%x" % number for number in range(len(lowers)))
     options = b"lowerdir=%b,upperdir=u,workdir=w,userxattr,volatile" % layers
     try:
-        # A detached mount cannot be mounted upon
-        place = os.open(work, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        syscalls.move_mount(links, place)
-        os.close(place)
-        os.fchdir(links)
-        syscalls.mount(b"overlay", b"m", b"overlay", 0, options)
-        tree = syscalls.open_tree(syscalls._AT_FDCWD, b"m")
+        syscalls.mount(b"overlay", work, b"overlay", 0, options)
+        return syscalls.open_tree(-100, work)
     except OSError as error:
         raise _explained(error) from error
     finally:
         os.close(links)
-    return tree
 
 
 def _explained(error: OSError) -> SandboxError:
