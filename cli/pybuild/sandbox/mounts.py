@@ -104,9 +104,13 @@ class Root:
             self._mount_dev()
         with self._step("hide what belongs to the host"):
             self._hide()
-        for number, item in enumerate(self._mounted):
+        places = []
+        for item in self._mounted:
+            with self._step(f"make a place for {item.target}"):
+                places.append(self.stubs.file(os.fsencode(item.target)))
+        for number, (item, place) in enumerate(zip(self._mounted, places, strict=True)):
             with self._step(f"mount {item.target}"):
-                self._bind_ours(f"file{number}".encode(), self.stubs.file(os.fsencode(item.target)))
+                self._bind_ours(f"file{number}".encode(), place)
         self.stubs.settle()
 
     def enter(self) -> None:

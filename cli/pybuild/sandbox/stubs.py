@@ -81,8 +81,12 @@ class Stubs:
 
     def _make_file(self, directory: int, name: bytes) -> None:
         path = self._note_parent(directory)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        os.close(os.open(name, flags, 0o644, dir_fd=directory))
+        if self.made.files:
+            # Names are cheaper than inodes, and what is mounted hides that they share one
+            os.link(self.made.files[0][0], name, src_dir_fd=self._root, dst_dir_fd=directory, follow_symlinks=False)
+        else:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            os.close(os.open(name, flags, 0o644, dir_fd=directory))
         path = path + b"/" + name if path else name
         self.made.files.append((path, os.stat(path, dir_fd=self._upper, follow_symlinks=False).st_ino))
 
