@@ -29,9 +29,10 @@ _MAX_ID = 0o7777777
 _MAX_SIZE = 0o77777777777
 _SECOND = 1_000_000_000
 _EMPTY_DIGEST = hashlib.sha256().digest()
-_NO_DEVICE = b"0000000\00000000\0"
+# Written out: a formatter that joins adjacent literals would read NUL and digits as one octal escape
+_NO_DEVICE = b"0000000\x00" * 2
 # What follows the link name: magic and version, two empty names, two numbers
-_TAIL = b"ustar\000" + bytes(64) + _NO_DEVICE
+_TAIL = b"ustar\x00" + b"00" + bytes(64) + _NO_DEVICE
 _EXTENDED_LIMIT = 1 << 20
 
 
