@@ -40,6 +40,13 @@ _NAMESPACES = (
     | syscalls.CLONE_NEWCGROUP
 )
 _RESOLV_LIMIT = 64 << 10
+_FINDERS = sys.meta_path
+"""Kept alive for `_forbid_imports`."""
+
+# What msgspec has to know of types it finds out once: here, before anything is forked
+_NOTHING_MADE = msgspec.convert({}, Made)
+_IDENTITY = msgspec.msgpack.Decoder(Identity)
+
 _LAST = {"status", "problem", "bug"}
 """Kinds of records after which init says nothing more."""
 
@@ -138,7 +145,7 @@ def _watch(pid: int, reader: int, wake: int, grace: float) -> tuple[dict[str, An
 def _judge(records: dict[str, Any], cancelled: bool) -> tuple[RunEnd, Made]:
     if "bug" in records:
         raise RuntimeError(f"the sandbox failed inside:\n{records['bug']}")
-    made = msgspec.convert(records.get("made", {}), Made)
+    made = msgspec.convert(records["made"], Made) if "made" in records else _NOTHING_MADE
     if cancelled:
         return RunEnd(128 + signal.SIGTERM, cancelled=True), made
     if "problem" in records:
@@ -204,7 +211,7 @@ def _payload(spec: SandboxSpec, mode: IdMode, report: int, stdout: int, stderr: 
         if not go:
             # There will be no root, and init says why
             os._exit(1)
-        env = payload.become(spec, msgspec.msgpack.decode(go, type=Identity), mode)
+        env = payload.become(spec, _IDENTITY.decode(go), mode)
         error = payload.execute(spec.argv, env)
         message = f"cannot execute `{spec.argv[0]}`: {error.strerror}"
         _tell(report, "exec", message)
@@ -293,9 +300,8 @@ def _tell_error(report: int, error: BaseException) -> None:
 
 def _forbid_imports() -> None:
     """Inside of the image's root an import would run the image's code, with more rights than it is to have."""
-    for places in (sys.meta_path, sys.path_hooks, sys.path):
-        places.clear()
-    sys.path_importer_cache.clear()
+    # Rebound and not cleared: to free what finders remember would write to memory shared with the parent
+    sys.meta_path = []
 
 
 def _trace(error: BaseException) -> str:
