@@ -105,7 +105,7 @@ def main() -> int:
         results = measure_all(tools, works, base, rounds=asked.rounds, scale=asked.scale)
         if not words:
             measure_starts(tools, results, rounds=asked.rounds * 3)
-        print(table(tools, results, {work.name: work.wanted for work in works}))
+        print(table(tools, results, {work.name: work.wanted for work in works}), flush=True)
         for tool in tools:
             if isinstance(tool, Pybuild) and (memory := tool.memory()):
                 print(f"daemon of {tool.name}: peak {memory['peak']:.0f} MB, now {memory['now']:.0f} MB")
