@@ -45,8 +45,10 @@ def send(channel: socket.socket, data: bytes, fds: Sequence[int] = ()) -> None:
     head = _LENGTH.pack(len(data))
     first = head + data if len(data) <= _SMALL else head
     sent = send_with_fds(channel, first, fds)
-    channel.sendall(first[sent:], socket.MSG_NOSIGNAL)
-    if first is head:
+    # Sending nothing would fail too when the other side has read all, done its work and gone
+    if sent < len(first):
+        channel.sendall(first[sent:], socket.MSG_NOSIGNAL)
+    if first is head and data:
         channel.sendall(data, socket.MSG_NOSIGNAL)
 
 
