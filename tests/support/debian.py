@@ -13,7 +13,6 @@ from pathlib import Path
 CACHE = "PYBUILD_TEST_CACHE"
 """Directory that outlives a test run; without it the root file system is made anew in each."""
 
-_DEFAULT_MIRROR = "http://deb.debian.org/debian"
 _CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
@@ -41,14 +40,14 @@ def _keyring_of_lists(place: Path) -> str:
     return "debian-archive-keyring" if place == Path("/etc/apt/sources.list") else ""
 
 
-def mirror() -> str:
-    """Return the first mirror of `sources`."""
+def mirror() -> str | None:
+    """Return the first mirror of `sources`, None when the host names none."""
     for place in sources():
         for line in place.read_text(errors="replace").splitlines():
             found = re.match(r"(?:URIs:|deb\s+(?:\[[^\]]*\]\s+)?)\s*(https?://\S+)", line)
             if found:
                 return found[1]
-    return _DEFAULT_MIRROR
+    return None
 
 
 def acquire_options() -> dict[str, str]:

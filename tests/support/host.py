@@ -62,7 +62,10 @@ def lacks_network() -> str:
         "http::Proxy"
     ):
         return ""
-    mirror = urlsplit(debian.mirror())
+    address = debian.mirror()
+    if address is None:
+        return "the apt sources of this machine name no Debian mirror"
+    mirror = urlsplit(address)
     port = mirror.port or (443 if mirror.scheme == "https" else 80)
     try:
         socket.create_connection((mirror.hostname or "", port), timeout=10).close()
