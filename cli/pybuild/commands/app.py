@@ -47,11 +47,28 @@ def _run(arguments: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _interrupt)
-    from pybuild.commands.group import make_root
-
-    result = make_root().main(args=arguments, prog_name="pybuild", standalone_mode=False)
+    result = _result(arguments)
     sys.stdout.flush()
     return result if isinstance(result, int) else ExitCode.OK
+
+
+def _result(arguments: list[str]) -> object:
+    """Return what the command returned."""
+    from types import FunctionType
+
+    from pybuild.commands.quick import parse
+    from pybuild.commands.table import rows, target_of
+
+    row = rows().get(arguments[0]) if arguments else None
+    command = target_of(row.target) if row is not None else None
+    values = parse(command, arguments[1:]) if isinstance(command, FunctionType) else None
+    if values is None or command is None:
+        from pybuild.commands.group import make_root
+
+        return make_root().main(args=arguments, prog_name="pybuild", standalone_mode=False)
+    if values.pop("debug", False):
+        os.environ["PYBUILD_DEBUG"] = "1"
+    return command(**values)
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -7,10 +7,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
-import typer
-
 from pybuild.api.events import Built, Failed
 from pybuild.api.request import BuildRequest, Output
+from pybuild.commands.option import Argument, Option
 from pybuild.errors import ExitCode, PybuildError, UsageError
 
 MAX_DOCKERFILE = 4 << 20
@@ -21,42 +20,36 @@ _SHOWN = ("auto", "tty", "plain", "json")
 
 def build(
     context: Annotated[
-        str, typer.Argument(help="A directory, or - for a tar or a Dockerfile on standard input.", metavar="CONTEXT")
+        str, Argument(help="A directory, or - for a tar or a Dockerfile on standard input.", metavar="CONTEXT")
     ],
-    tag: Annotated[list[str] | None, typer.Option("-t", "--tag", help="Name of the image.", metavar="NAME")] = None,
-    file: Annotated[
-        str, typer.Option("-f", "--file", help="The Dockerfile, - for standard input.", metavar="FILE")
-    ] = "",
+    tag: Annotated[list[str] | None, Option("-t", "--tag", help="Name of the image.", metavar="NAME")] = None,
+    file: Annotated[str, Option("-f", "--file", help="The Dockerfile, - for standard input.", metavar="FILE")] = "",
     build_arg: Annotated[
         list[str] | None,
-        typer.Option(help="Value for ARG; NAME alone takes it from the environment.", metavar="NAME=V"),
+        Option(help="Value for ARG; NAME alone takes it from the environment.", metavar="NAME=V"),
     ] = None,
-    target: Annotated[str, typer.Option(help="Stage to build.", metavar="STAGE")] = "",
-    label: Annotated[list[str] | None, typer.Option(help="Label of the image.", metavar="KEY=V")] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Do everything anew.")] = False,
-    no_cache_filter: Annotated[
-        list[str] | None, typer.Option(help="Do these stages anew.", metavar="STAGE,...")
-    ] = None,
-    network: Annotated[str, typer.Option(help="Network of RUN: default, none or host.", metavar="MODE")] = "default",
-    add_host: Annotated[list[str] | None, typer.Option(help="Line of /etc/hosts.", metavar="NAME:IP")] = None,
-    shm_size: Annotated[str, typer.Option(help="Size of /dev/shm, such as 64m.", metavar="SIZE")] = "",
-    ulimit: Annotated[list[str] | None, typer.Option(help="Limit of RUN.", metavar="NAME=SOFT[:HARD]")] = None,
+    target: Annotated[str, Option(help="Stage to build.", metavar="STAGE")] = "",
+    label: Annotated[list[str] | None, Option(help="Label of the image.", metavar="KEY=V")] = None,
+    no_cache: Annotated[bool, Option("--no-cache", help="Do everything anew.")] = False,
+    no_cache_filter: Annotated[list[str] | None, Option(help="Do these stages anew.", metavar="STAGE,...")] = None,
+    network: Annotated[str, Option(help="Network of RUN: default, none or host.", metavar="MODE")] = "default",
+    add_host: Annotated[list[str] | None, Option(help="Line of /etc/hosts.", metavar="NAME:IP")] = None,
+    shm_size: Annotated[str, Option(help="Size of /dev/shm, such as 64m.", metavar="SIZE")] = "",
+    ulimit: Annotated[list[str] | None, Option(help="Limit of RUN.", metavar="NAME=SOFT[:HARD]")] = None,
     output: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "-o", "--output", help="type=oci|docker|tar|local,dest=PATH; dest=- is standard output.", metavar="SPEC"
         ),
     ] = None,
-    iidfile: Annotated[str, typer.Option(help="Write the image id to this file.", metavar="FILE")] = "",
-    metadata_file: Annotated[str, typer.Option(help="Write what was built to this file.", metavar="FILE")] = "",
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print the image id only.")] = False,
-    progress: Annotated[
-        str, typer.Option(help="auto, tty, plain or json (one event a line).", metavar="KIND")
-    ] = "auto",
+    iidfile: Annotated[str, Option(help="Write the image id to this file.", metavar="FILE")] = "",
+    metadata_file: Annotated[str, Option(help="Write what was built to this file.", metavar="FILE")] = "",
+    quiet: Annotated[bool, Option("-q", "--quiet", help="Print the image id only.")] = False,
+    progress: Annotated[str, Option(help="auto, tty, plain or json (one event a line).", metavar="KIND")] = "auto",
     inline: Annotated[
-        bool | None, typer.Option("--inline/--no-inline", help="Build in this process, without the daemon.")
+        bool | None, Option("--inline/--no-inline", help="Build in this process, without the daemon.")
     ] = None,
-    platform: Annotated[str, typer.Option(help="Platform of the image.", metavar="OS/ARCH")] = "",
+    platform: Annotated[str, Option(help="Platform of the image.", metavar="OS/ARCH")] = "",
 ) -> int:
     """Build an image from a Dockerfile and the directory CONTEXT."""
     from pybuild.commands import flags

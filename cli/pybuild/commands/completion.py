@@ -2,8 +2,7 @@
 
 from typing import Annotated, Any
 
-import typer
-
+from pybuild.commands.option import Argument
 from pybuild.commands.output import write_line
 from pybuild.errors import UsageError
 
@@ -11,7 +10,7 @@ SHELLS = ("bash", "zsh", "fish")
 
 
 def completion(
-    shell: Annotated[str, typer.Argument(help="bash, zsh or fish.", metavar="SHELL")],
+    shell: Annotated[str, Argument(help="bash, zsh or fish.", metavar="SHELL")],
 ) -> None:
     """Print a completion script: `source <(pybuild completion bash)`."""
     if shell not in SHELLS:

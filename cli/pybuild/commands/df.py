@@ -2,9 +2,8 @@
 
 from typing import Annotated, Any
 
-import typer
-
 from pybuild.client import connect
+from pybuild.commands.option import Option
 from pybuild.commands.output import write_rows
 from pybuild.progress.amounts import human_bytes
 
@@ -18,7 +17,7 @@ HEADERS = {
 
 
 def df(
-    format_: Annotated[str, typer.Option("--format", help="table, json or a Go template.", metavar="FORMAT")] = "",
+    format_: Annotated[str, Option("--format", help="table, json or a Go template.", metavar="FORMAT")] = "",
 ) -> None:
     """Show how much of the disk is used by what."""
     with connect() as backend:

@@ -2,14 +2,15 @@
 
 import os
 from collections.abc import Callable
-from importlib import import_module
-from typing import Any
+from types import FunctionType
+from typing import Annotated, Any, get_args
 
 import typer
 from typer.core import TyperGroup, TyperOption
 from typer.main import get_command as to_command
 
-from pybuild.commands.table import rows
+from pybuild.commands.option import Argument, Option
+from pybuild.commands.table import rows, target_of
 from pybuild.errors import CancelledError, UsageError
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -48,8 +49,7 @@ class LazyGroup(TyperGroup):
 
 def load(name: str, target: str) -> Any:
     """Import a command and return what typer made of it."""
-    module, _, attribute = target.partition(":")
-    found: Any = getattr(import_module(module), attribute)
+    found = target_of(target)
     if isinstance(found, typer.Typer):
         command = to_command(found)
     else:
@@ -62,8 +62,28 @@ def load(name: str, target: str) -> Any:
 def typer_of(function: Callable[..., Any], name: str) -> typer.Typer:
     """Return an application of one command."""
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    app.command(name, context_settings=SETTINGS)(function)
+    app.command(name, context_settings=SETTINGS)(with_typers_own(function))
     return app
+
+
+def with_typers_own(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function with typer's annotations in the place of ours."""
+    own = FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
+    )
+    own.__doc__, own.__kwdefaults__ = function.__doc__, function.__kwdefaults__
+    own.__annotations__ = {name: _typers_own(annotation) for name, annotation in function.__annotations__.items()}
+    return own
+
+
+def _typers_own(annotation: Any) -> Any:
+    found, *marks = get_args(annotation) or (annotation,)
+    match marks:
+        case [Option() as option]:
+            return Annotated[found, typer.Option(*option.names, help=option.help, metavar=option.metavar)]
+        case [Argument() as argument]:
+            return Annotated[found, typer.Argument(help=argument.help, metavar=argument.metavar)]
+    return annotation
 
 
 def debug_option() -> TyperOption:

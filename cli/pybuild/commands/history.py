@@ -4,9 +4,8 @@ from datetime import UTC, datetime
 from time import time
 from typing import Annotated, Any
 
-import typer
-
 from pybuild.client import connect
+from pybuild.commands.option import Argument, Option
 from pybuild.commands.output import short_id, write_line, write_rows
 from pybuild.progress.amounts import human_bytes, human_duration
 
@@ -22,11 +21,11 @@ _WIDTH = 45
 
 
 def history(
-    name: Annotated[str, typer.Argument(help="An image by name or id.", metavar="IMAGE")],
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print ids only.")] = False,
-    no_trunc: Annotated[bool, typer.Option("--no-trunc", help="Print everything in full.")] = False,
-    human: Annotated[bool, typer.Option("--human/--no-human", help="Sizes and times for people.")] = True,
-    format_: Annotated[str, typer.Option("--format", help="table, json or a Go template.", metavar="FORMAT")] = "",
+    name: Annotated[str, Argument(help="An image by name or id.", metavar="IMAGE")],
+    quiet: Annotated[bool, Option("-q", "--quiet", help="Print ids only.")] = False,
+    no_trunc: Annotated[bool, Option("--no-trunc", help="Print everything in full.")] = False,
+    human: Annotated[bool, Option("--human/--no-human", help="Sizes and times for people.")] = True,
+    format_: Annotated[str, Option("--format", help="table, json or a Go template.", metavar="FORMAT")] = "",
 ) -> None:
     """Show how an image came to be, newest step first."""
     with connect() as backend:

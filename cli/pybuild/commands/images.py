@@ -4,9 +4,8 @@ from datetime import UTC, datetime
 from time import time
 from typing import Annotated, Any
 
-import typer
-
 from pybuild.client import connect
+from pybuild.commands.option import Argument, Option
 from pybuild.commands.output import parse_filters, short_id, write_line, write_rows
 from pybuild.progress.amounts import human_bytes, human_duration
 
@@ -22,16 +21,16 @@ HEADERS = {
 
 
 def images(
-    name: Annotated[str, typer.Argument(help="Only images of this name; may hold * and ?.", metavar="[NAME]")] = "",
-    all_: Annotated[bool, typer.Option("-a", "--all", help="Also images without a name.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print ids only.")] = False,
-    no_trunc: Annotated[bool, typer.Option("--no-trunc", help="Print whole ids.")] = False,
+    name: Annotated[str, Argument(help="Only images of this name; may hold * and ?.", metavar="[NAME]")] = "",
+    all_: Annotated[bool, Option("-a", "--all", help="Also images without a name.")] = False,
+    quiet: Annotated[bool, Option("-q", "--quiet", help="Print ids only.")] = False,
+    no_trunc: Annotated[bool, Option("--no-trunc", help="Print whole ids.")] = False,
     filter_: Annotated[
         list[str] | None,
-        typer.Option("-f", "--filter", help="dangling, label, reference, before, since, until.", metavar="NAME=V"),
+        Option("-f", "--filter", help="dangling, label, reference, before, since, until.", metavar="NAME=V"),
     ] = None,
-    format_: Annotated[str, typer.Option("--format", help="table, json or a Go template.", metavar="FORMAT")] = "",
-    digests: Annotated[bool, typer.Option("--digests", help="Show digests.")] = False,
+    format_: Annotated[str, Option("--format", help="table, json or a Go template.", metavar="FORMAT")] = "",
+    digests: Annotated[bool, Option("--digests", help="Show digests.")] = False,
 ) -> None:
     """List images, newest first."""
     filters = parse_filters(filter_ or ())

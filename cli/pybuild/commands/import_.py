@@ -2,21 +2,20 @@
 
 from typing import Annotated
 
-import typer
-
 from pybuild.client import connect
+from pybuild.commands.option import Argument, Option
 from pybuild.commands.output import input_file, write_line
 from pybuild.errors import UsageError
 
 
 def import_(
-    file: Annotated[str, typer.Argument(help="A tar, compressed or not; - is standard input.", metavar="FILE")],
-    name: Annotated[str, typer.Argument(help="The name it gets.", metavar="[NAME[:TAG]]")] = "",
+    file: Annotated[str, Argument(help="A tar, compressed or not; - is standard input.", metavar="FILE")],
+    name: Annotated[str, Argument(help="The name it gets.", metavar="[NAME[:TAG]]")] = "",
     change: Annotated[
         list[str] | None,
-        typer.Option("-c", "--change", help="A Dockerfile instruction to apply.", metavar="INSTRUCTION"),
+        Option("-c", "--change", help="A Dockerfile instruction to apply.", metavar="INSTRUCTION"),
     ] = None,
-    message: Annotated[str, typer.Option("-m", "--message", help="Comment in the history.", metavar="TEXT")] = "",
+    message: Annotated[str, Option("-m", "--message", help="Comment in the history.", metavar="TEXT")] = "",
 ) -> None:
     """Make an image of a root file system archive; prints its id."""
     from pybuild.commands.flags import tag as checked

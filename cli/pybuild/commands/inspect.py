@@ -3,17 +3,16 @@
 import sys
 from typing import Annotated, Any
 
-import typer
-
 from pybuild.client import connect
+from pybuild.commands.option import Argument, Option
 from pybuild.commands.output import as_json, write_line
 from pybuild.errors import ExitCode, NotFoundError
 
 
 def inspect(
-    name: Annotated[list[str], typer.Argument(help="Images by name or id.", metavar="IMAGE...")],
+    name: Annotated[list[str], Argument(help="Images by name or id.", metavar="IMAGE...")],
     format_: Annotated[
-        str, typer.Option("-f", "--format", help="json or a Go template, such as '{{.Config.Env}}'.", metavar="FORMAT")
+        str, Option("-f", "--format", help="json or a Go template, such as '{{.Config.Env}}'.", metavar="FORMAT")
     ] = "",
 ) -> int:
     """Show all there is to know about images, as JSON."""

@@ -4,18 +4,17 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from pybuild.client import connect
+from pybuild.commands.option import Option
 from pybuild.commands.output import input_file, write_line
 from pybuild.progress.escape import one_line
 
 
 def load(
     source: Annotated[
-        str, typer.Option("-i", "--input", help="An archive, or the directory of an OCI layout.", metavar="PATH")
+        str, Option("-i", "--input", help="An archive, or the directory of an OCI layout.", metavar="PATH")
     ] = "-",
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing.")] = False,
+    quiet: Annotated[bool, Option("-q", "--quiet", help="Print nothing.")] = False,
 ) -> None:
     """Take images in from an archive (docker or OCI, compressed or not), standard input without -i."""
     if source != "-" and os.path.isdir(source):

@@ -4,45 +4,43 @@ import sys
 from time import time
 from typing import Annotated, Any
 
-import typer
-
 from pybuild.client import connect
+from pybuild.commands.option import Option
 from pybuild.commands.output import as_json, parse_filters, table, write_line
-from pybuild.errors import UsageError
+from pybuild.errors import ExitCode, UsageError
 from pybuild.progress.amounts import human_bytes, human_duration
 
 
 def prune(
     all_: Annotated[
-        bool, typer.Option("-a", "--all", help="Everything no image with a name needs, the whole cache too.")
+        bool, Option("-a", "--all", help="Everything no image with a name needs, the whole cache too.")
     ] = False,
-    force: Annotated[bool, typer.Option("-f", "--force", help="Do not ask.")] = False,
-    dry_run: Annotated[bool, typer.Option("-n", "--dry-run", help="Only tell what would be removed.")] = False,
-    filter_: Annotated[
-        list[str] | None, typer.Option("--filter", help="until=24h or label=NAME.", metavar="NAME=V")
-    ] = None,
-    format_: Annotated[str, typer.Option("--format", help="table or json.", metavar="FORMAT")] = "table",
-) -> None:
+    force: Annotated[bool, Option("-f", "--force", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, Option("-n", "--dry-run", help="Only tell what would be removed.")] = False,
+    filter_: Annotated[list[str] | None, Option("--filter", help="until=24h or label=NAME.", metavar="NAME=V")] = None,
+    format_: Annotated[str, Option("--format", help="table or json.", metavar="FORMAT")] = "table",
+) -> int:
     """Remove what nothing needs: images without a name, old cache, leftovers. Tells each with its reason."""
     if format_ not in ("table", "json"):
         raise UsageError(f"unknown format: {format_}", "known: table, json")
     filters = parse_filters(filter_ or ())
-    if not force and not dry_run:
-        _ask(all_)
+    if not force and not dry_run and not _agreed(all_):
+        return ExitCode.FAILED
     with connect() as backend:
         report = backend.prune(all=all_, filters=filters, dry_run=dry_run)
     if format_ == "json":
         write_line(as_json(report))
-        return
+        return ExitCode.OK
     items = report["items"]
     if items:
         write_line("\n".join(table(("KIND", "NAME", "SIZE", "LAST USED", "REASON"), [_row(item) for item in items])))
         write_line("")
     told = "Total that would be reclaimed" if dry_run else "Total reclaimed space"
     write_line(f"{told}: {human_bytes(report['reclaimed'])}")
+    return ExitCode.OK
 
 
-def _ask(all_: bool) -> None:
+def _agreed(all_: bool) -> bool:
     what = "everything that no image with a name needs" if all_ else "images without a name and unused cache"
     if not sys.stdin.isatty():
         raise UsageError(
@@ -50,8 +48,7 @@ def _ask(all_: bool) -> None:
         )
     sys.stderr.write(f"This will remove {what}. Go on? [y/N] ")
     sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise typer.Exit(1)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _row(item: dict[str, Any]) -> list[str]:

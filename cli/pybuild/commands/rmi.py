@@ -2,17 +2,16 @@
 
 from typing import Annotated
 
-import typer
-
 from pybuild.client import connect
+from pybuild.commands.option import Argument, Option
 from pybuild.commands.output import write_line
 from pybuild.errors import ConflictError, ExitCode, NotFoundError
 from pybuild.progress.escape import one_line
 
 
 def rmi(
-    name: Annotated[list[str], typer.Argument(help="Images by name or id.", metavar="IMAGE...")],
-    force: Annotated[bool, typer.Option("-f", "--force", help="Also an image with several names.")] = False,
+    name: Annotated[list[str], Argument(help="Images by name or id.", metavar="IMAGE...")],
+    force: Annotated[bool, Option("-f", "--force", help="Also an image with several names.")] = False,
 ) -> int:
     """Remove names of images, and images with their last name."""
     from pybuild.commands.app import tell

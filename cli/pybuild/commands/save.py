@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from pybuild.client import connect
+from pybuild.commands.option import Argument, Option
 from pybuild.commands.output import new_file, standard_output
 from pybuild.errors import UsageError
 
@@ -14,12 +13,10 @@ COMPRESSIONS = ("none", "gzip", "zstd")
 
 
 def save(
-    name: Annotated[list[str], typer.Argument(help="Images by name or id.", metavar="IMAGE...")],
-    output: Annotated[str, typer.Option("-o", "--output", help="File to write.", metavar="FILE")] = "",
-    format_: Annotated[str, typer.Option("--format", help="docker or oci.", metavar="FORMAT")] = "docker",
-    compression: Annotated[
-        str, typer.Option(help="Compression of layers: none, gzip or zstd.", metavar="KIND")
-    ] = "none",
+    name: Annotated[list[str], Argument(help="Images by name or id.", metavar="IMAGE...")],
+    output: Annotated[str, Option("-o", "--output", help="File to write.", metavar="FILE")] = "",
+    format_: Annotated[str, Option("--format", help="docker or oci.", metavar="FORMAT")] = "docker",
+    compression: Annotated[str, Option(help="Compression of layers: none, gzip or zstd.", metavar="KIND")] = "none",
 ) -> None:
     """Write images to an archive, standard output without -o."""
     if format_ not in FORMATS:

@@ -1,12 +1,12 @@
 """The commands: name -> where it is and what it is for. Neither help nor completion imports a command."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A command: `target` is "module:name" of a function with typer annotations or of a `typer.Typer`."""
+class Row(NamedTuple):
+    """A command: `target` is "module:name" of a function annotated as `option` or typer has it, or of a typer app."""
 
     target: str
     help: str
@@ -37,3 +37,9 @@ def rows() -> Mapping[str, Row]:
     take a built-in name.
     """
     return BUILT_IN
+
+
+def target_of(target: str) -> Any:
+    """Import a command and return its function or application."""
+    module, _, attribute = target.partition(":")
+    return getattr(import_module(module), attribute)

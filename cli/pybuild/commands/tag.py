@@ -2,14 +2,13 @@
 
 from typing import Annotated
 
-import typer
-
 from pybuild.client import connect
+from pybuild.commands.option import Argument
 
 
 def tag(
-    name: Annotated[str, typer.Argument(help="An image by name or id.", metavar="IMAGE")],
-    new_name: Annotated[str, typer.Argument(help="The name it gets.", metavar="NAME[:TAG]")],
+    name: Annotated[str, Argument(help="An image by name or id.", metavar="IMAGE")],
+    new_name: Annotated[str, Argument(help="The name it gets.", metavar="NAME[:TAG]")],
 ) -> None:
     """Give an image another name."""
     from pybuild.commands.flags import tag as checked

@@ -5,15 +5,14 @@ import platform
 import sys
 from typing import Annotated, Any
 
-import typer
-
 from pybuild import __version__
+from pybuild.commands.option import Option
 from pybuild.commands.output import as_json, write_line
 from pybuild.errors import PybuildError
 
 
 def version(
-    format_: Annotated[str, typer.Option("-f", "--format", help="json or a Go template.", metavar="FORMAT")] = "",
+    format_: Annotated[str, Option("-f", "--format", help="json or a Go template.", metavar="FORMAT")] = "",
 ) -> None:
     """Show the version of this program and of the daemon, if one runs."""
     machine = os.uname()

@@ -1,0 +1,101 @@
+"""Ordinary command lines without typer, whose import takes longer than a cached build.
+
+Only what needs no thought is read here: known options with their values, flags and arguments. For all else, such
+as `--help`, a mistake, or several short flags in one word, the answer is None, and typer has the say. A
+property test holds that both understand the same.
+"""
+
+from collections.abc import Callable, Sequence
+from types import NoneType, UnionType
+from typing import Any, get_args
+
+from pybuild.commands.option import Argument, Option
+
+DEBUG = ("-v", "--debug")
+
+
+def parse(function: Callable[..., Any], words: Sequence[str]) -> dict[str, Any] | None:
+    """Return the arguments for a command's function, `debug` among them; None when typer is to read `words`."""
+    command = _Command(function)
+    if not command.readable:
+        return None
+    values: dict[str, Any] = {}
+    left: list[str] = []
+    words = list(words)
+    while words:
+        word = words.pop(0)
+        if word == "--":
+            left += words
+            break
+        if word in DEBUG:
+            values["debug"] = True
+        elif len(word) < 2 or word[0] != "-":
+            left.append(word)
+        elif not command.take(word, words, values):
+            return None
+    return values if command.place(left, values) else None
+
+
+class _Command:
+    """The parameters of a function, by the words that name them."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        code, defaults = function.__code__, function.__defaults__ or ()
+        names = code.co_varnames[: code.co_argcount]
+        self._required = set(names[: len(names) - len(defaults)])
+        self._flags: dict[str, tuple[str, bool]] = {}
+        self._options: dict[str, tuple[str, bool]] = {}
+        self._arguments: list[tuple[str, bool]] = []
+        self.readable = all(self._read(name, function.__annotations__[name]) for name in names)
+
+    def _read(self, name: str, annotation: Any) -> bool:
+        found, *marks = get_args(annotation) or (None,)
+        kinds = set(get_args(found)) - {NoneType} if isinstance(found, UnionType) else {found}
+        mark = marks[0] if marks else None
+        if isinstance(mark, Argument) and kinds <= {str, list[str]}:
+            self._arguments.append((name, list[str] in kinds))
+        elif isinstance(mark, Option) and kinds == {bool}:
+            for names in mark.names:
+                yes, _, no = names.partition("/")
+                self._flags[yes] = (name, True)
+                if no:
+                    self._flags[no] = (name, False)
+        elif isinstance(mark, Option) and kinds <= {str, list[str]}:
+            for option in mark.names or (f"--{name.replace('_', '-')}",):
+                self._options[option] = (name, list[str] in kinds)
+        else:
+            return False
+        return True
+
+    def take(self, word: str, words: list[str], values: dict[str, Any]) -> bool:
+        """Read an option, and its value from the front of `words`; tell whether it could be."""
+        if word in self._flags:
+            name, value = self._flags[word]
+            values[name] = value
+            return True
+        text: str | None = None
+        if word.startswith("--"):
+            word, equals, rest = word.partition("=")
+            text = rest if equals else None
+        elif len(word) > 2 and word[2] != "=":
+            word, text = word[:2], word[2:]
+        if word not in self._options or (text is None and not words):
+            return False
+        name, several = self._options[word]
+        text = words.pop(0) if text is None else text
+        if several:
+            values.setdefault(name, []).append(text)
+        else:
+            values[name] = text
+        return True
+
+    def place(self, words: list[str], values: dict[str, Any]) -> bool:
+        """Give the positional words to arguments; tell whether they fit."""
+        if "" in words:
+            return False
+        for name, several in self._arguments:
+            if several:
+                values[name], words = words, []
+            elif words:
+                values[name], *words = words
+        return not words and all(values.get(name) for name in self._required)

@@ -1,0 +1,96 @@
+"""Ordinary command lines are read without typer, and just as typer reads them."""
+
+import subprocess
+import sys
+from types import FunctionType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.main import get_command
+
+from pybuild.commands.group import typer_of
+from pybuild.commands.quick import parse
+from pybuild.commands.table import rows, target_of
+
+COMMANDS = {
+    name: function for name, row in rows().items() if isinstance(function := target_of(row.target), FunctionType)
+}
+PIECES = st.sampled_from(
+    [
+        *("-t", "--tag", "--tag=a", "-ta", "-t=a", "-f", "-f-", "--file", "--file=", "-q", "--quiet", "--quiet=1"),
+        *("--inline", "--no-inline", "--no-cache", "--build-arg", "--build-arg=A=b=c", "-qa", "-aq", "-a", "--all"),
+        *("--format", "{{.ID}}", "--", "-", "", ".", "name", "other", "--human", "--no-human", "-n", "--unknown"),
+        *("--help", "-h", "--tag-", "-", "-o", "type=oci", "--metadata-file", "--force", "-é", "--é", "ö=ü", "\udcff"),
+    ]
+)
+
+
+def as_typer_has_it(name: str, words: list[str]) -> dict[str, Any] | None:
+    """Return the arguments typer would call the command with, None when it complains or shows help."""
+    command = get_command(typer_of(COMMANDS[name], name))
+    seen: list[dict[str, Any]] = []
+
+    def note(**values: Any) -> None:
+        # What is left out is an empty tuple to it, and None to the function
+        seen.append({key: list(value) or None if isinstance(value, tuple) else value for key, value in values.items()})
+
+    command.callback = note
+    try:
+        command.main(args=words, prog_name=name, standalone_mode=False)
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        return None
+    return seen[0] if seen else None
+
+
+@given(st.sampled_from(sorted(COMMANDS)), st.lists(PIECES, max_size=7))
+def test_it_reads_what_typer_reads(name: str, words: list[str]) -> None:
+    values = parse(COMMANDS[name], words)
+    if values is None:
+        return
+    function = COMMANDS[name]
+    names = function.__code__.co_varnames[: function.__code__.co_argcount]
+    defaults = function.__defaults__ or ()
+    complete = {**dict(zip(names[len(names) - len(defaults) :], defaults, strict=True)), **values}
+    complete.pop("debug", None)
+    assert complete == as_typer_has_it(name, [word for word in words if word not in ("-v", "--debug")])
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "values"),
+    [
+        ("build", ["-t", "a", "--tag=b", "-tc", "."], {"tag": ["a", "b", "c"], "context": "."}),
+        ("build", [".", "--no-inline", "-q", "-f", "-"], {"context": ".", "inline": False, "quiet": True, "file": "-"}),
+        ("build", ["--", "-x"], {"context": "-x"}),
+        ("build", ["-v", "."], {"debug": True, "context": "."}),
+        ("rmi", ["a", "-f", "b"], {"name": ["a", "b"], "force": True}),
+        ("tag", ["a", "b"], {"name": "a", "new_name": "b"}),
+        ("images", [], {}),
+        ("build", [], None),
+        ("build", [".", "more"], None),
+        ("build", ["--help"], None),
+        ("build", ["-t"], None),
+        ("rmi", ["-f"], None),
+    ],
+)
+def test_what_it_makes_of_words(name: str, words: list[str], values: dict[str, Any] | None) -> None:
+    assert parse(COMMANDS[name], words) == values
+
+
+def test_all_parameters_of_all_commands_can_be_read() -> None:
+    unread = [name for name, function in COMMANDS.items() if not function.__code__.co_argcount]
+    assert not unread
+    for name, function in COMMANDS.items():
+        required = function.__code__.co_argcount - len(function.__defaults__ or ())
+        assert parse(function, ["word"] * required) is not None, name
+
+
+def test_an_ordinary_command_does_without_typer() -> None:
+    code = "import sys; from pybuild.commands.app import run; run(['build', '/no/such']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "no such directory" in done.stderr
+    assert "pybuild.commands.build" in done.stdout.split()
+    assert "typer" not in done.stdout.split()
