@@ -1,13 +1,18 @@
-"""What a build is asked for. The same value travels to the daemon as JSON or straight into the engine."""
+"""What a build is asked for. The same value travels to the daemon as JSON or straight into the engine.
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+Named tuples, as events are: the client makes these classes at every start.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from pybuild.errors import UsageError
 
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
-@dataclass(frozen=True, slots=True)
-class Ulimit:
+
+class Ulimit(NamedTuple):
     """One `--ulimit NAME=SOFT[:HARD]`; -1 is unlimited."""
 
     name: str
@@ -15,8 +20,7 @@ class Ulimit:
     hard: int
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(NamedTuple):
     """One `--output`: `type` is oci, docker, tar or local.
 
     `dest` is an absolute host path, or "-" for the client's standard output. `attrs` are the other keys.
@@ -24,11 +28,10 @@ class Output:
 
     type: str
     dest: str
-    attrs: dict[str, str] = field(default_factory=dict)
+    attrs: Mapping[str, str] = _NOTHING
 
 
-@dataclass(frozen=True, slots=True)
-class BuildRequest:
+class BuildRequest(NamedTuple):
     """Everything `pybuild build` was told.
 
     `context` is the absolute path of a directory read in place, or "" when the context is a tar stream
@@ -42,9 +45,9 @@ class BuildRequest:
     dockerfile: str = ""
     dockerfile_text: str | None = None
     tags: tuple[str, ...] = ()
-    build_args: dict[str, str | None] = field(default_factory=dict)
+    build_args: Mapping[str, str | None] = _NOTHING
     target: str = ""
-    labels: dict[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = _NOTHING
     no_cache: bool = False
     no_cache_filter: tuple[str, ...] = ()
     network: str = "default"
@@ -56,7 +59,13 @@ class BuildRequest:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return asdict(self)
+        return {
+            **self._asdict(),
+            "build_args": dict(self.build_args),
+            "labels": dict(self.labels),
+            "ulimits": [limit._asdict() for limit in self.ulimits],
+            "outputs": [{**output._asdict(), "attrs": dict(output.attrs)} for output in self.outputs],
+        }
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> "BuildRequest":

@@ -6,7 +6,6 @@ from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
-from urllib.parse import quote, urlencode
 
 from pybuild import __version__
 from pybuild.api.events import Built, Event, Failed, from_json
@@ -73,7 +72,7 @@ class Remote:
 
     def stop(self, *, if_idle: bool = False, now: bool = False) -> None:
         """Ask the daemon to stop; raise ConflictError when it must be idle and is not. `now` cancels its builds."""
-        query = urlencode({"if_idle": int(if_idle), "now": int(now)})
+        query = _query({"if_idle": int(if_idle), "now": int(now)})
         self._connection.request("POST", f"/pybuild/v1/stop?{query}").read()
 
     def build(self, request: BuildRequest, context: BinaryIO | None = None) -> Generator[Event, None, None]:
@@ -112,7 +111,7 @@ class Remote:
         return result
 
     def tag(self, name: str, new_name: str) -> None:
-        query = urlencode({"repo": new_name})
+        query = _query({"repo": new_name})
         self._connection.request("POST", f"/images/{_in_path(name)}/tag?{query}").read()
 
     def remove(self, name: str, *, force: bool = False) -> list[dict[str, str]]:
@@ -121,7 +120,7 @@ class Remote:
         return result
 
     def save(self, names: Sequence[str], out: BinaryIO, *, format: str = "docker", compression: str = "none") -> None:
-        query = urlencode({"names": list(names), "format": format, "compression": compression}, doseq=True)
+        query = _query({"names": list(names), "format": format, "compression": compression})
         self._connection.request("GET", f"/images/get?{query}").copy_to(out)
 
     def load(self, source: BinaryIO | Path) -> list[dict[str, str]]:
@@ -134,16 +133,16 @@ class Remote:
         return result
 
     def import_(self, source: BinaryIO, name: str, *, changes: Sequence[str] = (), message: str = "") -> str:
-        query = urlencode({"name": name, "changes": list(changes), "message": message}, doseq=True)
+        query = _query({"name": name, "changes": list(changes), "message": message})
         response = self._connection.request("POST", f"/pybuild/v1/import?{query}", headers=TAR, stream=source)
         return str(_checked(response)["id"])
 
     def export(self, name: str, type: str, out: BinaryIO, attrs: dict[str, str]) -> None:
-        query = urlencode({"name": name, "type": type, "attrs": json.dumps(attrs)})
+        query = _query({"name": name, "type": type, "attrs": json.dumps(attrs)})
         self._connection.request("GET", f"/pybuild/v1/export?{query}").copy_to(out)
 
     def prune(self, *, all: bool = False, filters: Filters | None = None, dry_run: bool = False) -> dict[str, Any]:
-        query = urlencode({"all": int(all), "dry_run": int(dry_run), "filters": json.dumps(filters or {})})
+        query = _query({"all": int(all), "dry_run": int(dry_run), "filters": json.dumps(filters or {})})
         result: dict[str, Any] = _checked(self._connection.request("POST", f"/pybuild/v1/prune?{query}"))
         return result
 
@@ -152,10 +151,12 @@ class Remote:
         return result
 
     def _get(self, path: str, query: Mapping[str, object] | None = None) -> Any:
-        return _checked(self._connection.request("GET", f"{path}?{urlencode(query)}" if query else path))
+        return _checked(self._connection.request("GET", f"{path}?{_query(query)}" if query else path))
 
 
 def _in_path(name: str) -> str:
+    from urllib.parse import quote
+
     return quote(name, safe="/:@")
 
 
@@ -186,3 +187,10 @@ def _replace(connection: Connection, where: Place, status: Mapping[str, Any]) ->
         ) from error
     if not wait_for_end(where, 10):
         raise DaemonError("the old daemon does not stop", "run `pybuild daemon stop`")
+
+
+def _query(values: Mapping[str, Any]) -> str:
+    # Only here: a build asks for nothing in its address
+    from urllib.parse import urlencode
+
+    return urlencode(values, doseq=True)

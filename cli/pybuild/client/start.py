@@ -9,8 +9,8 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pybuild.client.errors import DaemonError
 from pybuild.client.wire import Connection
@@ -19,8 +19,7 @@ START_SECONDS = 20.0
 """How long a daemon may take to be ready; it may have to wait for another one to end its builds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where the daemon of a runtime directory is."""
 
     directory: Path

@@ -1,7 +1,7 @@
 """Images of the store handed to exporters; what they write appears at its destination whole or not at all."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -47,7 +47,7 @@ def export(store: Store, image_id: Digest, names: Sequence[Reference], output: O
 
 
 def write(
-    store: Store, record: ImageRecord, names: Sequence[Reference], type: str, out: BinaryIO, attrs: dict[str, str]
+    store: Store, record: ImageRecord, names: Sequence[Reference], type: str, out: BinaryIO, attrs: Mapping[str, str]
 ) -> None:
     """Write one image to a stream as the exporter `type` does: oci, docker or tar."""
     match type:
@@ -124,7 +124,7 @@ def _compressor(store: Store) -> Callable[[Digest, str], tuple[Descriptor, int]]
     return compressed
 
 
-def _compression(attrs: dict[str, str], default: str) -> str:
+def _compression(attrs: Mapping[str, str], default: str) -> str:
     _no_more(attrs, ("compression", "tar"))
     chosen = attrs.get("compression", default)
     chosen = "none" if chosen == "uncompressed" else chosen
@@ -133,7 +133,7 @@ def _compression(attrs: dict[str, str], default: str) -> str:
     return chosen
 
 
-def _no_more(attrs: dict[str, str], known: Sequence[str]) -> None:
+def _no_more(attrs: Mapping[str, str], known: Sequence[str]) -> None:
     unknown = sorted(set(attrs) - set(known))
     if unknown:
         raise UsageError(f"unknown key of --output: {unknown[0]}", "known besides type and dest: " + ", ".join(known))

@@ -2,8 +2,6 @@
 
 import os
 import stat
-import tempfile
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,8 @@ def runtime_dir() -> Path:
     elif runtime and _is_ours(Path(runtime)):
         path = Path(runtime) / "pybuild"
     else:
+        import tempfile
+
         path = Path(tempfile.gettempdir()) / f"pybuild-{os.getuid()}"
     try:
         path.mkdir(mode=0o700, exist_ok=True, parents=bool(override))
@@ -54,11 +54,16 @@ def config() -> dict[str, Any]:
     override = os.environ.get("PYBUILD_CONFIG")
     path = Path(override) if override else _config_home() / "pybuild" / "config.toml"
     try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
+        text = path.read_bytes()
     except FileNotFoundError:
         return {}
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise UsageError(f"cannot read the configuration: {path}: {error.strerror}") from error
+    import tomllib
+
+    try:
+        return tomllib.loads(text.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the configuration: {path}: {error}") from error
 
 

@@ -14,7 +14,7 @@ one belongs to docker.io, and there a path of one component to `library/`.
 """
 
 import re
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from pybuild.errors import UsageError
 from pybuild.oci.digest import Digest, InvalidDigestError, parse_digest
@@ -42,8 +42,7 @@ class InvalidReferenceError(UsageError):
     """Text that is no image name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(NamedTuple):
     """A complete image name: the domain is always there, and a tag or a digest or both."""
 
     domain: str
@@ -77,7 +76,7 @@ class Reference:
         """Return the same repository with another tag and no digest; raise InvalidReferenceError."""
         if not _TAG.fullmatch(tag):
             raise InvalidReferenceError(f"invalid tag: {tag[:100]!r}")
-        return replace(self, tag=tag, digest=None)
+        return self._replace(tag=tag, digest=None)
 
     def _suffix(self) -> str:
         tag = f":{self.tag}" if self.tag is not None else ""
