@@ -16,6 +16,7 @@ from pybuild.dockerfile.instructions import (
     Healthcheck,
     Instruction,
     Label,
+    Located,
     Maintainer,
     Onbuild,
     Run,
@@ -38,7 +39,7 @@ def one(line: str) -> Instruction:
 
 def fields(instruction: Instruction) -> dict[str, object]:
     """Return what an instruction says, without its place."""
-    names = [name for kind in type(instruction).__mro__[:-2] for name in getattr(kind, "__slots__", ())]
+    names = set(type(instruction).__struct_fields__) - set(Located.__struct_fields__)
     return {name: getattr(instruction, name) for name in names}
 
 

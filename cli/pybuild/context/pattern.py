@@ -10,8 +10,9 @@ Docker's ignore files (Dockerfile reference, ".dockerignore file"):
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 
 class Wild(Enum):
@@ -22,8 +23,7 @@ class Wild(Enum):
     GLOBSTAR = "**/"
 
 
-@dataclass(frozen=True, slots=True)
-class CharClass:
+class CharClass(msgspec.Struct, frozen=True):
     """One `[...]`: inclusive ranges of characters, perhaps negated."""
 
     negated: bool
@@ -115,8 +115,7 @@ def _class_char(text: str, position: int) -> tuple[str, int]:
     return char, position + 1
 
 
-@dataclass(frozen=True, slots=True)
-class Split:
+class Split(msgspec.Struct, frozen=True):
     """A pattern cut before its last name: `folder` ends where a name begins, `name` has no "/"."""
 
     folder: tuple[Token, ...]

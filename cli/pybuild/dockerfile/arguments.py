@@ -1,7 +1,8 @@
 """How the arguments of an instruction fall apart: a table of splitters by the instruction's name."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from pybuild.dockerfile.errors import shown
 from pybuild.dockerfile.heredocs import HeredocWord
@@ -9,8 +10,7 @@ from pybuild.dockerfile.jsonform import parse_json_list
 from pybuild.dockerfile.lines import BLANKS, WHITESPACE
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(msgspec.Struct, frozen=True):
     """An argument and its place in the logical line; of a JSON list every item has the place of the list."""
 
     text: str

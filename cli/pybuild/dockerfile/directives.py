@@ -5,7 +5,8 @@ name       = "syntax" | "escape" | "check", in any case; any other name is a com
 """
 
 import json
-from dataclasses import dataclass
+
+import msgspec
 
 from pybuild.dockerfile.errors import DockerfileError, InvalidValueError, Span, did_you_mean, shown
 from pybuild.dockerfile.lines import WHITESPACE
@@ -15,8 +16,7 @@ ESCAPES = ("\\", "`")
 BUILTIN_SYNTAXES = ("docker/dockerfile", "docker/dockerfile-upstream")
 
 
-@dataclass(frozen=True, slots=True)
-class Directive:
+class Directive(msgspec.Struct, frozen=True):
     """One directive, its name folded to lower case."""
 
     name: str
@@ -24,8 +24,7 @@ class Directive:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(msgspec.Struct, frozen=True):
     """What a `check` directive asks for: rules left out, experimental rules put in, warnings as errors."""
 
     skip: frozenset[str] = frozenset()

@@ -7,7 +7,8 @@ InvalidValueError       HTTP 400: a value, often known only after expansion, can
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from pybuild.errors import PybuildError
 
@@ -15,8 +16,7 @@ SHOWN = 80
 """Most characters of an offending value that a message repeats."""
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(msgspec.Struct, frozen=True):
     """A place in a file: lines and column count from 1, `length` is in characters of the first line."""
 
     start_line: int

@@ -4,15 +4,15 @@ flags = { "--" name [ "=" value ] blank } [ "--" blank ]        quotes and escap
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import Enum, auto
+
+import msgspec
 
 from pybuild.dockerfile.errors import DockerfileError, Span, did_you_mean, shown
 from pybuild.dockerfile.lines import WHITESPACE
 
 
-@dataclass(frozen=True, slots=True)
-class Flag:
+class Flag(msgspec.Struct, frozen=True):
     """One flag as read; `value` None when there was no `=`."""
 
     text: str
@@ -62,8 +62,7 @@ KINDS: Mapping[str, Mapping[str, Kind]] = {
 """The flags of each instruction that has any."""
 
 
-@dataclass(frozen=True, slots=True)
-class FlagValues:
+class FlagValues(msgspec.Struct, frozen=True):
     """The flags of one instruction, checked against its table."""
 
     texts: Mapping[str, str]

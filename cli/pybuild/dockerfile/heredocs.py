@@ -4,7 +4,8 @@ heredoc = [digits] "<<" ["-"] blanks word    a word of its own; any quoting in i
 """
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from pybuild.dockerfile.errors import InvalidValueError, shown
 
@@ -14,8 +15,7 @@ _BLANKS = re.compile(r"[ \t]*+")
 _PLAIN = re.compile(r"[^\s'\"\\$]++")
 
 
-@dataclass(frozen=True, slots=True)
-class Heredoc:
+class Heredoc(msgspec.Struct, frozen=True):
     """A heredoc with its body as written; `fd` is the number before `<<`, 0 for none."""
 
     name: str
@@ -37,8 +37,7 @@ class Heredoc:
         return "\n" + self.content + self.name
 
 
-@dataclass(frozen=True, slots=True)
-class HeredocWord:
+class HeredocWord(msgspec.Struct, frozen=True):
     """The announcement of a heredoc at `[start, end)` of a text."""
 
     name: str
@@ -53,8 +52,7 @@ class HeredocWord:
         return Heredoc(self.name, content, self.expand, self.strip_tabs, self.fd)
 
 
-@dataclass(frozen=True, slots=True)
-class _Word:
+class _Word(msgspec.Struct, frozen=True):
     """An unquoted word; `open` tells that a quote in it never ends."""
 
     text: str

@@ -3,14 +3,13 @@
 `Instruction` is closed: a `match` over it that ends in `assert_never` is told by the type checker of a new one.
 """
 
-from dataclasses import dataclass
+import msgspec
 
 from pybuild.dockerfile.errors import Span
 from pybuild.dockerfile.heredocs import Heredoc
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Located:
+class Located(msgspec.Struct, frozen=True, kw_only=True):
     """Where an instruction stands, and as what.
 
     `span` covers all its lines, heredoc bodies too. `original` is its text with continuations joined and
@@ -27,15 +26,13 @@ class Located:
         return self.original.split(None, 1)[0]
 
 
-@dataclass(frozen=True, slots=True)
-class ShellForm:
+class ShellForm(msgspec.Struct, frozen=True):
     """A command for a shell to read."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class ExecForm:
+class ExecForm(msgspec.Struct, frozen=True):
     """A command as arguments, none of them for a shell; may be empty."""
 
     argv: tuple[str, ...]
@@ -44,8 +41,7 @@ class ExecForm:
 Command = ShellForm | ExecForm
 
 
-@dataclass(frozen=True, slots=True)
-class From(Located):
+class From(Located, frozen=True):
     """Begins a stage. `name` is as written, though names ignore case."""
 
     reference: str
@@ -53,8 +49,7 @@ class From(Located):
     platform: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Run(Located):
+class Run(Located, frozen=True):
     """Runs a command. Its text is never expanded; the values of `mounts` are, by `mounts.parse_mount`.
 
     The text of a shell form holds the heredocs' bodies, unless a heredoc is all there is: then it is the
@@ -82,8 +77,7 @@ class Run(Located):
         return self.heredocs[0].body if self.is_lone_heredoc else self.command.text
 
 
-@dataclass(frozen=True, slots=True)
-class Copy(Located):
+class Copy(Located, frozen=True):
     """Copies files of the context, a stage or an image; sources keep their order. `from_` is not expanded."""
 
     sources: tuple[str | Heredoc, ...]
@@ -96,8 +90,7 @@ class Copy(Located):
     excludes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Add(Located):
+class Add(Located, frozen=True):
     """Copies files, unpacks archives, fetches URLs. None for a flag that was not given."""
 
     sources: tuple[str | Heredoc, ...]
@@ -111,87 +104,75 @@ class Add(Located):
     excludes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Env(Located):
+class Env(Located, frozen=True):
     """Sets variables; `legacy` is the form without `=`."""
 
     pairs: tuple[tuple[str, str], ...]
     legacy: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Arg(Located):
+class Arg(Located, frozen=True):
     """Declares build arguments, each with its default or None."""
 
     args: tuple[tuple[str, str | None], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Label(Located):
+class Label(Located, frozen=True):
     """Sets labels; `legacy` is the form without `=`."""
 
     pairs: tuple[tuple[str, str], ...]
     legacy: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Expose(Located):
+class Expose(Located, frozen=True):
     """Names ports; each falls into words after expansion, for `ports.parse_port_spec`."""
 
     ports: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Volume(Located):
+class Volume(Located, frozen=True):
     """Names directories that hold data of containers."""
 
     paths: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class User(Located):
+class User(Located, frozen=True):
     """Sets the user of later commands."""
 
     user: str
 
 
-@dataclass(frozen=True, slots=True)
-class Workdir(Located):
+class Workdir(Located, frozen=True):
     """Sets the working directory, and makes it."""
 
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class Entrypoint(Located):
+class Entrypoint(Located, frozen=True):
     """Sets the entry point; an empty ExecForm takes it away."""
 
     command: Command
 
 
-@dataclass(frozen=True, slots=True)
-class Cmd(Located):
+class Cmd(Located, frozen=True):
     """Sets the default command."""
 
     command: Command
 
 
-@dataclass(frozen=True, slots=True)
-class Shell(Located):
+class Shell(Located, frozen=True):
     """Sets the shell of later shell forms; never empty."""
 
     argv: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Stopsignal(Located):
+class Stopsignal(Located, frozen=True):
     """Sets the signal that stops a container, for `signals.check_signal` after expansion."""
 
     signal: str
 
 
-@dataclass(frozen=True, slots=True)
-class Healthcheck(Located):
+class Healthcheck(Located, frozen=True):
     """Sets the health check; `test` is as in an image's config, nothing of it expands.
 
     Durations are nanoseconds; they and `retries` are 0 when not given.
@@ -210,16 +191,14 @@ class Healthcheck(Located):
         return self.test == ("NONE",)
 
 
-@dataclass(frozen=True, slots=True)
-class Onbuild(Located):
+class Onbuild(Located, frozen=True):
     """Keeps a trigger for builds on top; `text` is what the image stores, `instruction` the same parsed."""
 
     text: str
     instruction: "Instruction"
 
 
-@dataclass(frozen=True, slots=True)
-class Maintainer(Located):
+class Maintainer(Located, frozen=True):
     """Sets the author (deprecated)."""
 
     name: str

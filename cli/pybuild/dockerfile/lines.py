@@ -1,7 +1,8 @@
 """Physical lines become logical ones: continuations joined, comments taken out, every character's place kept."""
 
 from bisect import bisect_right
-from dataclasses import dataclass
+
+import msgspec
 
 from pybuild.dockerfile.errors import DockerfileError, Span
 
@@ -20,8 +21,7 @@ BLANKS = "\t\v\f\r "
 """What divides plain arguments, the instruction's name from them above all."""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True):
     """Where one physical line's share of a logical line begins: its offset there, its line and column here."""
 
     offset: int
@@ -29,8 +29,7 @@ class Piece:
     column: int
 
 
-@dataclass(frozen=True, slots=True)
-class LogicalLine:
+class LogicalLine(msgspec.Struct, frozen=True):
     """One instruction's text; `comments` are the comment lines right above it, without their `#`."""
 
     text: str

@@ -6,7 +6,8 @@ action = ( "+" | "-" | "=" ) ( "u" | "g" | "o" | { "r" | "w" | "x" | "X" | "s" |
 """
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from pybuild.dockerfile.errors import InvalidValueError, shown
 
@@ -20,8 +21,7 @@ _SHIFT = {"u": 6, "g": 3, "o": 0}
 _SPECIAL = {"u": 0o4000, "g": 0o2000, "o": 0o1000}
 
 
-@dataclass(frozen=True, slots=True)
-class Action:
+class Action(msgspec.Struct, frozen=True):
     """One change of a symbolic mode for the classes in `who` ("ugo" in any selection)."""
 
     who: str
@@ -29,8 +29,7 @@ class Action:
     what: str
 
 
-@dataclass(frozen=True, slots=True)
-class Chmod:
+class Chmod(msgspec.Struct, frozen=True):
     """A parsed mode: `octal`, or else `actions` in order."""
 
     octal: int | None = None

@@ -2,8 +2,9 @@
 
 import posixpath
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
+
+import msgspec
 
 from pybuild.dockerfile.errors import InvalidValueError, did_you_mean, shown
 from pybuild.dockerfile.owners import MAX_ID
@@ -27,8 +28,7 @@ class Sharing(StrEnum):
     LOCKED = "locked"
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(msgspec.Struct, frozen=True):
     """A mount as asked for, defaults filled in where they depend on nothing else.
 
     `target` may be relative to WORKDIR; "" means the default of a secret or an ssh agent. `id` None is the
@@ -86,13 +86,12 @@ _FALSE = ("0", "f", "false")
 _MAX_SIZE = 2**63 - 1
 
 
-@dataclass(slots=True)
-class _Field:
+class _Field(msgspec.Struct):
     """One `key=value`; `value` None when there was no `=`."""
 
     key: str
     value: str | None
-    text: str = field(default="")
+    text: str = ""
 
     def given(self) -> str:
         if self.value is None:
@@ -187,31 +186,31 @@ def _apply(mount: Mount, item: _Field) -> Mount:
         case "type":
             return mount
         case "readonly":
-            return replace(mount, read_only=_read_bool(item))
+            return msgspec.structs.replace(mount, read_only=_read_bool(item))
         case "readwrite":
-            return replace(mount, read_only=not _read_bool(item))
+            return msgspec.structs.replace(mount, read_only=not _read_bool(item))
         case "required":
-            return replace(mount, required=_read_bool(item))
+            return msgspec.structs.replace(mount, required=_read_bool(item))
         case "sharing":
-            return replace(mount, sharing=_read_sharing(item.given()))
+            return msgspec.structs.replace(mount, sharing=_read_sharing(item.given()))
         case "size":
-            return replace(mount, size=_read_size(item.given()))
+            return msgspec.structs.replace(mount, size=_read_size(item.given()))
         case "mode":
-            return replace(mount, mode=_read_number(item, 8, 0o7777))
+            return msgspec.structs.replace(mount, mode=_read_number(item, 8, 0o7777))
         case "uid":
-            return replace(mount, uid=_read_number(item, 10, MAX_ID))
+            return msgspec.structs.replace(mount, uid=_read_number(item, 10, MAX_ID))
         case "gid":
-            return replace(mount, gid=_read_number(item, 10, MAX_ID))
+            return msgspec.structs.replace(mount, gid=_read_number(item, 10, MAX_ID))
         case "from":
-            return replace(mount, from_=item.given() or None)
+            return msgspec.structs.replace(mount, from_=item.given() or None)
         case "target":
-            return replace(mount, target=item.given())
+            return msgspec.structs.replace(mount, target=item.given())
         case "source":
-            return replace(mount, source=item.given() or "/")
+            return msgspec.structs.replace(mount, source=item.given() or "/")
         case "id":
-            return replace(mount, id=item.given() or None)
+            return msgspec.structs.replace(mount, id=item.given() or None)
         case _:
-            return replace(mount, env=item.given() or None)
+            return msgspec.structs.replace(mount, env=item.given() or None)
 
 
 def _read_bool(item: _Field) -> bool:
@@ -266,5 +265,5 @@ def _checked(mount: Mount) -> Mount:
         return mount
     secret_id = mount.id or posixpath.basename(mount.target.rstrip("/"))
     if not mount.target and mount.env is None:
-        return replace(mount, id=secret_id, target="/run/secrets/" + posixpath.basename(secret_id))
-    return replace(mount, id=secret_id)
+        return msgspec.structs.replace(mount, id=secret_id, target="/run/secrets/" + posixpath.basename(secret_id))
+    return msgspec.structs.replace(mount, id=secret_id)

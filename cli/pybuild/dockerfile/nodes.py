@@ -5,7 +5,7 @@ instruction = name { flag } arguments { heredoc body }
 How the arguments fall apart depends on the name, see `arguments`. Words keep their quotes.
 """
 
-from dataclasses import dataclass, field
+import msgspec
 
 from pybuild.dockerfile.arguments import (
     ARGUMENTS,
@@ -28,8 +28,7 @@ EMPTY_CONTINUATION = "NoEmptyContinuation"
 _UPPER_NAMES = tuple(name.upper() for name in ARGUMENTS)
 
 
-@dataclass(frozen=True, slots=True)
-class Warned:
+class Warned(msgspec.Struct, frozen=True):
     """Something that is allowed but likely meant otherwise: the rule's name, a sentence and a line."""
 
     name: str
@@ -38,8 +37,7 @@ class Warned:
     original: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(msgspec.Struct, frozen=True):
     """One instruction; `name` is folded to lower case, `text` is all after the flags.
 
     Of ONBUILD `child` is the trigger, and `text` the trigger with its flags. `start` is where in `line` it begins.
@@ -81,8 +79,7 @@ class Node:
         return self.error(message, self.line.span(token.start, token.end), hint)
 
 
-@dataclass(frozen=True, slots=True)
-class RawFile:
+class RawFile(msgspec.Struct, frozen=True):
     """A file at the raw level."""
 
     name: str
@@ -110,15 +107,14 @@ def read_nodes(text: str, name: str, *, escape: str | None = None) -> RawFile:
     return RawFile(name, text, directives, escape, tuple(context.nodes), tuple(context.warnings))
 
 
-@dataclass(slots=True)
-class _Reading:
+class _Reading(msgspec.Struct):
     """A file being read."""
 
     reader: LineReader
     name: str
     escape: str
-    nodes: list[Node] = field(default_factory=list)
-    warnings: list[Warned] = field(default_factory=list)
+    nodes: list[Node] = msgspec.field(default_factory=list)
+    warnings: list[Warned] = msgspec.field(default_factory=list)
 
     def add(self, line: LogicalLine) -> None:
         original = line.text.strip(WHITESPACE)

@@ -1,6 +1,6 @@
 """The owner of --chown and USER, split but not looked up."""
 
-from dataclasses import dataclass
+import msgspec
 
 from pybuild.dockerfile.errors import InvalidValueError, shown
 
@@ -8,8 +8,7 @@ MAX_ID = 2**32 - 2
 """The largest id; the next one means "leave as it is" to the kernel."""
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
+class Owner(msgspec.Struct, frozen=True):
     """A user and perhaps a group, each a number or a name; group None means the user's own."""
 
     user: int | str

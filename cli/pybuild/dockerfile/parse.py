@@ -4,7 +4,7 @@ file  = { directive } { ARG } stage { stage }
 stage = FROM { instruction other than FROM }
 """
 
-from dataclasses import dataclass, replace
+import msgspec
 
 from pybuild.dockerfile.directives import Check, Directive, detect_check, parse_check
 from pybuild.dockerfile.errors import DockerfileError, InvalidValueError, Span
@@ -19,8 +19,7 @@ TRIGGER = "ONBUILD trigger"
 """What errors name as the file when a base image's trigger is wrong."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
+class Stage(msgspec.Struct, frozen=True):
     """A FROM and what follows it; `index` counts from 0, `name` is folded to lower case as lookups need it."""
 
     index: int
@@ -29,8 +28,7 @@ class Stage:
     instructions: tuple[Instruction, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Dockerfile:
+class Dockerfile(msgspec.Struct, frozen=True):
     """A parsed file: `args` stand before the first FROM, `text` is without byte order mark."""
 
     name: str
@@ -97,7 +95,7 @@ def parse_onbuild(text: str, escape: str = "\\", *, span: Span | None = None) ->
         raise raw.nodes[1].error("a trigger holds one instruction, here is another")
     check_trigger(node)
     instruction = read_instruction(node)
-    return instruction if span is None else replace(instruction, span=span)
+    return instruction if span is None else msgspec.structs.replace(instruction, span=span)
 
 
 def _read_check(text: str, name: str) -> Check:

@@ -5,7 +5,8 @@ looks for the pieces between the stars one after the other, so no pattern makes 
 """
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from pybuild.dockerfile.errors import ExpansionError, shown
 
@@ -15,8 +16,7 @@ MAX_PATTERN = 1024
 _ESCAPABLE = "*?}/$"
 
 
-@dataclass(frozen=True, slots=True)
-class Pattern:
+class Pattern(msgspec.Struct, frozen=True):
     """A pattern as the pieces between its stars; in a piece None stands for `?`."""
 
     pieces: tuple[tuple[str | None, ...], ...]

@@ -11,7 +11,8 @@ Unset variables, positional and special parameters give nothing. Expansion never
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from pybuild.dockerfile.errors import ExpansionError, shown
 from pybuild.dockerfile.lines import WHITESPACE
@@ -32,8 +33,7 @@ MAX_WORK = 8 << 20
 SPECIAL = "@*#?-$!0"
 
 
-@dataclass(frozen=True, slots=True)
-class Expansion:
+class Expansion(msgspec.Struct, frozen=True):
     """A word's value, and which variables it asked for: those that were set and those that were not."""
 
     text: str
@@ -41,8 +41,7 @@ class Expansion:
     unset: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True)
-class WordList:
+class WordList(msgspec.Struct, frozen=True):
     """The words that an expanded text falls into, and which variables it asked for."""
 
     words: tuple[str, ...]

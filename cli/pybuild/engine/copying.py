@@ -6,7 +6,8 @@ A file that was never read is read once: it is hashed while it is packed, and th
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+
+import msgspec
 
 from pybuild.dockerfile.modes import parse_chmod
 from pybuild.engine.owners import owner_of
@@ -36,8 +37,7 @@ READ_FIRST = 8 << 20
 NANOSECONDS = 1_000_000_000
 
 
-@dataclass(slots=True)
-class Copying:
+class Copying(msgspec.Struct):
     """One COPY or ADD in progress: what it selects, and from where."""
 
     op: CopyOp

@@ -6,9 +6,10 @@ import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+import msgspec
 
 from pybuild.api.request import BuildRequest
 from pybuild.context.archive import sniff
@@ -25,8 +26,7 @@ MAX_DOCKERFILE = 4 << 20
 COPY_BLOCK = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(msgspec.Struct, frozen=True):
     """An opened context and the text of the Dockerfile. `remembers`: file digests are kept for the next build."""
 
     dockerfile_text: str | bytes

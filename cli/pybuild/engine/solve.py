@@ -4,12 +4,13 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_all
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from threading import Event as Flag
 from threading import Lock
 from typing import assert_never
+
+import msgspec
 
 from pybuild.api.events import Event, StepDone, StepStarted, Transfer
 from pybuild.api.request import BuildRequest
@@ -46,18 +47,16 @@ MAX_PARALLEL = 64
 """Most stages worked on at once; a stage that waits for another holds a thread and nothing else."""
 
 
-@dataclass(slots=True)
-class StageState:
+class StageState(msgspec.Struct):
     """How far a stage has come: its layers bottom first, and the history that goes with them."""
 
-    diff_ids: list[Digest] = field(default_factory=list)
-    history: list[History] = field(default_factory=list)
+    diff_ids: list[Digest] = msgspec.field(default_factory=list)
+    history: list[History] = msgspec.field(default_factory=list)
     created: str = ""
     author: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Inputs:
+class Inputs(msgspec.Struct, frozen=True):
     """All that solving needs besides the plan."""
 
     store: Store

@@ -1,15 +1,15 @@
 """What exporters are given: an image as values, and ways to read its layers."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from pybuild.oci.digest import Digest
 from pybuild.oci.image import Descriptor, ImageConfig
 from pybuild.oci.reference import Reference
 
 
-@dataclass(frozen=True, slots=True)
-class ExportImage:
+class ExportImage(msgspec.Struct, frozen=True):
     """An image to be written somewhere.
 
     `config_bytes` are what the id is the digest of. `open_layer` gives a descriptor of an uncompressed layer,

@@ -1,7 +1,6 @@
 """Finding the images in an archive or layout directory somebody made. Nothing in it is believed unchecked."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -58,16 +57,14 @@ class Archive(Protocol):
         """Is there a file of this name?"""
 
 
-@dataclass(frozen=True, slots=True)
-class FoundLayer:
+class FoundLayer(msgspec.Struct, frozen=True):
     """Where a layer's bytes are: `digest` is known for OCI layouts, whose bytes must have it."""
 
     name: str
     descriptor: Descriptor | None
 
 
-@dataclass(frozen=True, slots=True)
-class FoundImage:
+class FoundImage(msgspec.Struct, frozen=True):
     """An image of the archive."""
 
     config_bytes: bytes

@@ -1,7 +1,8 @@
 """Platforms (OCI image spec, "platform"): os, architecture and variant, in their normal form."""
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from pybuild.errors import UsageError
 
@@ -30,8 +31,7 @@ _SUPERFLUOUS = {("arm64", "v8"), ("arm64", "8"), ("amd64", "v1")}
 _PART = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
-@dataclass(frozen=True, slots=True)
-class Platform:
+class Platform(msgspec.Struct, frozen=True):
     """What an image runs on; `variant` may be empty."""
 
     os: str

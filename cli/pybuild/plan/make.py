@@ -2,7 +2,8 @@
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from pybuild.api.request import BuildRequest
 from pybuild.dockerfile.errors import Span
@@ -31,8 +32,7 @@ from pybuild.plan.text import Text
 GLOBAL_ARG_NAMES = ("OS", "OSVERSION", "ARCH", "VARIANT")
 
 
-@dataclass(slots=True)
-class _Making:
+class _Making(msgspec.Struct):
     """What is known while a plan is made."""
 
     dockerfile: Dockerfile
@@ -42,10 +42,10 @@ class _Making:
     text: Text
     globals: dict[str, str]
     declared_globals: dict[str, str]
-    used_args: set[str] = field(default_factory=set)
-    missing: dict[str, int] = field(default_factory=dict)
-    warnings: list[Warned] = field(default_factory=list)
-    done: dict[int, tuple[PlannedStage, StageBuilder]] = field(default_factory=dict)
+    used_args: set[str] = msgspec.field(default_factory=set)
+    missing: dict[str, int] = msgspec.field(default_factory=dict)
+    warnings: list[Warned] = msgspec.field(default_factory=list)
+    done: dict[int, tuple[PlannedStage, StageBuilder]] = msgspec.field(default_factory=dict)
 
 
 def make(

@@ -1,33 +1,30 @@
 """The planned work, as values."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from pybuild.oci.digest import Digest
 from pybuild.oci.image import ImageConfig, RunConfig
 
 
-@dataclass(frozen=True, slots=True)
-class FromContext:
+class FromContext(msgspec.Struct, frozen=True):
     """COPY reads the build context."""
 
 
-@dataclass(frozen=True, slots=True)
-class FromStage:
+class FromStage(msgspec.Struct, frozen=True):
     """COPY or FROM reads a stage of this build."""
 
     index: int
 
 
-@dataclass(frozen=True, slots=True)
-class FromImage:
+class FromImage(msgspec.Struct, frozen=True):
     """COPY or FROM reads an image of the store."""
 
     reference: str
 
 
-@dataclass(frozen=True, slots=True)
-class FromScratch:
+class FromScratch(msgspec.Struct, frozen=True):
     """FROM scratch: nothing."""
 
 
@@ -35,8 +32,7 @@ CopySource = FromContext | FromStage | FromImage
 Base = FromScratch | FromStage | FromImage
 
 
-@dataclass(frozen=True, slots=True)
-class RunOp:
+class RunOp(msgspec.Struct, frozen=True):
     """A command in a sandbox. `hidden_env` reaches the process but neither history nor cache key.
 
     `scripts` are (file name, content) that appear read-only below /dev/pipes.
@@ -51,8 +47,7 @@ class RunOp:
     scripts: tuple[tuple[str, bytes], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class CopyOp:
+class CopyOp(msgspec.Struct, frozen=True):
     """COPY or ADD. `sources` and `inline` (name, content of heredocs) keep the order of the instruction.
 
     `unpack` holds for ADD: sources that are archives are unpacked. `link` makes the layer on an empty root.
@@ -69,8 +64,7 @@ class CopyOp:
     link: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class WorkdirOp:
+class WorkdirOp(msgspec.Struct, frozen=True):
     """Makes a directory, owned by the current user, unless it is there."""
 
     path: str
@@ -80,8 +74,7 @@ class WorkdirOp:
 Op = RunOp | CopyOp | WorkdirOp
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """One instruction in effect: `op` None when it only changes the config.
 
     `display` is the instruction as shown, `created_by` its line in the history, `line` its place.
@@ -95,8 +88,7 @@ class Step:
     author: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedStage:
+class PlannedStage(msgspec.Struct, frozen=True):
     """A stage that the target needs."""
 
     index: int
@@ -118,16 +110,14 @@ class PlannedStage:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class BaseImage:
+class BaseImage(msgspec.Struct, frozen=True):
     """What planning must know of an image that FROM or --from names."""
 
     id: Digest
     config: ImageConfig
 
 
-@dataclass(frozen=True, slots=True)
-class NeedBases:
+class NeedBases(msgspec.Struct, frozen=True):
     """The question planning asks back: configs of these images, as the Dockerfile names them.
 
     `lines` tells where each is named.
@@ -137,23 +127,21 @@ class NeedBases:
     lines: Mapping[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Warned:
+class Warned(msgspec.Struct, frozen=True):
     """Something the author should know of, with its line (0: none)."""
 
     message: str
     line: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """All that is to be done, stages in file order; the last of `stages` is the target."""
 
     stages: tuple[PlannedStage, ...]
     platform: str
     source_date_epoch: int | None = None
     warnings: tuple[Warned, ...] = ()
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = msgspec.field(default_factory=dict)
 
     @property
     def target(self) -> PlannedStage:

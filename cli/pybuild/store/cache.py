@@ -1,7 +1,6 @@
 """The cache: what an op made the last time, by its key; and small results worth remembering."""
 
 import time
-from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
@@ -16,8 +15,7 @@ FRESH_SECONDS = 3600.0
 _decoder = msgspec.json.Decoder(dict[str, Any])
 
 
-@dataclass(frozen=True, slots=True)
-class CacheRecord:
+class CacheRecord(msgspec.Struct, frozen=True):
     """What an op made: a layer, or nothing (`diff_id` None), and whatever else `value` says in JSON values.
 
     `size` in bytes; `created` and `last_used` in seconds since the epoch, `last_used` true to about an hour.
@@ -28,7 +26,7 @@ class CacheRecord:
     size: int
     created: float
     description: str = ""
-    value: dict[str, Any] = field(default_factory=dict)
+    value: dict[str, Any] = msgspec.field(default_factory=dict)
     last_used: float = 0.0
 
 

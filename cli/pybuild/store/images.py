@@ -3,7 +3,8 @@
 import re
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from pybuild.errors import ConflictError, NotFoundError
 from pybuild.oci.digest import Digest, parse_digest
@@ -17,8 +18,7 @@ from pybuild.store.layers import Layers
 _PREFIX = re.compile(r"(sha256:)?([0-9a-f]{1,64})")
 
 
-@dataclass(frozen=True, slots=True)
-class ImageRecord:
+class ImageRecord(msgspec.Struct, frozen=True):
     """An image of the store.
 
     `id` is the digest of `data`, the bytes of the config. `tags` are familiar names, sorted. `created` is when it came

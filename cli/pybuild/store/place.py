@@ -8,10 +8,11 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
+
+import msgspec
 
 from pybuild.store.errors import StoreError, StoreVersionError, disk_error
 
@@ -27,8 +28,7 @@ ENOUGH_AGE = 86400
 """Seconds after which a temporary thing of unknown origin counts as left over."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """Where the parts of a store are."""
 
     root: Path

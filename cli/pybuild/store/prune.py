@@ -8,9 +8,10 @@ real one would do.
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from pybuild.oci.digest import Digest, chain_id
 from pybuild.store.cache import CacheRecord
@@ -25,8 +26,7 @@ RemoveTree = Callable[[Path], object]
 """Removes a tree that may belong to mapped ids; may fail silently, what is left is taken the next time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pruned:
+class Pruned(msgspec.Struct, frozen=True):
     """A thing that was removed, or would be.
 
     `kind` is image, cache, layer, blob, snapshot, context or temporary. `size` are allocated bytes, each byte counted
@@ -40,8 +40,7 @@ class Pruned:
     last_used: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class PruneReport:
+class PruneReport(msgspec.Struct, frozen=True):
     """What a prune removed, or would."""
 
     items: tuple[Pruned, ...]
@@ -52,8 +51,7 @@ class PruneReport:
         return sum(item.size for item in self.items)
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True):
     """How much one kind of things takes: allocated bytes (`st_blocks`); all rows add up to the whole store."""
 
     type: str
@@ -63,14 +61,13 @@ class Usage:
     reclaimable: int
 
 
-@dataclass(slots=True)
-class _Plan:
-    images: list[tuple[ImageRecord, str]] = field(default_factory=list)
-    cache: list[tuple[str, CacheRecord, str]] = field(default_factory=list)
-    layers: list[Digest] = field(default_factory=list)
-    files: list[tuple[Path, str]] = field(default_factory=list)
-    snapshots: list[tuple[str, str]] = field(default_factory=list)
-    contexts: list[Path] = field(default_factory=list)
+class _Plan(msgspec.Struct):
+    images: list[tuple[ImageRecord, str]] = msgspec.field(default_factory=list)
+    cache: list[tuple[str, CacheRecord, str]] = msgspec.field(default_factory=list)
+    layers: list[Digest] = msgspec.field(default_factory=list)
+    files: list[tuple[Path, str]] = msgspec.field(default_factory=list)
+    snapshots: list[tuple[str, str]] = msgspec.field(default_factory=list)
+    contexts: list[Path] = msgspec.field(default_factory=list)
     memos: bool = False
 
 

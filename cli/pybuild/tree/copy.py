@@ -6,7 +6,6 @@ them; nothing here reads a byte of content.
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -30,8 +29,7 @@ class PlacementError(TreeError):
     """A destination that cannot take what is copied there."""
 
 
-@dataclass(frozen=True, slots=True)
-class Selected:
+class Selected(msgspec.Struct, frozen=True):
     """One match of one source: `name` is what it is called when put into a directory.
 
     `entries` begins with the match itself; for a directory its content follows. `content` is given for
@@ -49,8 +47,7 @@ class Selected:
         return self.entries[0].type == DIR
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(msgspec.Struct, frozen=True):
     """An entry of the new layer, and where its content comes from: a path of the source tree or bytes."""
 
     entry: Entry
@@ -58,8 +55,7 @@ class Placed:
     content: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Metadata:
+class Metadata(msgspec.Struct, frozen=True):
     """What the flags say of owners and modes.
 
     `owner` replaces every owner. `chmod` maps (old mode, is directory) to the new mode.
@@ -74,14 +70,13 @@ class Metadata:
     made_mtime: int = 0
 
 
-@dataclass(slots=True)
-class _Layer:
+class _Layer(msgspec.Struct):
     """The layer being put together, over the tree below it."""
 
     below: Tree
     metadata: Metadata
-    placed: dict[bytes, Placed] = field(default_factory=dict)
-    names: dict[tuple[int, bytes], list[bytes]] = field(default_factory=dict)
+    placed: dict[bytes, Placed] = msgspec.field(default_factory=dict)
+    names: dict[tuple[int, bytes], list[bytes]] = msgspec.field(default_factory=dict)
     """Destinations of each source file that has several names, by selection and the name that others link to."""
 
     def get(self, path: bytes) -> Entry | None:
