@@ -8,9 +8,10 @@ import pytest
 
 from pybuild.api.events import Built, Failed, StepLog
 from pybuild.api.request import BuildRequest
-from pybuild.client import Backend, connect, wants_inline
+from pybuild.client import Backend, connect, start, wants_inline
 from pybuild.client.inline import Inline
 from pybuild.client.remote import Remote
+from pybuild.client.start import place, wait_for_start
 from pybuild.errors import ConflictError, ExitCode, NotFoundError, PybuildError, UsageError
 from support import fake_engine
 from support.fake_world import World, wait_for
@@ -187,11 +188,12 @@ def test_a_dead_daemon_is_told_in_a_sentence(world: World) -> None:
 def test_the_way_is_chosen_by_flag_then_environment_then_configuration(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not wants_inline()
+    monkeypatch.delenv("PYBUILD_INLINE")
+    assert wants_inline() is None
     (world.base / "config.toml").write_text("inline = true\n")
     assert wants_inline()
     monkeypatch.setenv("PYBUILD_INLINE", "0")
-    assert not wants_inline()
+    assert wants_inline() is False
     assert wants_inline(True)
     monkeypatch.setenv("PYBUILD_INLINE", "1")
     assert wants_inline()
@@ -210,3 +212,39 @@ def test_connect_starts_a_daemon_and_finds_it_again(world: World) -> None:
         assert isinstance(second, Remote)
         assert second.status()["pid"] == pid
     wait_for(lambda: world.pid() == pid)
+
+
+def test_without_a_daemon_the_work_is_done_here_and_one_is_started_for_builds(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYBUILD_INLINE")
+    with connect() as backend:
+        assert isinstance(backend, Inline)
+    assert not (world.runtime / "start.lock").exists()
+    for _ in range(3):
+        # Those that come while it is on its way start no other
+        with connect(start=True) as backend:
+            assert isinstance(backend, Inline | Remote)
+    wait_for_start(place())
+    pid = world.pid()
+    with connect(start=True) as backend:
+        assert isinstance(backend, Remote)
+        assert backend.status()["pid"] == pid
+
+
+def test_a_daemon_that_dies_at_its_start_holds_nobody_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYBUILD_INLINE")
+    monkeypatch.setattr(start, "daemon_command", lambda: ["/bin/false"])
+    with connect(start=True) as backend:
+        assert isinstance(backend, Inline)
+    wait_for_start(place())
+    with connect(start=True) as backend:
+        assert isinstance(backend, Inline)
+    wait_for_start(place())
+
+
+def test_a_daemon_that_cannot_be_started_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYBUILD_INLINE")
+    monkeypatch.setattr(start, "daemon_command", lambda: ["/no/such/program"])
+    with pytest.raises(PybuildError, match="cannot start the daemon"):
+        connect(start=True)

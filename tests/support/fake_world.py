@@ -84,6 +84,8 @@ def fake_world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
     monkeypatch.setenv("PYBUILD_RUNTIME_DIR", str(world.runtime))
     monkeypatch.setenv("PYBUILD_STORE", str(world.store))
+    # The fake engine is in the daemon
+    monkeypatch.setenv("PYBUILD_INLINE", "0")
     monkeypatch.setenv("PYBUILD_CONFIG", str(base / "config.toml"))
     monkeypatch.setenv("PYTHONPATH", f"{CLI}{os.pathsep}{TESTS}")
     monkeypatch.setattr(start, "daemon_command", lambda: [sys.executable, "-P", "-m", "support.fake_engine"])

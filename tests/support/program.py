@@ -83,8 +83,7 @@ class Pybuild:
             "PYBUILD_RUNTIME_DIR": str(self.runtime),
             "PYBUILD_IDLE_TIMEOUT": "120",
         }
-        if door == "inline":
-            self.env["PYBUILD_INLINE"] = "1"
+        self.env["PYBUILD_INLINE"] = "1" if door == "inline" else "0"
 
     def start(self, *args: str | Path, env: dict[str, str] | None = None, **options: Any) -> "subprocess.Popen[bytes]":
         """Start the program and return at once."""

@@ -11,12 +11,26 @@ from pybuild.client.backend import Backend
 __all__ = ["Backend", "connect", "wants_inline"]
 
 
-def connect(*, inline: bool | None = None) -> Backend:
-    """Return the backend asked for by flag, environment or configuration; starts the daemon when it is to be one.
+def connect(*, inline: bool | None = None, start: bool = False) -> Backend:
+    """Return the backend asked for by flag, environment or configuration; use it in a `with`.
 
-    Use it in a `with`. Raises PybuildError when no daemon can be started or reached.
+    When none of them says which, it is the daemon that runs; where none does, this process does the work, which
+    takes less time than waiting for one, and with `start` a daemon comes up meanwhile for those that follow.
+    Raises PybuildError when no daemon can be started or reached.
     """
-    if wants_inline(inline):
+    wanted = wants_inline(inline)
+    if wanted is None:
+        from pybuild.client.start import place, start_in_background, try_connect
+
+        where = place()
+        connection = try_connect(where)
+        if connection is None:
+            if start:
+                start_in_background(where)
+            wanted = True
+        else:
+            connection.close()
+    if wanted:
         from pybuild.client.inline import Inline
 
         return Inline()
@@ -25,8 +39,11 @@ def connect(*, inline: bool | None = None) -> Backend:
     return Remote.connect()
 
 
-def wants_inline(flag: bool | None = None) -> bool:
-    """Tell whether to work in this process: the flag, else `PYBUILD_INLINE`, else `inline` of the configuration."""
+def wants_inline(flag: bool | None = None) -> bool | None:
+    """Tell whether to work in this process: the flag, else `PYBUILD_INLINE`, else `inline` of the configuration.
+
+    None when none of them says.
+    """
     if flag is not None:
         return flag
     value = os.environ.get("PYBUILD_INLINE", "").strip().lower()
@@ -34,4 +51,5 @@ def wants_inline(flag: bool | None = None) -> bool:
         return value not in ("0", "no", "false", "off")
     from pybuild.engine.paths import config
 
-    return config().get("inline") is True
+    setting = config().get("inline")
+    return setting if isinstance(setting, bool) else None

@@ -77,18 +77,9 @@ def start(where: Place, command: Sequence[str] | None = None) -> None:
     reader, writer = os.pipe()
     try:
         try:
-            log = os.open(where.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except OSError as error:
-            raise DaemonError(f"cannot write the daemon's log: {where.log}: {error.strerror}") from error
-        try:
-            before = os.fstat(log).st_size
-            _spawn([*(command or daemon_command()), "--ready-fd", "3", "--log", str(where.log)], log, writer)
-        except OSError as error:
-            raise DaemonError(f"cannot start the daemon: {error.strerror}", "use `--inline`") from error
+            before = _launch(where, command or daemon_command(), writer)
         finally:
-            os.close(log)
             os.close(writer)
-            writer = -1
         readable, _, _ = select.select([reader], [], [], START_SECONDS)
         if not readable:
             raise DaemonError(f"the daemon was not ready within {START_SECONDS:.0f} seconds", _see(where))
@@ -97,8 +88,49 @@ def start(where: Place, command: Sequence[str] | None = None) -> None:
             raise DaemonError(f"the daemon did not start{_last_words(where, before)}", _see(where))
     finally:
         os.close(reader)
-        if writer >= 0:
-            os.close(writer)
+
+
+def _launch(where: Place, command: Sequence[str], ready: int) -> int:
+    """Start the daemon with `ready` to say when it is; return how long its log has been before."""
+    try:
+        log = os.open(where.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise DaemonError(f"cannot write the daemon's log: {where.log}: {error.strerror}") from error
+    try:
+        before = os.fstat(log).st_size
+        _spawn([*command, "--ready-fd", "3", "--log", str(where.log)], log, ready)
+        return before
+    except OSError as error:
+        raise DaemonError(f"cannot start the daemon: {error.strerror}", "use `--inline`") from error
+    finally:
+        os.close(log)
+
+
+def start_in_background(where: Place) -> None:
+    """Start a daemon and do not wait for it; raise DaemonError when not even that can be done.
+
+    It has the starting clients' lock until it is ready, so that there are never two of them on their way.
+    """
+    try:
+        lock = os.open(where.directory / "start.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise DaemonError(f"cannot write in the runtime directory: {where.directory}: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # A byte written to the lock file and its closing are how the daemon says that it is ready
+        _launch(where, daemon_command(), lock)
+    except BlockingIOError:
+        # Somebody else is just starting one
+        return
+    finally:
+        os.close(lock)
+
+
+def wait_for_start(where: Place) -> None:
+    """Wait for a daemon that is on its way, if there is one, to be ready or gone."""
+    if (where.directory / "start.lock").exists():
+        with _held(where.directory / "start.lock"):
+            return
 
 
 def daemon_command() -> list[str]:

@@ -47,7 +47,8 @@ def build(
     quiet: Annotated[bool, Option("-q", "--quiet", help="Print the image id only.")] = False,
     progress: Annotated[str, Option(help="auto, tty, plain or json (one event a line).", metavar="KIND")] = "auto",
     inline: Annotated[
-        bool | None, Option("--inline/--no-inline", help="Build in this process, without the daemon.")
+        bool | None,
+        Option("--inline/--no-inline", help="In this process, or in the daemon; the default is what is ready."),
     ] = None,
     platform: Annotated[str, Option(help="Platform of the image.", metavar="OS/ARCH")] = "",
 ) -> int:
@@ -107,7 +108,7 @@ def _run(
     if iidfile:
         # What an earlier build left must not pass for the result of one that fails
         Path(iidfile).unlink(missing_ok=True)
-    with connect(inline=inline) as backend:
+    with connect(inline=inline, start=True) as backend:
         last: Built | Failed | None = None
         with closing(open_renderer(mode, sys.stderr)) as renderer:
             events = backend.build(request, context)

@@ -38,9 +38,10 @@ def stop(
     """Stop the daemon and wait for its end; builds get some seconds to end."""
     from pybuild.client.errors import DaemonError
     from pybuild.client.remote import Remote
-    from pybuild.client.start import place, wait_for_end
+    from pybuild.client.start import place, wait_for_end, wait_for_start
 
     where = place()
+    wait_for_start(where)
     remote = Remote.running(where)
     if remote is None:
         if not wait_for_end(where, STOP_SECONDS):
@@ -62,10 +63,11 @@ def status(
     from time import time
 
     from pybuild.client.remote import Remote
-    from pybuild.client.start import place
+    from pybuild.client.start import place, wait_for_start
     from pybuild.progress.amounts import human_duration
 
     where = place()
+    wait_for_start(where)
     told: dict[str, Any] = {"running": False, "socket": str(where.socket), "log": str(where.log)}
     remote = Remote.running(where)
     if remote is not None:
