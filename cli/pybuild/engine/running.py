@@ -75,7 +75,7 @@ def _publish(inputs: "Inputs", staging: Path, diff_id: Digest) -> None:
     """Keep the changed tree as the snapshot of the new layer: the next RUN starts from it at once."""
     name = inputs.snapshots.own_name(diff_id)
     if not inputs.store.snapshots.publish(staging, name):
-        inputs.workers.remove(staging)
+        inputs.workers.remove_later(staging)
 
 
 def _failed(op: RunOp, end: RunEnd, log: Sequence[str]) -> RunFailedError:

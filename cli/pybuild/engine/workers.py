@@ -2,7 +2,9 @@
 
 import os
 import shutil
+from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Event as Flag
 from threading import Lock, Thread
@@ -13,11 +15,14 @@ from pybuild.layer.tarwriter import Packed
 from pybuild.sandbox import idmap
 from pybuild.sandbox.errors import SandboxError
 from pybuild.sandbox.spec import RunEnd, SandboxSpec
-from pybuild.sandbox.worker import Worker
+from pybuild.sandbox.worker import Job, Worker
 from pybuild.tree.entry import Entry
 
 POLL_SECONDS = 0.1
 """How often a cancelled build is looked for while jobs run."""
+
+MAX_REMOVALS = 16
+"""How many removals may be on their way at once; each has a descriptor open."""
 
 
 class Workers:
@@ -36,6 +41,7 @@ class Workers:
         self._stopped = False
         self._closed = Flag()
         self._watcher: Thread | None = None
+        self._removals: deque[Job] = deque()
 
     def __enter__(self) -> "Workers":
         return self
@@ -45,6 +51,8 @@ class Workers:
         if self._watcher is not None:
             self._watcher.join()
         if self._worker is not None:
+            while self._removals:
+                self._finish_removal()
             self._worker.close()
             self._worker = None
         os.close(self._cancel_read)
@@ -120,6 +128,19 @@ class Workers:
         self.prepare()
         assert self._worker is not None
         self._worker.call("remove", [os.fsencode(directory)])
+
+    def remove_later(self, directory: Path) -> None:
+        """Remove a directory while the build goes on; its end waits for that."""
+        if len(self._removals) >= MAX_REMOVALS:
+            self._finish_removal()
+        self.prepare()
+        assert self._worker is not None
+        self._removals.append(self._worker.submit("remove", [os.fsencode(directory)]))
+
+    def _finish_removal(self) -> None:
+        # What it leaves is swept by the next one that opens the store
+        with suppress(SandboxError):
+            self._removals.popleft().result(None)
 
     def remove_if_possible(self, directory: Path) -> None:
         """Remove a directory, or leave the rest for the next time when no worker can be had."""

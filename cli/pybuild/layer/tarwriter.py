@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from functools import lru_cache
+from mmap import mmap
 from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING
@@ -315,6 +316,11 @@ def write_all(fd: int, data: memoryview) -> None:
         raise from_os(error, "write", b"layer") from error
 
 
+def _new_buffer() -> memoryview:
+    """Return a buffer whose pages come into being as they are used: most layers are small."""
+    return memoryview(mmap(-1, _BUFFER))
+
+
 class _Sink:
     """Hashes and writes in place; the one buffer is free again at once."""
 
@@ -323,7 +329,7 @@ class _Sink:
         self._hash: HASH = hashlib.sha256()
 
     def buffer(self) -> memoryview:
-        return memoryview(bytearray(_BUFFER))
+        return _new_buffer()
 
     def put(self, buffer: memoryview, used: int) -> memoryview:
         self._hash.update(buffer[:used])
@@ -344,7 +350,7 @@ class _ThreadSink:
         self._full: SimpleQueue[_Full] = SimpleQueue()
         self._free: SimpleQueue[memoryview] = SimpleQueue()
         for _ in range(_BUFFERS):
-            self._free.put(memoryview(bytearray(_BUFFER)))
+            self._free.put(_new_buffer())
         self._outcome: list[str | BaseException] = []
         arguments = (os.dup(fd), self._full, self._free.put, self._outcome)
         self._thread = Thread(target=_drain, args=arguments, name="layer-writer", daemon=True)
