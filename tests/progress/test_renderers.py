@@ -161,3 +161,10 @@ def test_the_terminal_tells_a_failure_once() -> None:
     text = on_terminal(BAD, pause=0.2)
     assert text.count("Dockerfile:2: it broke") == 1
     assert "=> ERROR [build 2/2] RUN make" in text
+
+
+def test_json_lines_trace_bugs_only() -> None:
+    for exit_code, shown in ((1, ""), (3, "Traceback")):
+        out = io.StringIO()
+        open_renderer("json", out).show(Failed(Failure("E", "m", exit_code=exit_code, traceback="Traceback"), 0, 1.0))
+        assert json.loads(out.getvalue())["failure"]["traceback"] == shown

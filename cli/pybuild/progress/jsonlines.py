@@ -3,7 +3,8 @@
 import json
 from typing import TextIO
 
-from pybuild.api.events import Event, to_json
+from pybuild.api.events import Event, Failed, to_json
+from pybuild.errors import ExitCode
 
 
 class JsonRenderer:
@@ -14,6 +15,9 @@ class JsonRenderer:
 
     def show(self, event: Event) -> None:
         """Write one line; ASCII only, so that no encoding of a terminal or log can break it."""
+        if isinstance(event, Failed) and event.failure.exit_code != ExitCode.BUG:
+            # How the program got there says nothing to whoever made a mistake in a Dockerfile
+            event = event._replace(failure=event.failure._replace(traceback=""))
         self._out.write(json.dumps(to_json(event), separators=(",", ":")) + "\n")
         self._out.flush()
 

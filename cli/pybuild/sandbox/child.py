@@ -18,7 +18,7 @@ import msgspec
 from pybuild.errors import PybuildError
 from pybuild.sandbox import syscalls, wire
 from pybuild.sandbox.idmap import IdMode
-from pybuild.sandbox.run import seccomp_program
+from pybuild.sandbox.run import make_ready, seccomp_program
 
 Job = Callable[[Any, list[int]], object]
 """Parameters in plain types and descriptors in; out comes what msgpack can carry. PybuildErrors travel back."""
@@ -58,15 +58,16 @@ def _serve(control: socket.socket, mode: IdMode, jobs: Mapping[str, Job]) -> int
     gc.collect()
     gc.disable()
     gc.freeze()
-    _Server(control, jobs).loop()
+    _Server(control, mode, jobs).loop()
     return 0
 
 
 class _Server:
     """The poll loop. One process more than needed waits for the next job, so that none waits for a fork."""
 
-    def __init__(self, control: socket.socket, jobs: Mapping[str, Job]) -> None:
+    def __init__(self, control: socket.socket, mode: IdMode, jobs: Mapping[str, Job]) -> None:
         self._control = control
+        self._mode = mode
         self._jobs = jobs
         self._running: dict[int, int] = {}
         self._pid = os.getpid()
@@ -102,6 +103,13 @@ class _Server:
             self._be_job(theirs)
         theirs.close()
         self._spare_pid = pid
+        self._prepare_spare()
+
+    def _prepare_spare(self) -> None:
+        """Let the spare process make a sandbox ready while none is at work: they would hinder each other."""
+        if self._spare is not None and not self._running:
+            with suppress(ConnectionError):
+                self._spare.send(b"prepare")
 
     def _bury(self) -> None:
         with suppress(ChildProcessError):
@@ -110,6 +118,7 @@ class _Server:
                 if ended == self._spare_pid and self._spare is not None:
                     self._spare.close()
                     self._spare = None
+        self._prepare_spare()
 
     def _take(self) -> bool:
         """Do what one control message says; tell whether the parent is still there."""
@@ -158,7 +167,10 @@ class _Server:
                     self._spare.close()
                 os.close(self._wake_reader)
                 os.close(self._wake_writer)
-                _, fds = wire.receive_with_fds(orders, 16)
+                word, fds = wire.receive_with_fds(orders, 16)
+                if word == b"prepare":
+                    make_ready(self._mode)
+                    _, fds = wire.receive_with_fds(orders, 16)
                 orders.close()
                 if fds:
                     perform(socket.socket(fileno=fds[0]), self._jobs)

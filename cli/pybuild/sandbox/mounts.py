@@ -47,19 +47,41 @@ HIDDEN_DIRECTORIES = (
 READ_ONLY = (b"proc/bus", b"proc/fs", b"proc/irq", b"proc/sys", b"proc/sysrq-trigger")
 
 
+class Parts:
+    """What every root has, whatever the image: file systems not mounted anywhere yet, and the host's devices.
+
+    Made in the namespaces of the sandbox, while the directories of the host are still to be seen. With
+    `own_network` there is a network namespace for /sys to show.
+    """
+
+    def __init__(self, *, own_network: bool) -> None:
+        self.devices = {name: syscalls.open_tree(_FDCWD, b"/dev/" + name.encode()) for name in DEVICES}
+        self.null = os.open("/dev/null", os.O_PATH | os.O_CLOEXEC)
+        state = os.fstat(self.null)
+        if not stat.S_ISCHR(state.st_mode) or state.st_rdev != os.makedev(1, 3):
+            raise SandboxError("this system's /dev/null is not the null device")
+        with _step("mount /proc"):
+            self.proc = _new_proc()
+        with _step("mount /sys"):
+            self.sys = _new_sys(own_network)
+        with _step("mount /dev"):
+            self.dev = syscalls.new_mount(b"tmpfs", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, mode="0755", size="65536k")
+            group = {"gid": "5"} if _maps_group(5) else {}
+            self.terminals = syscalls.new_mount(
+                b"devpts", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, ptmxmode="0666", mode="0620", **group
+            )
+            self.queues = syscalls.new_mount(b"mqueue", _SAFE)
+        self.files = syscalls.new_mount(b"tmpfs", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, mode="0755")
+
+
 class Root:
     """The root being made; `fd` is its directory, `stubs` what was created in the image to mount upon."""
 
-    def __init__(self, spec: SandboxSpec, resolv_conf: bytes) -> None:
+    def __init__(self, spec: SandboxSpec, parts: Parts, resolv_conf: bytes) -> None:
         self._spec = spec
+        self._parts = parts
         # Opened anew: a descriptor from before the clone belongs to the parent's mount namespace
         self._staging = os.open(spec.staging, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        # While the working directory is the host's: the overlay's paths, and the devices
-        self._devices = {name: syscalls.open_tree(_FDCWD, b"/dev/" + name.encode()) for name in DEVICES}
-        self._null = os.open("/dev/null", os.O_PATH | os.O_CLOEXEC)
-        state = os.fstat(self._null)
-        if not stat.S_ISCHR(state.st_mode) or state.st_rdev != os.makedev(1, 3):
-            raise SandboxError("this system's /dev/null is not the null device")
         upper = os.open(overlay.UPPER, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._staging)
         tree = overlay.mount(spec)
         self._files = self._attach_files(resolv_conf)
@@ -75,7 +97,7 @@ class Root:
 
         Over the staging directory it is out of the way; nothing of the host is visible after the pivot.
         """
-        files = syscalls.new_mount(b"tmpfs", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, mode="0755")
+        files = self._parts.files
         syscalls.move_mount(files, self._staging)
         os.mkdir("empty", 0o555, dir_fd=files)
         os.mkdir("pipes", 0o755, dir_fd=files)
@@ -96,20 +118,20 @@ class Root:
         """Mount everything below the root."""
         for name in ("proc", "sys", "dev"):
             self.stubs.keep_directory(name.encode())
-        with self._step("mount /proc"):
-            self._mount_proc()
-        with self._step("mount /sys"):
-            self._mount_sys()
-        with self._step("mount /dev"):
+        with _step("mount /proc"):
+            self._attach(self._parts.proc, b"proc")
+        with _step("mount /sys"):
+            self._attach(self._parts.sys, b"sys")
+        with _step("mount /dev"):
             self._mount_dev()
-        with self._step("hide what belongs to the host"):
+        with _step("hide what belongs to the host"):
             self._hide()
         places = []
         for item in self._mounted:
-            with self._step(f"make a place for {item.target}"):
+            with _step(f"make a place for {item.target}"):
                 places.append(self.stubs.file(os.fsencode(item.target)))
         for number, (item, place) in enumerate(zip(self._mounted, places, strict=True)):
-            with self._step(f"mount {item.target}"):
+            with _step(f"mount {item.target}"):
                 self._bind_ours(f"file{number}".encode(), place)
         self.stubs.settle()
 
@@ -119,16 +141,6 @@ class Root:
         syscalls.pivot_root(b".", b".")
         syscalls.umount(b".", syscalls.MNT_DETACH)
         os.chdir("/")
-
-    @contextmanager
-    def _step(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            hint = ""
-            if error.errno == errno.ELOOP:
-                hint = "the image has a symbolic link in that place"
-            raise SandboxError(f"cannot {what} in the sandbox: {error.strerror}", hint) from error
 
     def _target(self, path: bytes, resolve: int = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS) -> int:
         return syscalls.openat2(self.fd, path, os.O_PATH, resolve)
@@ -140,37 +152,10 @@ class Root:
         finally:
             os.close(target)
 
-    def _mount_proc(self) -> None:
-        try:
-            proc = syscalls.new_mount(b"proc", _SAFE)
-        except OSError as error:
-            # In a container that hides parts of its own: a new one would show them again, so the kernel refuses
-            if error.errno != errno.EPERM:
-                raise
-            proc = syscalls.open_tree(_FDCWD, b"/proc", recursive=True)
-        self._attach(proc, b"proc")
-        os.close(proc)
-
-    def _mount_sys(self) -> None:
-        flags = _SAFE | MOUNT_ATTR_RDONLY
-        sys = -1
-        if self._spec.network == "none":
-            try:
-                sys = syscalls.new_mount(b"sysfs", flags)
-            except OSError as error:
-                if error.errno != errno.EPERM:
-                    raise
-        if sys < 0:
-            # A new one belongs to a network namespace of our own
-            sys = syscalls.open_tree(_FDCWD, b"/sys", recursive=True)
-            syscalls.mount_setattr(sys, flags, recursive=True)
-        self._attach(sys, b"sys")
-        os.close(sys)
-
     def _mount_dev(self) -> None:
-        dev = syscalls.new_mount(b"tmpfs", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, mode="0755", size="65536k")
+        dev = self._parts.dev
         self._attach(dev, b"dev")
-        for name, device in self._devices.items():
+        for name, device in self._parts.devices.items():
             place = os.open(name, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=dev)
             syscalls.move_mount(device, place)
             os.close(place)
@@ -178,13 +163,9 @@ class Root:
         for name, to in DEVICE_LINKS:
             os.symlink(to, name, dir_fd=dev)
         shm = self._spec.shm_size or DEFAULT_SHM_SIZE
-        group = {"gid": "5"} if _maps_group(5) else {}
-        terminals = syscalls.new_mount(
-            b"devpts", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, ptmxmode="0666", mode="0620", **group
-        )
-        self._place(dev, "pts", terminals)
+        self._place(dev, "pts", self._parts.terminals)
         self._place(dev, "shm", syscalls.new_mount(b"tmpfs", _SAFE, mode="1777", size=str(shm)))
-        self._place(dev, "mqueue", syscalls.new_mount(b"mqueue", _SAFE))
+        self._place(dev, "mqueue", self._parts.queues)
         if self._spec.scripts:
             os.mkdir("pipes", dir_fd=dev)
             place = os.open("pipes", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dev)
@@ -210,7 +191,7 @@ class Root:
 
     def _hide(self) -> None:
         for path in HIDDEN_FILES:
-            self._cover(path, lambda: syscalls.open_tree(self._null, b""))
+            self._cover(path, lambda: syscalls.open_tree(self._parts.null, b""))
         for path in HIDDEN_DIRECTORIES:
             self._cover(path, self._empty)
         for path in READ_ONLY:
@@ -239,6 +220,41 @@ class Root:
                 os.close(mount)
         finally:
             os.close(target)
+
+
+@contextmanager
+def _step(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        hint = ""
+        if error.errno == errno.ELOOP:
+            hint = "the image has a symbolic link in that place"
+        raise SandboxError(f"cannot {what} in the sandbox: {error.strerror}", hint) from error
+
+
+def _new_proc() -> int:
+    try:
+        return syscalls.new_mount(b"proc", _SAFE)
+    except OSError as error:
+        # In a container that hides parts of its own: a new one would show them again, so the kernel refuses
+        if error.errno != errno.EPERM:
+            raise
+        return syscalls.open_tree(_FDCWD, b"/proc", recursive=True)
+
+
+def _new_sys(own_network: bool) -> int:
+    flags = _SAFE | MOUNT_ATTR_RDONLY
+    if own_network:
+        try:
+            return syscalls.new_mount(b"sysfs", flags)
+        except OSError as error:
+            if error.errno != errno.EPERM:
+                raise
+    # A new one belongs to a network namespace of our own
+    sys = syscalls.open_tree(_FDCWD, b"/sys", recursive=True)
+    syscalls.mount_setattr(sys, flags, recursive=True)
+    return sys
 
 
 def hosts_file(spec: SandboxSpec) -> bytes:

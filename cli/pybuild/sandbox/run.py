@@ -15,16 +15,17 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import msgspec
 
 from pybuild.errors import PybuildError
-from pybuild.sandbox import overlay, payload, syscalls
+from pybuild.sandbox import overlay, payload, syscalls, wire
 from pybuild.sandbox.idmap import IdMode
 from pybuild.sandbox.machine import this_machine
-from pybuild.sandbox.mounts import Root
+from pybuild.sandbox.mounts import Parts, Root
 from pybuild.sandbox.seccomp import build_filter
 from pybuild.sandbox.spec import RunEnd, SandboxSpec
 from pybuild.sandbox.stubs import Made, remove_stubs
@@ -45,7 +46,7 @@ _FINDERS = sys.meta_path
 
 # What msgspec has to know of types it finds out once: here, before anything is forked
 _NOTHING_MADE = msgspec.convert({}, Made)
-_IDENTITY = msgspec.msgpack.Decoder(Identity)
+_SOMEBODY = msgspec.convert([0, 0, [0], "/"], Identity)
 
 _LAST = {"status", "problem", "bug"}
 """Kinds of records after which init says nothing more."""
@@ -61,6 +62,30 @@ def seccomp_program() -> bytes:
     return build_filter(this_machine())
 
 
+class _Ready(NamedTuple):
+    """A sandbox that waits for its orders: init and the payload's process are there, and what needs no image.
+
+    `report` is where init's records come from, `orders` the way to it.
+    """
+
+    pid: int
+    report: int
+    orders: socket.socket
+
+
+_ready: list[_Ready] = []
+"""What `make_ready` made: at most one."""
+
+
+def make_ready(mode: IdMode) -> None:
+    """Make what the next RUN needs and can be had without knowing it; what fails will fail again in `run`, and be told.
+
+    It ends with this process.
+    """
+    with suppress(OSError):
+        _ready.append(_begin(mode, own_network=False))
+
+
 def run(spec: SandboxSpec, mode: IdMode, stdout: int, stderr: int, pack: Callable[[int], T]) -> tuple[RunEnd, T | None]:
     """Run a process to its end; its changes are in the directory `fs` of the staging directory afterwards.
 
@@ -69,25 +94,17 @@ def run(spec: SandboxSpec, mode: IdMode, stdout: int, stderr: int, pack: Callabl
     period, everything is killed. What keeps the sandbox from being made is the `problem` of the result; raises
     OSError when not even the staging directory can be used, and what `pack` raises.
     """
-    resolv_conf = _resolv_conf(spec)
-    staging = overlay.prepare(spec)
-    reader, writer = os.pipe2(os.O_CLOEXEC)
     wake_reader, wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
-    flags = _NAMESPACES | (syscalls.CLONE_NEWNET if spec.network == "none" else 0)
-    # Init takes its signals one by one and must miss none; this process hears them by its pipe
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGTERM})
-    pid = syscalls.clone(flags)
-    if pid == 0:
-        try:
-            signal.set_wakeup_fd(-1)
-            _init(spec, mode, writer, stdout, stderr, resolv_conf)
-        finally:
-            os._exit(1)
     signal.signal(signal.SIGTERM, _note)
-    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    resolv_conf = _resolv_conf(spec)
+    staging = overlay.prepare(spec)
+    own_network = spec.network == "none"
+    pid, reader, orders = _ready.pop() if _ready and not own_network else _begin(mode, own_network=own_network)
     try:
-        os.close(writer)
+        with orders, suppress(ConnectionError):
+            # Should it be gone, its report says why
+            wire.send(orders, msgspec.msgpack.encode([spec.to_wire(), resolv_conf]), [stdout, stderr])
         records, cancelled = _watch(pid, reader, wake_reader, spec.grace)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
@@ -103,6 +120,31 @@ def run(spec: SandboxSpec, mode: IdMode, stdout: int, stderr: int, pack: Callabl
     for fd in (reader, wake_reader, wake_writer, upper, staging):
         os.close(fd)
     return end, packed
+
+
+def _begin(mode: IdMode, *, own_network: bool) -> _Ready:
+    """Clone init into its namespaces; it waits for orders then. Raises OSError."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    # Init takes its signals one by one and must miss none
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGTERM})
+    try:
+        pid = syscalls.clone(_NAMESPACES | (syscalls.CLONE_NEWNET if own_network else 0))
+        if pid == 0:
+            try:
+                signal.set_wakeup_fd(-1)
+                _init(mode, writer, theirs, own_network=own_network)
+            finally:
+                os._exit(1)
+    except OSError:
+        os.close(reader)
+        ours.close()
+        raise
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        os.close(writer)
+        theirs.close()
+    return _Ready(pid, reader, ours)
 
 
 def _note(*_: object) -> None:
@@ -158,8 +200,8 @@ def _judge(records: dict[str, Any], cancelled: bool) -> tuple[RunEnd, Made]:
     return RunEnd(code if code >= 0 else 128 - code, message=records.get("exec", "")), made
 
 
-def _init(spec: SandboxSpec, mode: IdMode, report: int, stdout: int, stderr: int, resolv_conf: bytes) -> NoReturn:
-    """Be pid 1: make the root, start the payload, reap until it ends."""
+def _init(mode: IdMode, report: int, orders: socket.socket, *, own_network: bool) -> NoReturn:
+    """Be pid 1: prepare, wait for orders, make the root, start the payload, reap until it ends."""
     try:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
         if _reader_is_gone(report):
@@ -167,28 +209,36 @@ def _init(spec: SandboxSpec, mode: IdMode, report: int, stdout: int, stderr: int
             os._exit(1)
         # /proc/1 is closed to the payload: its exe is the interpreter, outside of the image
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
-        _close_all_but(report, stdout, stderr)
+        _close_all_but(report, orders.fileno())
         # Forked now, the payload's process prepares itself while the root is made; pivot_root takes it along
-        waiting, starting = os.pipe2(os.O_CLOEXEC)
+        waiting, starting = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         child = syscalls.clone(0)
         if child == 0:
-            os.close(starting)
-            _payload(spec, mode, report, stdout, stderr, waiting)
-        for fd in {stdout, stderr, waiting}:
-            os.close(fd)
+            starting.close()
+            orders.close()
+            _payload(mode, report, waiting)
+        waiting.close()
         os.umask(0)
         syscalls.mount(b"none", b"/", b"", syscalls.MS_REC | syscalls.MS_PRIVATE)
-        syscalls.sethostname(os.fsencode(spec.hostname))
-        if spec.network == "none":
+        if own_network:
             _bring_loopback_up()
-        root = Root(spec, resolv_conf)
+        parts = Parts(own_network=own_network)
+        order = wire.receive(orders)
+        if order is None:
+            os._exit(1)
+        data, streams = order
+        plain, resolv_conf = msgspec.msgpack.decode(data)
+        spec = SandboxSpec.from_wire(plain)
+        syscalls.sethostname(os.fsencode(spec.hostname))
+        root = Root(spec, parts, resolv_conf)
         root.mount_all()
         _tell(report, "made", root.stubs.made)
         who = resolve_user(root.fd, spec.user)
         _forbid_imports()
         root.enter()
-        write_all(starting, msgspec.msgpack.encode(who))
-        os.close(starting)
+        wire.send(starting, msgspec.msgpack.encode([plain, who]), streams)
+        for fd in (*streams, starting.detach(), orders.detach()):
+            os.close(fd)
         _tell(report, "status", _reap(child))
         os._exit(0)
     except BaseException as error:
@@ -196,22 +246,21 @@ def _init(spec: SandboxSpec, mode: IdMode, report: int, stdout: int, stderr: int
         os._exit(1)
 
 
-def _payload(spec: SandboxSpec, mode: IdMode, report: int, stdout: int, stderr: int, waiting: int) -> NoReturn:
+def _payload(mode: IdMode, report: int, waiting: socket.socket) -> NoReturn:
     """Be the process that is to run: prepare, wait for the root and the identity, execute."""
     try:
         _forbid_imports()
-        # Both may be one pipe, or have the number of the other
-        out, err = os.dup(stdout), os.dup(stderr)
-        os.dup2(out, 1)
-        os.dup2(err, 2)
         payload.prepare(mode, seccomp_program())
-        go = b""
-        while more := os.read(waiting, 65536):
-            go += more
-        if not go:
+        go = wire.receive(waiting)
+        if go is None:
             # There will be no root, and init says why
             os._exit(1)
-        env = payload.become(spec, _IDENTITY.decode(go), mode)
+        data, (out, err) = go
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        plain, who = msgspec.msgpack.decode(data)
+        spec = SandboxSpec.from_wire(plain)
+        env = payload.become(spec, msgspec.convert(who, Identity), mode)
         error = payload.execute(spec.argv, env)
         message = f"cannot execute `{spec.argv[0]}`: {error.strerror}"
         _tell(report, "exec", message)
