@@ -50,13 +50,19 @@ def test_labels() -> None:
 
 @pytest.mark.parametrize(
     ("text", "host"),
-    [("h:1.2.3.4", "h:1.2.3.4"), ("h=1.2.3.4", "h:1.2.3.4"), ("h:::1", "h:::1"), ("h:[::1]", "h:::1")],
+    [
+        ("h:1.2.3.4", "h:1.2.3.4"),
+        ("h=1.2.3.4", "h:1.2.3.4"),
+        ("h:::1", "h:::1"),
+        ("h:[::1]", "h:::1"),
+        ("h:host-gateway", "h:host-gateway"),
+    ],
 )
 def test_hosts(text: str, host: str) -> None:
     assert flags.add_host(text) == host
 
 
-@pytest.mark.parametrize("text", ["h", "h:", ":1.2.3.4", "h:1.2.3", "h:host-gateway", "a b:1.2.3.4"])
+@pytest.mark.parametrize("text", ["h", "h:", ":1.2.3.4", "h:1.2.3", "a b:1.2.3.4"])
 def test_other_hosts_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
         flags.add_host(text)
@@ -90,5 +96,6 @@ def test_an_archive_does_not_replace_a_directory_nor_the_other_way_round(tmp_pat
 
 def test_networks() -> None:
     assert flags.network("none") == "none"
+    assert flags.network("bridge") == "default"
     with pytest.raises(UsageError):
-        flags.network("bridge")
+        flags.network("strange")

@@ -35,7 +35,8 @@ class BuildRequest:
     that comes with the request. `dockerfile` is an absolute host path, a path inside a tar context, or
     "" for the default `Dockerfile`; `dockerfile_text` wins over it when not None (from standard input).
     `build_args` with value None are declared without a value. `no_cache_filter` names stages.
-    `shm_size` is in bytes, 0 the default. `extra_hosts` are "name:ip". `source_date_epoch` is in seconds.
+    `network` is private, host, none, or default: private where possible, else host. `shm_size` is in bytes, 0
+    the default. `extra_hosts` are "name:ip", where "host-gateway" stands for the host's address.
     """
 
     context: str = ""

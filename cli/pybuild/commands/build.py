@@ -37,7 +37,10 @@ def build(
     no_cache_filter: Annotated[
         list[str] | None, typer.Option(help="Do these stages anew.", metavar="STAGE,...")
     ] = None,
-    network: Annotated[str, typer.Option(help="Network of RUN: default, none or host.", metavar="MODE")] = "default",
+    network: Annotated[
+        str,
+        typer.Option(help="Network of RUN: private, host, none, or default: private where possible.", metavar="MODE"),
+    ] = "default",
     add_host: Annotated[list[str] | None, typer.Option(help="Line of /etc/hosts.", metavar="NAME:IP")] = None,
     shm_size: Annotated[str, typer.Option(help="Size of /dev/shm, such as 64m.", metavar="SIZE")] = "",
     ulimit: Annotated[list[str] | None, typer.Option(help="Limit of RUN.", metavar="NAME=SOFT[:HARD]")] = None,

@@ -9,7 +9,7 @@ from pybuild.api.request import Output, Ulimit
 from pybuild.errors import PybuildError, UsageError
 
 OUTPUT_TYPES = ("oci", "docker", "tar", "local")
-NETWORKS = ("default", "none", "host")
+NETWORKS = ("default", "private", "host", "none")
 ULIMITS = (
     *("core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss"),
     *("rtprio", "rttime", "sigpending", "stack"),
@@ -81,7 +81,7 @@ def labels(given: Sequence[str]) -> dict[str, str]:
 
 
 def add_host(text: str) -> str:
-    """Return `NAME:IP` (or `NAME=IP`, `NAME:[IPv6]`) as "name:ip"."""
+    """Return `NAME:IP` (or `NAME=IP`, `NAME:[IPv6]`) as "name:ip"; the address `host-gateway` is worked out later."""
     import ipaddress
 
     match = re.fullmatch(r"([^:=\s]+)[:=](\S+)", text)
@@ -89,7 +89,7 @@ def add_host(text: str) -> str:
         raise UsageError(f"--add-host is NAME:IP, not: {text}")
     address = match[2]
     if address == "host-gateway":
-        raise UsageError(f"there is no gateway to the host here, use an address: {text}")
+        return f"{match[1]}:{address}"
     address = address[1:-1] if address.startswith("[") and address.endswith("]") else address
     try:
         ipaddress.ip_address(address)
@@ -99,7 +99,9 @@ def add_host(text: str) -> str:
 
 
 def network(text: str) -> str:
-    """Return the network mode."""
+    """Return the network mode; `bridge` is docker's name of its default."""
+    if text == "bridge":
+        return "default"
     if text not in NETWORKS:
         raise UsageError(f"unknown network for --network: {text}", f"known: {', '.join(NETWORKS)}")
     return text

@@ -20,6 +20,8 @@ from pybuild.api.request import BuildRequest, Ulimit
 from pybuild.daemon.answers import boolean, integer, json_parameter
 from pybuild.errors import UsageError
 
+NETWORKS = ("default", "private", "host", "none")
+
 
 class Query(Protocol):
     """A parsed query string in which names may come several times."""
@@ -48,12 +50,20 @@ def request_from_query(query: Any) -> BuildRequest:
         target=query.get("target") or "",
         labels={str(name): str(value) for name, value in json_parameter(query, "labels", {}).items()},
         no_cache=boolean(query, "nocache"),
-        network=query.get("networkmode") or "default",
+        network=_network(query.get("networkmode") or "default"),
         extra_hosts=tuple(host for host in query.getall("extrahosts", []) if host),
         shm_size=integer(query, "shmsize"),
         ulimits=tuple(_ulimit(item) for item in json_parameter(query, "ulimits", [])),
         platform=query.get("platform") or "",
     )
+
+
+def _network(mode: str) -> str:
+    if mode == "bridge":
+        return "default"
+    if mode not in NETWORKS:
+        raise UsageError(f"unknown network mode: {mode}", f"known: {', '.join(NETWORKS)}")
+    return mode
 
 
 def _ulimit(item: Any) -> Ulimit:

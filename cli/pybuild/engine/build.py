@@ -16,6 +16,7 @@ from pybuild.context.errors import ContextError
 from pybuild.context.local import LocalContext
 from pybuild.dockerfile.parse import Dockerfile, parse
 from pybuild.engine import exporting, inputs
+from pybuild.engine.networks import Networks
 from pybuild.engine.resolve import read_bases
 from pybuild.engine.snapshots import Snapshots
 from pybuild.engine.solve import Inputs, Solver, StageState, numbered, timestamp
@@ -71,6 +72,7 @@ def build(
             context=context,
             images={reference: base.config for reference, base in bases.items()},
             workers=workers,
+            networks=stack.enter_context(Networks(workers, emit)),
             snapshots=Snapshots(store, workers),
             emit=emit,
             cancel=cancel,

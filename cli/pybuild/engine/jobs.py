@@ -16,6 +16,7 @@ from pybuild.layer.pack import Owners, pack_tree
 from pybuild.layer.remove import remove_tree
 from pybuild.layer.tarwriter import Packed, TarWriter
 from pybuild.sandbox.child import Job
+from pybuild.sandbox.holder import hold, join
 from pybuild.sandbox.idmap import is_mode
 from pybuild.sandbox.run import run as run_sandbox
 from pybuild.sandbox.spec import RunEnd, SandboxSpec
@@ -32,11 +33,15 @@ class RunResult(msgspec.Struct, frozen=True):
 
 
 def run(params: Any, fds: list[int]) -> RunResult:
-    """[spec, mode]; descriptors: standard output, standard error, the layer to be."""
+    """[spec, mode]; descriptors: standard output, standard error, the layer to be, and the namespace of a
+    private network.
+    """
     wire, mode = params
     assert is_mode(mode)
     spec = SandboxSpec.from_wire(wire)
-    stdout, stderr, tar = fds
+    stdout, stderr, tar, *private = fds
+    for namespace in private:
+        join(namespace)
 
     def pack(upper: int) -> Packed:
         writer = TarWriter(tar)
@@ -102,4 +107,5 @@ JOBS: dict[str, Job] = {
     "flatten": flatten,
     "unpack_context": unpack_context,
     "remove": remove,
+    "hold_network": hold,
 }

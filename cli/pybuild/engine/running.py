@@ -41,6 +41,7 @@ def run(op: RunOp, inputs: "Inputs", diff_ids: Sequence[Digest], number: int) ->
     sandbox could not be made, CancelledError.
     """
     store, workers, request = inputs.store, inputs.workers, inputs.request
+    network = inputs.networks.get(op.network)
     lowers = inputs.snapshots.lowers(diff_ids)
     staging = store.snapshots.staging()
     blob = store.blobs.create()
@@ -50,9 +51,10 @@ def run(op: RunOp, inputs: "Inputs", diff_ids: Sequence[Digest], number: int) ->
             env=op.env + op.hidden_env,
             cwd=op.cwd,
             user=op.user,
-            network="none" if op.network == "none" else "host",
+            network=network.mode,
             hostname=hostname(request),
-            extra_hosts=request.extra_hosts,
+            extra_hosts=network.hosts(request.extra_hosts),
+            resolv_conf=network.resolv_conf,
             shm_size=request.shm_size,
             ulimits=tuple((limit.name, limit.soft, limit.hard) for limit in request.ulimits),
             lowers=tuple(os.fsencode(path) for path in lowers),
@@ -60,7 +62,7 @@ def run(op: RunOp, inputs: "Inputs", diff_ids: Sequence[Digest], number: int) ->
             scripts=op.scripts,
         )
         with _Output(lambda stream, text: inputs.emit(StepLog(number, stream, text))) as output:
-            end, packed = workers.run(spec, output.stdout, output.stderr, blob.fd)
+            end, packed = workers.run(spec, output.stdout, output.stderr, blob.fd, network.namespace)
         if packed is None:
             raise _failed(op, end, output.last)
         _publish(inputs, staging, packed.diff_id)

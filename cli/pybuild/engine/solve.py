@@ -16,6 +16,7 @@ from pybuild.api.request import BuildRequest
 from pybuild.dockerfile.errors import DockerfileError
 from pybuild.engine import copying, running
 from pybuild.engine.errors import StepError
+from pybuild.engine.networks import Networks
 from pybuild.engine.snapshots import Snapshots
 from pybuild.engine.sources import ContextSource, LayerSource, Source, stage_source
 from pybuild.engine.workers import Workers
@@ -65,6 +66,7 @@ class Inputs:
     context: ContextSource
     images: dict[str, ImageConfig]
     workers: Workers
+    networks: Networks
     snapshots: Snapshots
     emit: Callable[[Event], None]
     cancel: Flag

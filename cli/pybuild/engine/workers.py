@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Event as Flag
 from threading import Lock, Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pybuild.errors import CancelledError
 from pybuild.layer.tarwriter import Packed
@@ -15,6 +15,9 @@ from pybuild.sandbox.errors import SandboxError
 from pybuild.sandbox.spec import RunEnd, SandboxSpec
 from pybuild.sandbox.worker import Worker
 from pybuild.tree.entry import Entry
+
+if TYPE_CHECKING:
+    from pybuild.sandbox.network import Helper, PrivateNetwork
 
 POLL_SECONDS = 0.1
 """How often a cancelled build is looked for while jobs run."""
@@ -83,11 +86,26 @@ class Workers:
                 self.stop()
                 return
 
-    def run(self, spec: SandboxSpec, stdout: int, stderr: int, tar: int) -> tuple[RunEnd, Packed | None]:
-        """Run a sandbox and pack its changes into `tar`; raise SandboxError, LayerError or CancelledError."""
+    def open_network(self, helpers: "Sequence[Helper]") -> "PrivateNetwork":
+        """Make a private network, which the caller closes; raise NetworkError or CancelledError."""
+        from pybuild.sandbox.network import open_private
+
+        self._check()
+        self.prepare()
+        assert self._worker is not None
+        return open_private(self._worker, helpers)
+
+    def run(
+        self, spec: SandboxSpec, stdout: int, stderr: int, tar: int, network: int | None = None
+    ) -> tuple[RunEnd, Packed | None]:
+        """Run a sandbox and pack its changes into `tar`; raise SandboxError, LayerError or CancelledError.
+
+        `network` is the namespace that one with a private network joins.
+        """
         from pybuild.engine.jobs import RunResult
 
-        result = self._call("run", [spec, self.mode], [stdout, stderr, tar], RunResult)
+        private = [] if network is None else [network]
+        result = self._call("run", [spec, self.mode], [stdout, stderr, tar, *private], RunResult)
         if result.end.cancelled:
             raise CancelledError("the build was cancelled")
         if result.end.problem:
@@ -129,9 +147,12 @@ class Workers:
             # Without namespaces there are no files of mapped ids either
             shutil.rmtree(directory, ignore_errors=True)
 
-    def _call(self, job: str, params: object, fds: Sequence[int], result: Any) -> Any:
+    def _check(self) -> None:
         if self._cancel.is_set() or self._stopped:
             raise CancelledError("the build was cancelled")
+
+    def _call(self, job: str, params: object, fds: Sequence[int], result: Any) -> Any:
+        self._check()
         self.prepare()
         assert self._worker is not None
         return self._worker.call(job, params, fds, result=result, cancel_fd=self._cancel_read)

@@ -154,7 +154,7 @@ class Root:
     def _mount_sys(self) -> None:
         flags = _SAFE | MOUNT_ATTR_RDONLY
         sys = -1
-        if self._spec.network == "none":
+        if self._spec.network != "host":
             try:
                 sys = syscalls.new_mount(b"sysfs", flags)
             except OSError as error:

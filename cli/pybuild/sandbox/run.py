@@ -6,11 +6,9 @@ pid namespace, so nothing a RUN starts outlives it. What init has to say travels
 silence is an error, never success.
 """
 
-import fcntl
 import os
 import select
 import signal
-import socket
 import struct
 import sys
 import time
@@ -22,9 +20,11 @@ import msgspec
 
 from pybuild.errors import PybuildError
 from pybuild.sandbox import overlay, payload, syscalls
+from pybuild.sandbox.holder import bring_loopback_up
 from pybuild.sandbox.idmap import IdMode
 from pybuild.sandbox.machine import this_machine
 from pybuild.sandbox.mounts import Root
+from pybuild.sandbox.resolv import host_resolv_conf
 from pybuild.sandbox.seccomp import build_filter
 from pybuild.sandbox.spec import RunEnd, SandboxSpec
 from pybuild.sandbox.stubs import Made, remove_stubs
@@ -39,7 +39,6 @@ _NAMESPACES = (
     | syscalls.CLONE_NEWUTS
     | syscalls.CLONE_NEWCGROUP
 )
-_RESOLV_LIMIT = 64 << 10
 _FINDERS = sys.meta_path
 """Kept alive for `_forbid_imports`."""
 
@@ -49,10 +48,6 @@ _IDENTITY = msgspec.msgpack.Decoder(Identity)
 
 _LAST = {"status", "problem", "bug"}
 """Kinds of records after which init says nothing more."""
-
-_SIOCGIFFLAGS = 0x8913
-_SIOCSIFFLAGS = 0x8914
-_IFF_UP = 1
 
 
 @cache
@@ -180,7 +175,7 @@ def _init(spec: SandboxSpec, mode: IdMode, report: int, stdout: int, stderr: int
         syscalls.mount(b"none", b"/", b"", syscalls.MS_REC | syscalls.MS_PRIVATE)
         syscalls.sethostname(os.fsencode(spec.hostname))
         if spec.network == "none":
-            _bring_loopback_up()
+            bring_loopback_up()
         root = Root(spec, resolv_conf)
         root.mount_all()
         _tell(report, "made", root.stubs.made)
@@ -269,13 +264,6 @@ def _close_all_but(*kept: int) -> None:
     syscalls.close_range(first)
 
 
-def _bring_loopback_up() -> None:
-    name = struct.pack("16sH22x", b"lo", 0)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        (flags,) = struct.unpack_from("H", fcntl.ioctl(control, _SIOCGIFFLAGS, name), 16)
-        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", flags | _IFF_UP))
-
-
 def _tell(report: int, kind: str, value: object) -> None:
     data = msgspec.msgpack.encode([kind, value])
     write_all(report, struct.pack("I", len(data)) + data)
@@ -326,14 +314,7 @@ def _take_records(data: bytearray) -> Iterator[tuple[str, Any]]:
 
 
 def _resolv_conf(spec: SandboxSpec) -> bytes:
-    """Return what the host says about name servers; nothing where there is no network to ask over."""
-    if spec.network == "none":
-        return b""
-    try:
-        fd = os.open("/etc/resolv.conf", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return b""
-    try:
-        return os.read(fd, _RESOLV_LIMIT)
-    finally:
-        os.close(fd)
+    """Return what the caller or else the host says about name servers; nothing where there is no network."""
+    if spec.resolv_conf is not None:
+        return spec.resolv_conf
+    return b"" if spec.network == "none" else host_resolv_conf()
