@@ -59,6 +59,23 @@ def build(
     inline: Annotated[
         bool | None, typer.Option("--inline/--no-inline", help="Build in this process, without the daemon.")
     ] = None,
+    ca_bundle: Annotated[
+        str, typer.Option(help="Certificates (PEM) that RUN trusts; not in the image.", metavar="FILE")
+    ] = "",
+    memory: Annotated[str, typer.Option("-m", "--memory", help="Most memory of a RUN.", metavar="SIZE")] = "",
+    memory_swap: Annotated[
+        str, typer.Option(help="Memory and swap together; -1 is no limit of swap.", metavar="SIZE")
+    ] = "",
+    cpus: Annotated[str, typer.Option(help="Processors of a RUN, such as 1.5.", metavar="N")] = "",
+    cpu_quota: Annotated[int, typer.Option(help="Microseconds of each --cpu-period.", metavar="N")] = 0,
+    cpu_period: Annotated[int, typer.Option(help="Microseconds; 100000 without it.", metavar="N")] = 0,
+    cpuset_cpus: Annotated[str, typer.Option(help="Processors to use, such as 0-2,4.", metavar="LIST")] = "",
+    pids_limit: Annotated[int, typer.Option(help="Most processes of a RUN.", metavar="N")] = 0,
+    limits: Annotated[
+        str, typer.Option(help="strict, or best-effort: what cannot be limited here is told.", metavar="KIND")
+    ] = "strict",
+    timeout: Annotated[str, typer.Option(help="Most time of the build, such as 1h30m.", metavar="TIME")] = "",
+    step_timeout: Annotated[str, typer.Option(help="Most time of each RUN.", metavar="TIME")] = "",
     platform: Annotated[str, typer.Option(help="Platform of the image.", metavar="OS/ARCH")] = "",
 ) -> int:
     """Build an image from a Dockerfile and the directory CONTEXT."""
@@ -72,7 +89,7 @@ def build(
         context="" if context == "-" else _directory(context),
         dockerfile=_dockerfile(file, context),
         tags=tuple(flags.tag(name) for name in tag or ()),
-        build_args=flags.build_args(build_arg or (), os.environ),
+        build_args={**_proxies(), **flags.build_args(build_arg or (), os.environ)},
         target=target,
         labels=flags.labels(label or ()),
         no_cache=no_cache,
@@ -84,6 +101,10 @@ def build(
         outputs=tuple(item for item in outputs if item is not to_stdout),
         platform=platform,
         dockerfile_text=_dockerfile_text(file, context),
+        limits=flags.limits(memory, memory_swap, cpus, cpu_quota, cpu_period, cpuset_cpus, pids_limit, limits),
+        ca_bundle=flags.ca_bundle(ca_bundle),
+        timeout=flags.duration(timeout, "--timeout"),
+        step_timeout=flags.duration(step_timeout, "--step-timeout"),
     )
     for path in filter(None, (iidfile, metadata_file)):
         _check_parent(path)
@@ -98,6 +119,13 @@ def build(
             metadata_file=metadata_file,
             print_id=quiet and to_stdout is None,
         )
+
+
+def _proxies() -> dict[str, str]:
+    from pybuild.commands import proxies
+    from pybuild.engine import paths
+
+    return proxies.configured(paths.config(), os.environ)
 
 
 def _run(

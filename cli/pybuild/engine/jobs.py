@@ -33,22 +33,22 @@ class RunResult(msgspec.Struct, frozen=True):
 
 
 def run(params: Any, fds: list[int]) -> RunResult:
-    """[spec, mode]; descriptors: standard output, standard error, the layer to be, and the namespace of a
-    private network.
+    """[spec, mode]; descriptors: standard output, standard error, the layer to be, the namespace of a
+    private network when the spec has one, and control groups to enter.
     """
     wire, mode = params
     assert is_mode(mode)
     spec = SandboxSpec.from_wire(wire)
-    stdout, stderr, tar, *private = fds
-    for namespace in private:
-        join(namespace)
+    stdout, stderr, tar, *groups = fds
+    if spec.network == "private":
+        join(groups.pop(0))
 
     def pack(upper: int) -> Packed:
         writer = TarWriter(tar)
         pack_tree(upper, writer, lower_dirs=spec.lowers, owners=_owners(mode))
         return writer.finish()
 
-    return RunResult(*run_sandbox(spec, mode, stdout, stderr, pack))
+    return RunResult(*run_sandbox(spec, mode, stdout, stderr, pack, groups))
 
 
 def ingest(params: Any, fds: list[int]) -> Packed:

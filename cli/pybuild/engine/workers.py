@@ -95,18 +95,45 @@ class Workers:
         assert self._worker is not None
         return open_private(self._worker, helpers)
 
-    def run(
-        self, spec: SandboxSpec, stdout: int, stderr: int, tar: int, network: int | None = None
-    ) -> tuple[RunEnd, Packed | None]:
-        """Run a sandbox and pack its changes into `tar`; raise SandboxError, LayerError or CancelledError.
+    @property
+    def pid(self) -> int:
+        """Return the worker's process id."""
+        self.prepare()
+        assert self._worker is not None
+        return self._worker.pid
 
-        `network` is the namespace that one with a private network joins.
+    def run(
+        self,
+        spec: SandboxSpec,
+        stdout: int,
+        stderr: int,
+        tar: int,
+        network: int | None = None,
+        groups: Sequence[int] = (),
+        seconds: float = 0,
+    ) -> tuple[RunEnd, Packed | None]:
+        """Run a sandbox and pack its changes into `tar`.
+
+        `network` is the namespace that one with a private network joins, `groups` are descriptors of control
+        groups to enter, `seconds` is how long it may take when not 0. Raises SandboxError, LayerError,
+        CancelledError, TimeoutError.
         """
         from pybuild.engine.jobs import RunResult
 
         private = [] if network is None else [network]
-        result = self._call("run", [spec, self.mode], [stdout, stderr, tar, *private], RunResult)
+        self._check()
+        self.prepare()
+        assert self._worker is not None
+        job = self._worker.submit("run", [spec, self.mode], [stdout, stderr, tar, *private, *groups])
+        try:
+            result = job.result(RunResult, self._cancel_read, seconds)
+        except CancelledError:
+            if job.timed_out:
+                raise TimeoutError from None
+            raise
         if result.end.cancelled:
+            if job.timed_out:
+                raise TimeoutError
             raise CancelledError("the build was cancelled")
         if result.end.problem:
             raise SandboxError(result.end.problem, result.end.hint)

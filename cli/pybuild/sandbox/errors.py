@@ -6,6 +6,7 @@ PybuildError
     ├── IdMapError              ids that cannot be mapped
     ├── ImageUserError          a USER that the image does not know, or that cannot be had here
     ├── NetworkError            a private network that cannot be had
+    ├── LimitError              a limit that cannot be enforced
     └── JobFailedError          a job that ended without an answer, or with an error unknown here
 """
 
@@ -32,6 +33,10 @@ class ImageUserError(SandboxError):
 
 class NetworkError(SandboxError):
     """A private network that cannot be had here."""
+
+
+class LimitError(SandboxError):
+    """A limit that cannot be enforced here."""
 
 
 class JobFailedError(SandboxError):

@@ -12,7 +12,7 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any, NoReturn, TypeVar
 
@@ -56,27 +56,32 @@ def seccomp_program() -> bytes:
     return build_filter(this_machine())
 
 
-def run(spec: SandboxSpec, mode: IdMode, stdout: int, stderr: int, pack: Callable[[int], T]) -> tuple[RunEnd, T | None]:
+def run(
+    spec: SandboxSpec, mode: IdMode, stdout: int, stderr: int, pack: Callable[[int], T], groups: Sequence[int] = ()
+) -> tuple[RunEnd, T | None]:
     """Run a process to its end; its changes are in the directory `fs` of the staging directory afterwards.
 
     After status 0 they go through `pack`, which is given a descriptor of that directory; its result is the
-    second value. SIGTERM to this process cancels: it reaches the payload's process group and, after the grace
-    period, everything is killed. What keeps the sandbox from being made is the `problem` of the result; raises
-    OSError when not even the staging directory can be used, and what `pack` raises.
+    second value. `groups` are descriptors by which the sandbox enters control groups. SIGTERM to this process
+    cancels: it reaches the payload's process group and, after the grace period, everything is killed. What keeps
+    the sandbox from being made is the `problem` of the result; raises OSError when not even the staging directory
+    can be used, and what `pack` raises.
     """
     resolv_conf = _resolv_conf(spec)
     staging = overlay.prepare(spec)
     reader, writer = os.pipe2(os.O_CLOEXEC)
     wake_reader, wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
-    flags = _NAMESPACES | (syscalls.CLONE_NEWNET if spec.network == "none" else 0)
+    # The namespace of control groups is to begin at those it enters
+    flags = _NAMESPACES & ~(syscalls.CLONE_NEWCGROUP if groups else 0)
+    flags |= syscalls.CLONE_NEWNET if spec.network == "none" else 0
     # Init takes its signals one by one and must miss none; this process hears them by its pipe
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGTERM})
     pid = syscalls.clone(flags)
     if pid == 0:
         try:
             signal.set_wakeup_fd(-1)
-            _init(spec, mode, writer, stdout, stderr, resolv_conf)
+            _init(spec, mode, writer, stdout, stderr, resolv_conf, groups)
         finally:
             os._exit(1)
     signal.signal(signal.SIGTERM, _note)
@@ -153,7 +158,15 @@ def _judge(records: dict[str, Any], cancelled: bool) -> tuple[RunEnd, Made]:
     return RunEnd(code if code >= 0 else 128 - code, message=records.get("exec", "")), made
 
 
-def _init(spec: SandboxSpec, mode: IdMode, report: int, stdout: int, stderr: int, resolv_conf: bytes) -> NoReturn:
+def _init(
+    spec: SandboxSpec,
+    mode: IdMode,
+    report: int,
+    stdout: int,
+    stderr: int,
+    resolv_conf: bytes,
+    groups: Sequence[int],
+) -> NoReturn:
     """Be pid 1: make the root, start the payload, reap until it ends."""
     try:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -162,6 +175,10 @@ def _init(spec: SandboxSpec, mode: IdMode, report: int, stdout: int, stderr: int
             os._exit(1)
         # /proc/1 is closed to the payload: its exe is the interpreter, outside of the image
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+        for group in groups:
+            os.write(group, b"0")
+        if groups:
+            syscalls.unshare(syscalls.CLONE_NEWCGROUP)
         _close_all_but(report, stdout, stderr)
         # Forked now, the payload's process prepares itself while the root is made; pivot_root takes it along
         waiting, starting = os.pipe2(os.O_CLOEXEC)

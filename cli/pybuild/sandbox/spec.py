@@ -17,11 +17,15 @@ MAX_LAYERS = 500
 
 
 class FileMount(msgspec.Struct, frozen=True):
-    """A file of ours that appears, read-only, at `target` (a path in the image, its last part not followed)."""
+    """A file of ours that appears, read-only, at `target` (a path in the image, its last part not followed).
+
+    An `optional` one only appears where the image has something.
+    """
 
     target: str
     content: bytes
     mode: int = 0o644
+    optional: bool = False
 
 
 Mount = FileMount
@@ -103,7 +107,7 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
             "shm_size": self.shm_size,
             "ulimits": [list(limit) for limit in self.ulimits],
             "scripts": [[os.fsencode(name), content] for name, content in self.scripts],
-            "mounts": [[os.fsencode(item.target), item.content, item.mode] for item in self.mounts],
+            "mounts": [[os.fsencode(item.target), item.content, item.mode, item.optional] for item in self.mounts],
             "grace": self.grace,
         }
 
@@ -125,7 +129,7 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
             shm_size=data["shm_size"],
             ulimits=tuple((name, soft, hard) for name, soft, hard in data["ulimits"]),
             scripts=tuple((text(name), content) for name, content in data["scripts"]),
-            mounts=tuple(FileMount(text(target), content, mode) for target, content, mode in data["mounts"]),
+            mounts=tuple(FileMount(text(target), *rest) for target, *rest in data["mounts"]),
             grace=data["grace"],
         )
 
