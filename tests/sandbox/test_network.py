@@ -84,8 +84,9 @@ def test_services_of_the_host_are_reached_by_its_address_only(box: Box, private:
     address = network.host_address()
     if address is None:
         pytest.skip("this machine has no route out")
+    # Not closed at once: older versions of pasta lose the answer of one in a dozen such connections
     with greeter(address) as (port, _):
-        assert run(box, private, f"timeout 5 nc -w 2 {address} {port} </dev/null").out == "welcome\n"
+        assert run(box, private, f"sleep 1 | timeout 5 nc -w 2 {address} {port}").out == "welcome\n"
     with greeter("127.0.0.1") as (port, said):
         for target in ("127.0.0.1", network.GATEWAY, resolv.NAME_SERVER, "0.0.0.0", "10.0.2.100", address):
             ran = run(box, private, f"timeout 2 nc -w 1 {target} {port} </dev/null")
