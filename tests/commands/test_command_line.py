@@ -135,7 +135,7 @@ def test_context_and_dockerfile_come_from_standard_input(program: Program) -> No
         (["build", "--shm-size", "x", "."], "invalid size"),
         (["build", "--ulimit", "x", "."], "unknown limit"),
         (["build", "--add-host", "x", "."], "--add-host is NAME:IP"),
-        (["build", "--network", "bridge", "."], "unknown network"),
+        (["build", "--network", "strange", "."], "unknown network"),
         (["build", "--progress", "x", "."], "unknown kind of progress"),
         (["build", "-o", "type=x", "."], "unknown type for --output"),
         (["build", "-o", "-", "-o", "type=oci", "."], "only one --output"),

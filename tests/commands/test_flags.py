@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from pybuild.api.request import Output, Ulimit
+from pybuild.api.request import Limits, Output, Ulimit
 from pybuild.commands import flags
 from pybuild.errors import UsageError
 
@@ -50,13 +50,19 @@ def test_labels() -> None:
 
 @pytest.mark.parametrize(
     ("text", "host"),
-    [("h:1.2.3.4", "h:1.2.3.4"), ("h=1.2.3.4", "h:1.2.3.4"), ("h:::1", "h:::1"), ("h:[::1]", "h:::1")],
+    [
+        ("h:1.2.3.4", "h:1.2.3.4"),
+        ("h=1.2.3.4", "h:1.2.3.4"),
+        ("h:::1", "h:::1"),
+        ("h:[::1]", "h:::1"),
+        ("h:host-gateway", "h:host-gateway"),
+    ],
 )
 def test_hosts(text: str, host: str) -> None:
     assert flags.add_host(text) == host
 
 
-@pytest.mark.parametrize("text", ["h", "h:", ":1.2.3.4", "h:1.2.3", "h:host-gateway", "a b:1.2.3.4"])
+@pytest.mark.parametrize("text", ["h", "h:", ":1.2.3.4", "h:1.2.3", "a b:1.2.3.4"])
 def test_other_hosts_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
         flags.add_host(text)
@@ -90,5 +96,61 @@ def test_an_archive_does_not_replace_a_directory_nor_the_other_way_round(tmp_pat
 
 def test_networks() -> None:
     assert flags.network("none") == "none"
+    assert flags.network("bridge") == "default"
     with pytest.raises(UsageError):
-        flags.network("bridge")
+        flags.network("strange")
+
+
+def limits(**given: object) -> Limits:
+    usual: dict[str, object] = {"memory": "", "memory_swap": "", "cpus": "", "cpu_quota": 0, "cpu_period": 0}
+    return flags.limits(**{**usual, "cpuset_cpus": "", "pids_limit": 0, "mode": "strict", **given})  # type: ignore[arg-type]
+
+
+def test_limits() -> None:
+    assert limits() == Limits()
+    assert limits(memory="64m", memory_swap="-1") == Limits(memory=64 << 20, memory_swap=-1)
+    assert limits(cpus="1.5") == Limits(cpu_quota=150_000, cpu_period=100_000)
+    assert limits(pids_limit=-1, cpuset_cpus="0-2,4") == Limits(cpuset_cpus="0-2,4")
+    assert limits(mode="best-effort").best_effort
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"memory": "1m"},
+        {"memory_swap": "64m"},
+        {"memory": "64m", "memory_swap": "32m"},
+        {"cpus": "0"},
+        {"cpus": "x"},
+        {"cpus": "1", "cpu_quota": 5000},
+        {"cpu_quota": 5},
+        {"cpuset_cpus": "a"},
+        {"pids_limit": -2},
+        {"mode": "lax"},
+    ],
+)
+def test_other_limits_are_refused(given: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        limits(**given)
+
+
+def test_durations() -> None:
+    assert [flags.duration(text, "--timeout") for text in ("", "90", "1m30s", "500ms")] == [0, 90, 90, 0.5]
+    for text in ("0", "-1s", "x", "1d"):
+        with pytest.raises(UsageError):
+            flags.duration(text, "--timeout")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no pem", b"\xff\xfe", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
+)
+def test_certificates_that_are_none_are_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "ca.pem"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="no certificates"):
+        flags.ca_bundle(str(path))
+    path.write_bytes(content + b"-----BEGIN PRIVATE KEY-----\n")
+    with pytest.raises(UsageError, match="private key"):
+        flags.ca_bundle(str(path))
+    with pytest.raises(UsageError, match="cannot read"):
+        flags.ca_bundle(str(tmp_path / "missing"))

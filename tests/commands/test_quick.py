@@ -22,6 +22,7 @@ PIECES = st.sampled_from(
         *("-t", "--tag", "--tag=a", "-ta", "-t=a", "-f", "-f-", "--file", "--file=", "-q", "--quiet", "--quiet=1"),
         *("--inline", "--no-inline", "--no-cache", "--build-arg", "--build-arg=A=b=c", "-qa", "-aq", "-a", "--all"),
         *("--format", "{{.ID}}", "--", "-", "", ".", "name", "other", "--human", "--no-human", "-n", "--unknown"),
+        *("--cpu-quota", "--cpu-quota=7", "--pids-limit=-1", "12", "-3", "1e3", "--cpu-period= 5", "-m1g"),
         *("--help", "-h", "--tag-", "-", "-o", "type=oci", "--metadata-file", "--force", "-é", "--é", "ö=ü", "\udcff"),
     ]
 )

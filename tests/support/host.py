@@ -74,7 +74,25 @@ def lacks_network() -> str:
     return ""
 
 
-LACKS = {"userns": lacks_userns, "multiid": lacks_multiid, "peers": lacks_peers, "network": lacks_network}
+@functools.cache
+def lacks_tun() -> str:
+    """Return why this user cannot have a private network, or ""."""
+    if not any(map(shutil.which, ("pasta", "slirp4netns"))):
+        return "neither pasta nor slirp4netns is installed"
+    try:
+        os.close(os.open("/dev/net/tun", os.O_RDWR))
+    except OSError as error:
+        return f"/dev/net/tun cannot be opened: {error.strerror}"
+    return lacks_userns()
+
+
+LACKS = {
+    "tun": lacks_tun,
+    "userns": lacks_userns,
+    "multiid": lacks_multiid,
+    "peers": lacks_peers,
+    "network": lacks_network,
+}
 
 
 def required() -> set[str]:

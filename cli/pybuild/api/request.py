@@ -31,6 +31,23 @@ class Output(NamedTuple):
     attrs: Mapping[str, str] = _NOTHING
 
 
+class Limits(NamedTuple):
+    """What each RUN may use at most; 0 and "" are no limit.
+
+    `memory` is in bytes, `memory_swap` memory and swap together (0: no swap, -1: as much as there is).
+    `cpu_quota` is processor time in microseconds within each `cpu_period` (0: the usual 100000). With
+    `best_effort` a limit that cannot be enforced is told, else it is an error.
+    """
+
+    memory: int = 0
+    memory_swap: int = 0
+    cpu_quota: int = 0
+    cpu_period: int = 0
+    cpuset_cpus: str = ""
+    pids: int = 0
+    best_effort: bool = False
+
+
 class BuildRequest(NamedTuple):
     """Everything `pybuild build` was told.
 
@@ -38,7 +55,10 @@ class BuildRequest(NamedTuple):
     that comes with the request. `dockerfile` is an absolute host path, a path inside a tar context, or
     "" for the default `Dockerfile`; `dockerfile_text` wins over it when not None (from standard input).
     `build_args` with value None are declared without a value. `no_cache_filter` names stages.
-    `shm_size` is in bytes, 0 the default. `extra_hosts` are "name:ip". `source_date_epoch` is in seconds.
+    `network` is private, host, none, or default: private where possible, else host. `shm_size` is in bytes, 0
+    the default. `extra_hosts` are "name:ip", where "host-gateway" stands for the host's address.
+    `ca_bundle` holds certificates as PEM that RUN trusts. `timeout` of the build and `step_timeout` of each RUN
+    are in seconds, 0 is none.
     """
 
     context: str = ""
@@ -56,6 +76,10 @@ class BuildRequest(NamedTuple):
     ulimits: tuple[Ulimit, ...] = ()
     outputs: tuple[Output, ...] = ()
     platform: str = ""
+    limits: Limits = Limits()
+    ca_bundle: str = ""
+    timeout: float = 0.0
+    step_timeout: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -64,6 +88,7 @@ class BuildRequest(NamedTuple):
             "build_args": dict(self.build_args),
             "labels": dict(self.labels),
             "ulimits": [limit._asdict() for limit in self.ulimits],
+            "limits": self.limits._asdict(),
             "outputs": [{**output._asdict(), "attrs": dict(output.attrs)} for output in self.outputs],
         }
 
@@ -76,6 +101,9 @@ class BuildRequest(NamedTuple):
                 values[name] = tuple(str(item) for item in values.get(name, ()))
             values["ulimits"] = tuple(Ulimit(**item) for item in values.get("ulimits", ()))
             values["outputs"] = tuple(Output(**item) for item in values.get("outputs", ()))
+            values["limits"] = Limits(**values.get("limits", {}))
+            for name in ("timeout", "step_timeout"):
+                values[name] = float(values.get(name, 0))
             return BuildRequest(**values)
         except (TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"malformed build request: {error}") from error

@@ -32,7 +32,10 @@ def build(
     label: Annotated[list[str] | None, Option(help="Label of the image.", metavar="KEY=V")] = None,
     no_cache: Annotated[bool, Option("--no-cache", help="Do everything anew.")] = False,
     no_cache_filter: Annotated[list[str] | None, Option(help="Do these stages anew.", metavar="STAGE,...")] = None,
-    network: Annotated[str, Option(help="Network of RUN: default, none or host.", metavar="MODE")] = "default",
+    network: Annotated[
+        str,
+        Option(help="Network of RUN: private, host, none, or default: private where possible.", metavar="MODE"),
+    ] = "default",
     add_host: Annotated[list[str] | None, Option(help="Line of /etc/hosts.", metavar="NAME:IP")] = None,
     shm_size: Annotated[str, Option(help="Size of /dev/shm, such as 64m.", metavar="SIZE")] = "",
     ulimit: Annotated[list[str] | None, Option(help="Limit of RUN.", metavar="NAME=SOFT[:HARD]")] = None,
@@ -50,6 +53,21 @@ def build(
         bool | None,
         Option("--inline/--no-inline", help="In this process, or in the daemon; the default is what is ready."),
     ] = None,
+    ca_bundle: Annotated[
+        str, Option(help="Certificates (PEM) that RUN trusts; not in the image.", metavar="FILE")
+    ] = "",
+    memory: Annotated[str, Option("-m", "--memory", help="Most memory of a RUN.", metavar="SIZE")] = "",
+    memory_swap: Annotated[str, Option(help="Memory and swap together; -1 is no limit of swap.", metavar="SIZE")] = "",
+    cpus: Annotated[str, Option(help="Processors of a RUN, such as 1.5.", metavar="N")] = "",
+    cpu_quota: Annotated[int, Option(help="Microseconds of each --cpu-period.", metavar="N")] = 0,
+    cpu_period: Annotated[int, Option(help="Microseconds; 100000 without it.", metavar="N")] = 0,
+    cpuset_cpus: Annotated[str, Option(help="Processors to use, such as 0-2,4.", metavar="LIST")] = "",
+    pids_limit: Annotated[int, Option(help="Most processes of a RUN.", metavar="N")] = 0,
+    limits: Annotated[
+        str, Option(help="strict, or best-effort: what cannot be limited here is told.", metavar="KIND")
+    ] = "strict",
+    timeout: Annotated[str, Option(help="Most time of the build, such as 1h30m.", metavar="TIME")] = "",
+    step_timeout: Annotated[str, Option(help="Most time of each RUN.", metavar="TIME")] = "",
     platform: Annotated[str, Option(help="Platform of the image.", metavar="OS/ARCH")] = "",
 ) -> int:
     """Build an image from a Dockerfile and the directory CONTEXT."""
@@ -63,7 +81,7 @@ def build(
         context="" if context == "-" else _directory(context),
         dockerfile=_dockerfile(file, context),
         tags=tuple(flags.tag(name) for name in tag or ()),
-        build_args=flags.build_args(build_arg or (), os.environ),
+        build_args={**_proxies(), **flags.build_args(build_arg or (), os.environ)},
         target=target,
         labels=flags.labels(label or ()),
         no_cache=no_cache,
@@ -75,6 +93,10 @@ def build(
         outputs=tuple(item for item in outputs if item is not to_stdout),
         platform=platform,
         dockerfile_text=_dockerfile_text(file, context),
+        limits=flags.limits(memory, memory_swap, cpus, cpu_quota, cpu_period, cpuset_cpus, pids_limit, limits),
+        ca_bundle=flags.ca_bundle(ca_bundle),
+        timeout=flags.duration(timeout, "--timeout"),
+        step_timeout=flags.duration(step_timeout, "--step-timeout"),
     )
     for path in filter(None, (iidfile, metadata_file)):
         _check_parent(path)
@@ -89,6 +111,13 @@ def build(
             metadata_file=metadata_file,
             print_id=quiet and to_stdout is None,
         )
+
+
+def _proxies() -> dict[str, str]:
+    from pybuild.commands import proxies
+    from pybuild.engine import paths
+
+    return proxies.configured(paths.config(), os.environ)
 
 
 def _run(

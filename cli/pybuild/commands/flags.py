@@ -5,11 +5,19 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pybuild.api.request import Output, Ulimit
+from pybuild.api.request import Limits, Output, Ulimit
 from pybuild.errors import PybuildError, UsageError
 
 OUTPUT_TYPES = ("oci", "docker", "tar", "local")
-NETWORKS = ("default", "none", "host")
+LIMITS = ("strict", "best-effort")
+MIN_MEMORY = 6 << 20
+"""Least that --memory takes, as with docker; less would not start a program."""
+
+MAX_BUNDLE = 4 << 20
+"""Largest file of certificates, in bytes."""
+
+_PERIOD = 100_000
+NETWORKS = ("default", "private", "host", "none")
 ULIMITS = (
     *("core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss"),
     *("rtprio", "rttime", "sigpending", "stack"),
@@ -81,7 +89,7 @@ def labels(given: Sequence[str]) -> dict[str, str]:
 
 
 def add_host(text: str) -> str:
-    """Return `NAME:IP` (or `NAME=IP`, `NAME:[IPv6]`) as "name:ip"."""
+    """Return `NAME:IP` (or `NAME=IP`, `NAME:[IPv6]`) as "name:ip"; the address `host-gateway` is worked out later."""
     import ipaddress
 
     match = re.fullmatch(r"([^:=\s]+)[:=](\S+)", text)
@@ -89,7 +97,7 @@ def add_host(text: str) -> str:
         raise UsageError(f"--add-host is NAME:IP, not: {text}")
     address = match[2]
     if address == "host-gateway":
-        raise UsageError(f"there is no gateway to the host here, use an address: {text}")
+        return f"{match[1]}:{address}"
     address = address[1:-1] if address.startswith("[") and address.endswith("]") else address
     try:
         ipaddress.ip_address(address)
@@ -99,7 +107,9 @@ def add_host(text: str) -> str:
 
 
 def network(text: str) -> str:
-    """Return the network mode."""
+    """Return the network mode; `bridge` is docker's name of its default."""
+    if text == "bridge":
+        return "default"
     if text not in NETWORKS:
         raise UsageError(f"unknown network for --network: {text}", f"known: {', '.join(NETWORKS)}")
     return text
@@ -155,4 +165,98 @@ def tag(text: str) -> str:
         parse_reference(text)
     except PybuildError as error:
         raise UsageError(f"invalid name for --tag: {error.message}", error.hint) from error
+    return text
+
+
+def limits(
+    memory: str,
+    memory_swap: str,
+    cpus: str,
+    cpu_quota: int,
+    cpu_period: int,
+    cpuset_cpus: str,
+    pids_limit: int,
+    mode: str,
+) -> Limits:
+    """Return the limits of RUN; "", 0 and, for processes, -1 stand for none."""
+    if mode not in LIMITS:
+        raise UsageError(f"unknown value for --limits: {mode}", f"known: {', '.join(LIMITS)}")
+    most = size(memory, "--memory") if memory else 0
+    if memory and most < MIN_MEMORY:
+        raise UsageError(f"--memory is at least {MIN_MEMORY >> 20}m, not: {memory}")
+    swap = -1 if memory_swap == "-1" else size(memory_swap, "--memory-swap") if memory_swap else 0
+    if swap and not most:
+        raise UsageError("--memory-swap needs --memory")
+    if 0 < swap < most:
+        raise UsageError(f"--memory-swap is memory and swap together, so not less than --memory: {memory_swap}")
+    if cpus and (cpu_quota or cpu_period):
+        raise UsageError("--cpus stands for --cpu-quota and --cpu-period: give it alone")
+    if cpus:
+        cpu_quota, cpu_period = _quota(cpus), _PERIOD
+    if cpu_period and not 1000 <= cpu_period <= 1_000_000:
+        raise UsageError(f"--cpu-period is from 1000 to 1000000 microseconds, not: {cpu_period}")
+    if cpu_quota == -1:
+        cpu_quota = 0
+    if cpu_quota and cpu_quota < 1000:
+        raise UsageError(f"--cpu-quota is at least 1000 microseconds, not: {cpu_quota}")
+    if cpuset_cpus and not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", cpuset_cpus):
+        raise UsageError(f"--cpuset-cpus is such as 0-2,4, not: {cpuset_cpus}")
+    if pids_limit < -1:
+        raise UsageError(f"invalid --pids-limit: {pids_limit}")
+    return Limits(
+        memory=most,
+        memory_swap=swap,
+        cpu_quota=cpu_quota,
+        cpu_period=cpu_period if cpu_quota else 0,
+        cpuset_cpus=cpuset_cpus,
+        pids=max(0, pids_limit),
+        best_effort=mode == "best-effort",
+    )
+
+
+def _quota(cpus: str) -> int:
+    if not re.fullmatch(r"\d+(\.\d*)?|\.\d+", cpus) or not 0.01 <= float(cpus) <= 1e6:
+        raise UsageError(f"--cpus is a number of processors from 0.01 on, such as 1.5, not: {cpus}")
+    return round(float(cpus) * _PERIOD)
+
+
+def duration(text: str, option: str) -> float:
+    """Return `90`, `90s`, `1h30m` in seconds."""
+    from pybuild.dockerfile.durations import NANOSECONDS, parse_duration
+
+    if not text:
+        return 0.0
+    try:
+        seconds = parse_duration(f"{text}s" if text.isdigit() else text) / NANOSECONDS["s"]
+    except PybuildError as error:
+        raise UsageError(f"invalid duration for {option}: {text}", "write for example `90s` or `1h30m`") from error
+    if seconds <= 0 or seconds > 1e7:
+        raise UsageError(f"{option} is more than nothing and less than 100 days: {text}")
+    return seconds
+
+
+def ca_bundle(path: str) -> str:
+    """Return the certificates in a file, checked."""
+    import ssl
+
+    if not path:
+        return ""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_BUNDLE + 1)
+    except OSError as error:
+        raise UsageError(f"cannot read the file of --ca-bundle: {path}: {error.strerror}") from error
+    if len(data) > MAX_BUNDLE:
+        raise UsageError(f"the file of --ca-bundle is over the limit of {MAX_BUNDLE} bytes: {path}")
+    if b"PRIVATE KEY-----" in data:
+        raise UsageError(f"the file of --ca-bundle holds a private key: {path}", "give the certificates alone")
+    try:
+        text = data.decode()
+        # Comments may hold what ASCII cannot, the certificates do not
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=data.decode("ascii", "ignore"))
+    except (ValueError, ssl.SSLError) as error:
+        raise UsageError(
+            f"the file of --ca-bundle holds no certificates as PEM: {path}",
+            "it has lines `-----BEGIN CERTIFICATE-----`; `openssl x509 -inform der` makes them of a DER file",
+        ) from error
     return text

@@ -5,6 +5,7 @@ as `--help`, a mistake, or several short flags in one word, the answer is None, 
 property test holds that both understand the same.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from types import NoneType, UnionType
 from typing import Any, get_args
@@ -12,6 +13,8 @@ from typing import Any, get_args
 from pybuild.commands.option import Argument, Option
 
 DEBUG = ("-v", "--debug")
+
+_NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 
 def parse(function: Callable[..., Any], words: Sequence[str]) -> dict[str, Any] | None:
@@ -44,7 +47,7 @@ class _Command:
         names = code.co_varnames[: code.co_argcount]
         self._required = set(names[: len(names) - len(defaults)])
         self._flags: dict[str, tuple[str, bool]] = {}
-        self._options: dict[str, tuple[str, bool]] = {}
+        self._options: dict[str, tuple[str, set[Any]]] = {}
         self._arguments: list[tuple[str, bool]] = []
         self.readable = all(self._read(name, function.__annotations__[name]) for name in names)
 
@@ -60,9 +63,9 @@ class _Command:
                 self._flags[yes] = (name, True)
                 if no:
                     self._flags[no] = (name, False)
-        elif isinstance(mark, Option) and kinds <= {str, list[str]}:
+        elif isinstance(mark, Option) and kinds <= {str, int, list[str]}:
             for option in mark.names or (f"--{name.replace('_', '-')}",):
-                self._options[option] = (name, list[str] in kinds)
+                self._options[option] = (name, kinds)
         else:
             return False
         return True
@@ -81,9 +84,13 @@ class _Command:
             word, text = word[:2], word[2:]
         if word not in self._options or (text is None and not words):
             return False
-        name, several = self._options[word]
+        name, kinds = self._options[word]
         text = words.pop(0) if text is None else text
-        if several:
+        if int in kinds:
+            if not _NUMBER.fullmatch(text):
+                return False
+            values[name] = int(text)
+        elif list[str] in kinds:
             values.setdefault(name, []).append(text)
         else:
             values[name] = text

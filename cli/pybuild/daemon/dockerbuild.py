@@ -16,9 +16,11 @@ from pybuild.api.events import (
     StepStarted,
     Transfer,
 )
-from pybuild.api.request import BuildRequest, Ulimit
+from pybuild.api.request import BuildRequest, Limits, Ulimit
 from pybuild.daemon.answers import boolean, integer, json_parameter
 from pybuild.errors import UsageError
+
+NETWORKS = ("default", "private", "host", "none")
 
 
 class Query(Protocol):
@@ -48,12 +50,37 @@ def request_from_query(query: Any) -> BuildRequest:
         target=query.get("target") or "",
         labels={str(name): str(value) for name, value in json_parameter(query, "labels", {}).items()},
         no_cache=boolean(query, "nocache"),
-        network=query.get("networkmode") or "default",
+        network=_network(query.get("networkmode") or "default"),
         extra_hosts=tuple(host for host in query.getall("extrahosts", []) if host),
         shm_size=integer(query, "shmsize"),
         ulimits=tuple(_ulimit(item) for item in json_parameter(query, "ulimits", [])),
         platform=query.get("platform") or "",
+        limits=_limits(query),
     )
+
+
+def _limits(query: Any) -> Limits:
+    # -1 is no limit
+    unlimited = {name for name in ("memory", "memswap", "cpuquota") if query.get(name) == "-1"}
+    memory, quota = (0 if name in unlimited else integer(query, name) for name in ("memory", "cpuquota"))
+    swap = -1 if "memswap" in unlimited else integer(query, "memswap")
+    return Limits(
+        memory=memory,
+        memory_swap=swap if memory else 0,
+        cpu_quota=quota,
+        cpu_period=integer(query, "cpuperiod") if quota else 0,
+        cpuset_cpus=query.get("cpusetcpus") or "",
+        # Docker's clients cannot ask for it, and a build that ran without limits is to run on
+        best_effort=True,
+    )
+
+
+def _network(mode: str) -> str:
+    if mode == "bridge":
+        return "default"
+    if mode not in NETWORKS:
+        raise UsageError(f"unknown network mode: {mode}", f"known: {', '.join(NETWORKS)}")
+    return mode
 
 
 def _ulimit(item: Any) -> Ulimit:

@@ -1,8 +1,9 @@
 """A build from request to image: the one place where all rooms meet."""
 
+import os
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Event as Flag
 from threading import Lock
@@ -16,6 +17,8 @@ from pybuild.context.errors import ContextError
 from pybuild.context.local import LocalContext
 from pybuild.dockerfile.parse import Dockerfile, parse
 from pybuild.engine import exporting, inputs
+from pybuild.engine.deadline import Deadline
+from pybuild.engine.networks import Networks
 from pybuild.engine.resolve import read_bases
 from pybuild.engine.snapshots import Snapshots
 from pybuild.engine.solve import Inputs, Solver, StageState, numbered, timestamp
@@ -27,6 +30,7 @@ from pybuild.oci.platform import Platform
 from pybuild.oci.reference import Reference, parse_reference
 from pybuild.plan.make import make
 from pybuild.plan.ops import BaseImage, NeedBases, Plan
+from pybuild.sandbox.cgroups import Limiter
 from pybuild.store.store import Store
 
 
@@ -47,9 +51,14 @@ def build(
     tags = [parse_reference(tag) for tag in request.tags]
     platform = inputs.host()
     with ExitStack() as stack:
+        deadline = stack.enter_context(Deadline(request.timeout, cancel))
+        stack.enter_context(_timeouts(deadline))
         store = stack.enter_context(Store.open(store_root))
         stack.enter_context(store.session())
         workers = stack.enter_context(Workers(cancel))
+        # Before there is a worker, which stays in the group it starts in
+        limiter = Limiter(request.limits, [os.getpid()])
+        limits_told = limiter.prepare()
         for left_over in store.sweep():
             workers.remove_if_possible(left_over)
         given = stack.enter_context(inputs.open_inputs(request, context_stream, store, workers))
@@ -64,6 +73,8 @@ def build(
             emit(Notice("warning", warning.message, warning.line))
         for notice in (*store.notices, *workers.notices()):
             emit(Notice("info", notice))
+        for told in limits_told:
+            emit(Notice("warning", told))
         context = ContextSource(given.context)
         solving = Inputs(
             store=store,
@@ -71,6 +82,9 @@ def build(
             context=context,
             images={reference: base.config for reference, base in bases.items()},
             workers=workers,
+            limiter=limiter,
+            deadline=deadline,
+            networks=stack.enter_context(Networks(workers, emit)),
             snapshots=Snapshots(store, workers),
             emit=emit,
             cancel=cancel,
@@ -84,6 +98,17 @@ def build(
         if cancel.is_set():
             raise CancelledError("the build was cancelled")
         return _commit(plan, state, platform, store, tags, request)
+
+
+@contextmanager
+def _timeouts(deadline: Deadline) -> Iterator[None]:
+    """Tell of a build that was cancelled for its time."""
+    try:
+        yield
+    except CancelledError as error:
+        if deadline.passed:
+            raise deadline.error() from error
+        raise
 
 
 def _remember(context: LocalContext, emit: Callable[[Event], None]) -> None:

@@ -2,7 +2,8 @@
 
 PybuildError
 └── StepError             a step failed; carries its place in the Dockerfile
-    └── RunFailedError    the command of a RUN ended with another status than 0
+    ├── RunFailedError    the command of a RUN ended with another status than 0
+    └── BuildTimeoutError the build, or a step of it, took longer than it may
 """
 
 from pybuild.errors import PybuildError
@@ -37,3 +38,7 @@ class StepError(PybuildError):
 
 class RunFailedError(StepError):
     """The command of a RUN ended with another status than 0."""
+
+
+class BuildTimeoutError(StepError):
+    """The build, or a step of it, took longer than it may; without a line when no step is to blame."""

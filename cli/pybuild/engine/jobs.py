@@ -16,6 +16,7 @@ from pybuild.layer.pack import Owners, pack_tree
 from pybuild.layer.remove import remove_tree
 from pybuild.layer.tarwriter import Packed, TarWriter
 from pybuild.sandbox.child import Job
+from pybuild.sandbox.holder import hold, join
 from pybuild.sandbox.idmap import is_mode
 from pybuild.sandbox.run import run as run_sandbox
 from pybuild.sandbox.spec import RunEnd, SandboxSpec
@@ -32,18 +33,22 @@ class RunResult(msgspec.Struct, frozen=True):
 
 
 def run(params: Any, fds: list[int]) -> RunResult:
-    """[spec, mode]; descriptors: standard output, standard error, the layer to be."""
+    """[spec, mode]; descriptors: standard output, standard error, the layer to be, the namespace of a
+    private network when the spec has one, and control groups to enter.
+    """
     wire, mode = params
     assert is_mode(mode)
     spec = SandboxSpec.from_wire(wire)
-    stdout, stderr, tar = fds
+    stdout, stderr, tar, *groups = fds
+    if spec.network == "private":
+        join(groups.pop(0))
 
     def pack(upper: int) -> Packed:
         writer = TarWriter(tar)
         pack_tree(upper, writer, lower_dirs=spec.lowers, owners=_owners(mode))
         return writer.finish()
 
-    return RunResult(*run_sandbox(spec, mode, stdout, stderr, pack))
+    return RunResult(*run_sandbox(spec, mode, stdout, stderr, pack, groups))
 
 
 def ingest(params: Any, fds: list[int]) -> Packed:
@@ -102,4 +107,5 @@ JOBS: dict[str, Job] = {
     "flatten": flatten,
     "unpack_context": unpack_context,
     "remove": remove,
+    "hold_network": hold,
 }

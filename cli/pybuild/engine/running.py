@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING
 
 from pybuild.api.events import StepLog
 from pybuild.api.request import BuildRequest
-from pybuild.engine.errors import RunFailedError
+from pybuild.engine.deadline import duration
+from pybuild.engine.errors import BuildTimeoutError, RunFailedError
 from pybuild.layer.tarwriter import Packed
 from pybuild.oci.digest import Digest
 from pybuild.plan.ops import RunOp
+from pybuild.sandbox import certificates
+from pybuild.sandbox.errors import SandboxError
 from pybuild.sandbox.spec import RunEnd, SandboxSpec
 from pybuild.store.blobs import BlobWriter
 
@@ -41,26 +44,48 @@ def run(op: RunOp, inputs: "Inputs", diff_ids: Sequence[Digest], number: int) ->
     sandbox could not be made, CancelledError.
     """
     store, workers, request = inputs.store, inputs.workers, inputs.request
+    network = inputs.networks.get(op.network)
     lowers = inputs.snapshots.lowers(diff_ids)
     staging = store.snapshots.staging()
     blob = store.blobs.create()
     try:
         spec = SandboxSpec(
             argv=op.argv,
-            env=op.env + op.hidden_env,
+            env=op.env + op.hidden_env + certificates.variables(request.ca_bundle, {name for name, _ in op.env}),
             cwd=op.cwd,
             user=op.user,
-            network="none" if op.network == "none" else "host",
+            network=network.mode,
             hostname=hostname(request),
-            extra_hosts=request.extra_hosts,
+            extra_hosts=network.hosts(request.extra_hosts),
+            resolv_conf=network.resolv_conf,
             shm_size=request.shm_size,
-            ulimits=tuple((limit.name, limit.soft, limit.hard) for limit in request.ulimits),
+            ulimits=(*inputs.limiter.ulimits, *((limit.name, limit.soft, limit.hard) for limit in request.ulimits)),
+            mounts=certificates.mounts(request.ca_bundle),
             lowers=tuple(os.fsencode(path) for path in lowers),
             staging=os.fsencode(staging),
             scripts=op.scripts,
         )
-        with _Output(lambda stream, text: inputs.emit(StepLog(number, stream, text))) as output:
-            end, packed = workers.run(spec, output.stdout, output.stderr, blob.fd)
+        with inputs.limiter.group() as group:
+            with _Output(lambda stream, text: inputs.emit(StepLog(number, stream, text))) as output:
+                try:
+                    end, packed = workers.run(
+                        spec,
+                        output.stdout,
+                        output.stderr,
+                        blob.fd,
+                        network.namespace,
+                        group.entries,
+                        request.step_timeout,
+                    )
+                except TimeoutError:
+                    raise _too_long(op, request.step_timeout, output.last) from None
+                except SandboxError as error:
+                    # The kernel may choose the sandbox's own first process
+                    if not group.out_of_memory():
+                        raise
+                    raise _out_of_memory(op, request.limits.memory, output.last, 137) from error
+            if packed is None and group.out_of_memory():
+                raise _out_of_memory(op, request.limits.memory, output.last, end.status)
         if packed is None:
             raise _failed(op, end, output.last)
         _publish(inputs, staging, packed.diff_id)
@@ -78,12 +103,28 @@ def _publish(inputs: "Inputs", staging: Path, diff_id: Digest) -> None:
         inputs.workers.remove_later(staging)
 
 
-def _failed(op: RunOp, end: RunEnd, log: Sequence[str]) -> RunFailedError:
-    status = end.status
+def _command(op: RunOp) -> str:
     shown = op.argv[-1] if len(op.argv) > 1 else " ".join(op.argv)
     command = " ".join(shown.split())
     if len(command) > 120:
         command = command[:117] + "..."
+    return command
+
+
+def _too_long(op: RunOp, seconds: float, log: Sequence[str]) -> BuildTimeoutError:
+    message = f"RUN was ended: it took longer than {duration(seconds)}: {_command(op)}"
+    return BuildTimeoutError(message, "`--step-timeout` gives it more time", log=tuple(log))
+
+
+def _out_of_memory(op: RunOp, limit: int, log: Sequence[str], status: int) -> RunFailedError:
+    size = f"{limit / (1 << 20):g} MB"
+    message = f"RUN was killed: memory limit {size} reached: {_command(op)}"
+    return RunFailedError(message, "`--memory` gives it more", log=tuple(log), status=status)
+
+
+def _failed(op: RunOp, end: RunEnd, log: Sequence[str]) -> RunFailedError:
+    status = end.status
+    command = _command(op)
     if status > 128:
         try:
             how = f"was killed by {Signals(status - 128).name}"

@@ -16,7 +16,9 @@ from pybuild.api.events import Event, StepDone, StepStarted, Transfer
 from pybuild.api.request import BuildRequest
 from pybuild.dockerfile.errors import DockerfileError
 from pybuild.engine import copying, running
+from pybuild.engine.deadline import Deadline
 from pybuild.engine.errors import StepError
+from pybuild.engine.networks import Networks
 from pybuild.engine.snapshots import Snapshots
 from pybuild.engine.sources import ContextSource, LayerSource, Source, stage_source
 from pybuild.engine.workers import Workers
@@ -38,6 +40,7 @@ from pybuild.plan.ops import (
     Step,
     WorkdirOp,
 )
+from pybuild.sandbox.cgroups import Limiter
 from pybuild.store.blobs import BlobWriter
 from pybuild.store.cache import CacheRecord
 from pybuild.store.store import Store
@@ -64,6 +67,9 @@ class Inputs(msgspec.Struct, frozen=True):
     context: ContextSource
     images: dict[str, ImageConfig]
     workers: Workers
+    networks: Networks
+    limiter: Limiter
+    deadline: Deadline
     snapshots: Snapshots
     emit: Callable[[Event], None]
     cancel: Flag
@@ -193,9 +199,12 @@ class Solver:
         try:
             return solve(step.op)
         except (StepError, CancelledError, DockerfileError) as error:
+            if isinstance(error, CancelledError) and self._in.deadline.passed:
+                error = self._in.deadline.error()
             if isinstance(error, StepError) and not error.line:
                 error.file, error.line, error.step = self._in.file, step.line, number
                 error.source = self._source(step)
+                raise error
             raise
         except PybuildError as error:
             raise StepError(

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Event as Flag
 from threading import Lock, Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pybuild.errors import CancelledError
 from pybuild.layer.tarwriter import Packed
@@ -17,6 +17,9 @@ from pybuild.sandbox.errors import SandboxError
 from pybuild.sandbox.spec import RunEnd, SandboxSpec
 from pybuild.sandbox.worker import Job, Worker
 from pybuild.tree.entry import Entry
+
+if TYPE_CHECKING:
+    from pybuild.sandbox.network import Helper, PrivateNetwork
 
 POLL_SECONDS = 0.1
 """How often a cancelled build is looked for while jobs run."""
@@ -91,12 +94,54 @@ class Workers:
                 self.stop()
                 return
 
-    def run(self, spec: SandboxSpec, stdout: int, stderr: int, tar: int) -> tuple[RunEnd, Packed | None]:
-        """Run a sandbox and pack its changes into `tar`; raise SandboxError, LayerError or CancelledError."""
+    def open_network(self, helpers: "Sequence[Helper]") -> "PrivateNetwork":
+        """Make a private network, which the caller closes; raise NetworkError or CancelledError."""
+        from pybuild.sandbox.network import open_private
+
+        self._check()
+        self.prepare()
+        assert self._worker is not None
+        return open_private(self._worker, helpers)
+
+    @property
+    def pid(self) -> int:
+        """Return the worker's process id."""
+        self.prepare()
+        assert self._worker is not None
+        return self._worker.pid
+
+    def run(
+        self,
+        spec: SandboxSpec,
+        stdout: int,
+        stderr: int,
+        tar: int,
+        network: int | None = None,
+        groups: Sequence[int] = (),
+        seconds: float = 0,
+    ) -> tuple[RunEnd, Packed | None]:
+        """Run a sandbox and pack its changes into `tar`.
+
+        `network` is the namespace that one with a private network joins, `groups` are descriptors of control
+        groups to enter, `seconds` is how long it may take when not 0. Raises SandboxError, LayerError,
+        CancelledError, TimeoutError.
+        """
         from pybuild.engine.jobs import RunResult
 
-        result = self._call("run", [spec, self.mode], [stdout, stderr, tar], RunResult)
+        private = [] if network is None else [network]
+        self._check()
+        self.prepare()
+        assert self._worker is not None
+        job = self._worker.submit("run", [spec, self.mode], [stdout, stderr, tar, *private, *groups])
+        try:
+            result = job.result(RunResult, self._cancel_read, seconds)
+        except CancelledError:
+            if job.timed_out:
+                raise TimeoutError from None
+            raise
         if result.end.cancelled:
+            if job.timed_out:
+                raise TimeoutError
             raise CancelledError("the build was cancelled")
         if result.end.problem:
             raise SandboxError(result.end.problem, result.end.hint)
@@ -150,9 +195,12 @@ class Workers:
             # Without namespaces there are no files of mapped ids either
             shutil.rmtree(directory, ignore_errors=True)
 
-    def _call(self, job: str, params: object, fds: Sequence[int], result: Any) -> Any:
+    def _check(self) -> None:
         if self._cancel.is_set() or self._stopped:
             raise CancelledError("the build was cancelled")
+
+    def _call(self, job: str, params: object, fds: Sequence[int], result: Any) -> Any:
+        self._check()
         self.prepare()
         assert self._worker is not None
         return self._worker.call(job, params, fds, result=result, cancel_fd=self._cancel_read)

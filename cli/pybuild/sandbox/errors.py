@@ -5,6 +5,8 @@ PybuildError
     ├── UserNamespaceError      this system or user may not make the namespaces needed
     ├── IdMapError              ids that cannot be mapped
     ├── ImageUserError          a USER that the image does not know, or that cannot be had here
+    ├── NetworkError            a private network that cannot be had
+    ├── LimitError              a limit that cannot be enforced
     └── JobFailedError          a job that ended without an answer, or with an error unknown here
 """
 
@@ -27,6 +29,14 @@ class ImageUserError(SandboxError):
     """A USER that the image does not know, or that cannot be had here."""
 
     http_status = 400
+
+
+class NetworkError(SandboxError):
+    """A private network that cannot be had here."""
+
+
+class LimitError(SandboxError):
+    """A limit that cannot be enforced here."""
 
 
 class JobFailedError(SandboxError):

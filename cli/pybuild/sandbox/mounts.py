@@ -21,6 +21,7 @@ from pybuild.sandbox.syscalls import (
     MOUNT_ATTR_NOSUID,
     MOUNT_ATTR_RDONLY,
     RESOLVE_IN_ROOT,
+    RESOLVE_NO_MAGICLINKS,
     RESOLVE_NO_SYMLINKS,
 )
 
@@ -126,11 +127,13 @@ class Root:
             self._mount_dev()
         with _step("hide what belongs to the host"):
             self._hide()
-        places = []
-        for item in self._mounted:
+        places: list[tuple[int, FileMount, int]] = []
+        for number, item in enumerate(self._mounted):
+            if item.optional and not self._has(os.fsencode(item.target)):
+                continue
             with _step(f"make a place for {item.target}"):
-                places.append(self.stubs.file(os.fsencode(item.target)))
-        for number, (item, place) in enumerate(zip(self._mounted, places, strict=True)):
+                places.append((number, item, self.stubs.file(os.fsencode(item.target))))
+        for number, item, place in places:
             with _step(f"mount {item.target}"):
                 self._bind_ours(f"file{number}".encode(), place)
         self.stubs.settle()
@@ -144,6 +147,13 @@ class Root:
 
     def _target(self, path: bytes, resolve: int = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS) -> int:
         return syscalls.openat2(self.fd, path, os.O_PATH, resolve)
+
+    def _has(self, path: bytes) -> bool:
+        try:
+            os.close(self._target(path, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS))
+        except OSError:
+            return False
+        return True
 
     def _attach(self, mount: int, path: bytes) -> None:
         target = self._target(path)

@@ -6,7 +6,6 @@ pid namespace, so nothing a RUN starts outlives it. What init has to say travels
 silence is an error, never success.
 """
 
-import fcntl
 import os
 import select
 import signal
@@ -14,7 +13,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Any, NamedTuple, NoReturn, TypeVar
@@ -23,11 +22,13 @@ import msgspec
 
 from pybuild.errors import PybuildError
 from pybuild.sandbox import overlay, payload, syscalls, wire
+from pybuild.sandbox.holder import bring_loopback_up
 from pybuild.sandbox.idmap import IdMode
 from pybuild.sandbox.machine import this_machine
 from pybuild.sandbox.mounts import Parts, Root
+from pybuild.sandbox.resolv import host_resolv_conf
 from pybuild.sandbox.seccomp import build_filter
-from pybuild.sandbox.spec import RunEnd, SandboxSpec
+from pybuild.sandbox.spec import Network, RunEnd, SandboxSpec
 from pybuild.sandbox.stubs import Made, remove_stubs
 from pybuild.sandbox.users import Identity, resolve_user
 
@@ -40,7 +41,6 @@ _NAMESPACES = (
     | syscalls.CLONE_NEWUTS
     | syscalls.CLONE_NEWCGROUP
 )
-_RESOLV_LIMIT = 64 << 10
 _FINDERS = sys.meta_path
 """Kept alive for `_forbid_imports`."""
 
@@ -50,10 +50,6 @@ _SOMEBODY = msgspec.convert([0, 0, [0], "/"], Identity)
 
 _LAST = {"status", "problem", "bug"}
 """Kinds of records after which init says nothing more."""
-
-_SIOCGIFFLAGS = 0x8913
-_SIOCSIFFLAGS = 0x8914
-_IFF_UP = 1
 
 
 @cache
@@ -83,24 +79,27 @@ def make_ready(mode: IdMode) -> None:
     It ends with this process.
     """
     with suppress(OSError):
-        _ready.append(_begin(mode, own_network=False))
+        _ready.append(_begin(mode, "host"))
 
 
-def run(spec: SandboxSpec, mode: IdMode, stdout: int, stderr: int, pack: Callable[[int], T]) -> tuple[RunEnd, T | None]:
+def run(
+    spec: SandboxSpec, mode: IdMode, stdout: int, stderr: int, pack: Callable[[int], T], groups: Sequence[int] = ()
+) -> tuple[RunEnd, T | None]:
     """Run a process to its end; its changes are in the directory `fs` of the staging directory afterwards.
 
     After status 0 they go through `pack`, which is given a descriptor of that directory; its result is the
-    second value. SIGTERM to this process cancels: it reaches the payload's process group and, after the grace
-    period, everything is killed. What keeps the sandbox from being made is the `problem` of the result; raises
-    OSError when not even the staging directory can be used, and what `pack` raises.
+    second value. `groups` are descriptors by which the sandbox enters control groups. SIGTERM to this process
+    cancels: it reaches the payload's process group and, after the grace period, everything is killed. What keeps
+    the sandbox from being made is the `problem` of the result; raises OSError when not even the staging directory
+    can be used, and what `pack` raises.
     """
     wake_reader, wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, _note)
     resolv_conf = _resolv_conf(spec)
     staging = overlay.prepare(spec)
-    own_network = spec.network == "none"
-    pid, reader, orders = _ready.pop() if _ready and not own_network else _begin(mode, own_network=own_network)
+    fits = bool(_ready) and spec.network == "host" and not groups
+    pid, reader, orders = _ready.pop() if fits else _begin(mode, spec.network, groups)
     try:
         with orders, suppress(ConnectionError):
             # Should it be gone, its report says why
@@ -122,18 +121,20 @@ def run(spec: SandboxSpec, mode: IdMode, stdout: int, stderr: int, pack: Callabl
     return end, packed
 
 
-def _begin(mode: IdMode, *, own_network: bool) -> _Ready:
+def _begin(mode: IdMode, network: Network, groups: Sequence[int] = ()) -> _Ready:
     """Clone init into its namespaces; it waits for orders then. Raises OSError."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     # Init takes its signals one by one and must miss none
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGTERM})
     try:
-        pid = syscalls.clone(_NAMESPACES | (syscalls.CLONE_NEWNET if own_network else 0))
+        # The namespace of control groups is to begin at those it enters
+        flags = _NAMESPACES & ~(syscalls.CLONE_NEWCGROUP if groups else 0)
+        pid = syscalls.clone(flags | (syscalls.CLONE_NEWNET if network == "none" else 0))
         if pid == 0:
             try:
                 signal.set_wakeup_fd(-1)
-                _init(mode, writer, theirs, own_network=own_network)
+                _init(mode, network, writer, theirs, groups)
             finally:
                 os._exit(1)
     except OSError:
@@ -200,7 +201,7 @@ def _judge(records: dict[str, Any], cancelled: bool) -> tuple[RunEnd, Made]:
     return RunEnd(code if code >= 0 else 128 - code, message=records.get("exec", "")), made
 
 
-def _init(mode: IdMode, report: int, orders: socket.socket, *, own_network: bool) -> NoReturn:
+def _init(mode: IdMode, network: Network, report: int, orders: socket.socket, groups: Sequence[int]) -> NoReturn:
     """Be pid 1: prepare, wait for orders, make the root, start the payload, reap until it ends."""
     try:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -209,6 +210,10 @@ def _init(mode: IdMode, report: int, orders: socket.socket, *, own_network: bool
             os._exit(1)
         # /proc/1 is closed to the payload: its exe is the interpreter, outside of the image
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+        for group in groups:
+            os.write(group, b"0")
+        if groups:
+            syscalls.unshare(syscalls.CLONE_NEWCGROUP)
         _close_all_but(report, orders.fileno())
         # Forked now, the payload's process prepares itself while the root is made; pivot_root takes it along
         waiting, starting = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -220,9 +225,9 @@ def _init(mode: IdMode, report: int, orders: socket.socket, *, own_network: bool
         waiting.close()
         os.umask(0)
         syscalls.mount(b"none", b"/", b"", syscalls.MS_REC | syscalls.MS_PRIVATE)
-        if own_network:
-            _bring_loopback_up()
-        parts = Parts(own_network=own_network)
+        if network == "none":
+            bring_loopback_up()
+        parts = Parts(own_network=network != "host")
         order = wire.receive(orders)
         if order is None:
             os._exit(1)
@@ -318,13 +323,6 @@ def _close_all_but(*kept: int) -> None:
     syscalls.close_range(first)
 
 
-def _bring_loopback_up() -> None:
-    name = struct.pack("16sH22x", b"lo", 0)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        (flags,) = struct.unpack_from("H", fcntl.ioctl(control, _SIOCGIFFLAGS, name), 16)
-        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", flags | _IFF_UP))
-
-
 def _tell(report: int, kind: str, value: object) -> None:
     data = msgspec.msgpack.encode([kind, value])
     write_all(report, struct.pack("I", len(data)) + data)
@@ -375,14 +373,7 @@ def _take_records(data: bytearray) -> Iterator[tuple[str, Any]]:
 
 
 def _resolv_conf(spec: SandboxSpec) -> bytes:
-    """Return what the host says about name servers; nothing where there is no network to ask over."""
-    if spec.network == "none":
-        return b""
-    try:
-        fd = os.open("/etc/resolv.conf", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return b""
-    try:
-        return os.read(fd, _RESOLV_LIMIT)
-    finally:
-        os.close(fd)
+    """Return what the caller or else the host says about name servers; nothing where there is no network."""
+    if spec.resolv_conf is not None:
+        return spec.resolv_conf
+    return b"" if spec.network == "none" else host_resolv_conf()

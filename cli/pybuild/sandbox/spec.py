@@ -7,7 +7,8 @@ import msgspec
 
 from pybuild.sandbox.errors import SandboxError
 
-Network = Literal["none", "host"]
+Network = Literal["none", "host", "private"]
+NETWORKS: tuple[Network, ...] = ("none", "host", "private")
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHM_SIZE = 64 << 20
@@ -16,11 +17,15 @@ MAX_LAYERS = 500
 
 
 class FileMount(msgspec.Struct, frozen=True):
-    """A file of ours that appears, read-only, at `target` (a path in the image, its last part not followed)."""
+    """A file of ours that appears, read-only, at `target` (a path in the image, its last part not followed).
+
+    An `optional` one only appears where the image has something.
+    """
 
     target: str
     content: bytes
     mode: int = 0o644
+    optional: bool = False
 
 
 Mount = FileMount
@@ -49,7 +54,8 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
     root; names are looked up in the image. `lowers` are unpacked layers on the host, bottom first. `staging` is
     an empty directory of the caller's on the same file system as a store that overlayfs can write to; the
     changes are left in its `fs`. `shm_size` is in bytes, 0 the default. `ulimits` are (name, soft, hard), -1
-    for unlimited. `extra_hosts` are "name:ip". `scripts` are (name, content) of files below /dev/pipes.
+    for unlimited. `extra_hosts` are "name:ip". `resolv_conf` takes the place of the host's when not None; with the
+    network "private" the caller has joined it. `scripts` are (name, content) of files below /dev/pipes.
     `grace` is how many seconds a cancelled process has between SIGTERM and SIGKILL.
     """
 
@@ -62,6 +68,7 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
     network: Network = "host"
     hostname: str = "pybuild"
     extra_hosts: tuple[str, ...] = ()
+    resolv_conf: bytes | None = None
     shm_size: int = 0
     ulimits: tuple[tuple[str, int, int], ...] = ()
     scripts: tuple[tuple[str, bytes], ...] = ()
@@ -72,8 +79,8 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
         """Raise SandboxError for what no sandbox could be made of."""
         if not self.argv or not self.argv[0]:
             raise SandboxError("there is no command to run")
-        if self.network not in ("none", "host"):
-            raise SandboxError(f"unknown network mode of a sandbox: {self.network}", "known: none, host")
+        if self.network not in NETWORKS:
+            raise SandboxError(f"unknown network mode of a sandbox: {self.network}", f"known: {', '.join(NETWORKS)}")
         if len(self.lowers) > MAX_LAYERS:
             raise SandboxError(f"image has more layers than one overlay can hold: {len(self.lowers)}")
         for name, _ in self.scripts:
@@ -96,10 +103,11 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
             "network": self.network,
             "hostname": os.fsencode(self.hostname),
             "extra_hosts": [os.fsencode(host) for host in self.extra_hosts],
+            "resolv_conf": self.resolv_conf,
             "shm_size": self.shm_size,
             "ulimits": [list(limit) for limit in self.ulimits],
             "scripts": [[os.fsencode(name), content] for name, content in self.scripts],
-            "mounts": [[os.fsencode(item.target), item.content, item.mode] for item in self.mounts],
+            "mounts": [[os.fsencode(item.target), item.content, item.mode, item.optional] for item in self.mounts],
             "grace": self.grace,
         }
 
@@ -117,10 +125,11 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
             network=data["network"],
             hostname=text(data["hostname"]),
             extra_hosts=tuple(map(text, data["extra_hosts"])),
+            resolv_conf=data["resolv_conf"],
             shm_size=data["shm_size"],
             ulimits=tuple((name, soft, hard) for name, soft, hard in data["ulimits"]),
             scripts=tuple((text(name), content) for name, content in data["scripts"]),
-            mounts=tuple(FileMount(text(target), content, mode) for target, content, mode in data["mounts"]),
+            mounts=tuple(FileMount(text(target), *rest) for target, *rest in data["mounts"]),
             grace=data["grace"],
         )
 

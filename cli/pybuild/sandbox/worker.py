@@ -35,21 +35,23 @@ class Job:
         self._number = number
         self._channel = channel
         self._cancelled = False
+        self.timed_out = False
 
     def cancel(self) -> None:
         """Ask for its end: a RUN gets SIGTERM and its grace period, anything else just stops."""
         self._cancelled = True
         self._worker._cancel(self._number)
 
-    def result(self, kind: Any, cancel_fd: int | None = None) -> Any:
+    def result(self, kind: Any, cancel_fd: int | None = None, seconds: float = 0) -> Any:
         """Wait for the answer and return it as `kind` (a type msgspec can decode to). To be called once.
 
-        When `cancel_fd` becomes readable the job is cancelled; nothing is read from it. Raises what the job
+        When `cancel_fd` becomes readable the job is cancelled; nothing is read from it. The same happens, and
+        `timed_out` tells of it, when that many `seconds` have passed and are not 0. Raises what the job
         raised, CancelledError for one that had nothing more to say, JobFailedError.
         """
         try:
             if cancel_fd is not None:
-                self._watch(cancel_fd)
+                self._watch(cancel_fd, seconds)
             answer = wire.receive(self._channel)
         except ConnectionError:
             answer = None
@@ -62,11 +64,13 @@ class Job:
             raise self._worker._cause_of_death()
         return _open_answer(answer[0], kind)
 
-    def _watch(self, cancel_fd: int) -> None:
+    def _watch(self, cancel_fd: int, seconds: float) -> None:
         poll = select.poll()
         poll.register(self._channel, select.POLLIN)
         poll.register(cancel_fd, select.POLLIN)
-        if self._channel.fileno() not in {fd for fd, _ in poll.poll()}:
+        ready = {fd for fd, _ in poll.poll(seconds * 1000 if seconds else None)}
+        if self._channel.fileno() not in ready:
+            self.timed_out = not ready
             self.cancel()
 
 
