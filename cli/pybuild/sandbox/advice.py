@@ -17,13 +17,16 @@ def add_ranges(user: str) -> str:
 
 def user_namespaces(number: int, *, after_unshare: bool) -> str:
     """Return what to do about user namespaces refused with errno `number`, from the signs this system shows."""
+    nested = "user namespaces are nested too deeply here; run pybuild in fewer containers inside each other"
     if number == errno.ENOSPC:
-        return (
-            "the sysctl `user.max_user_namespaces` is 0 or used up; an administrator can raise it: "
-            "`sysctl -w user.max_user_namespaces=15000`"
-        )
+        setting = "the sysctl `user.max_user_namespaces`"
+        raising = "an administrator can raise it: `sysctl -w user.max_user_namespaces=15000`"
+        if sysctl("user/max_user_namespaces") == "0":
+            return f"{setting} is 0; {raising}"
+        # Kernels since 4.9 say the same of both
+        return f"{setting} is used up; {raising}; or {nested}"
     if number == errno.EUSERS:
-        return "user namespaces are nested too deeply here; run pybuild in fewer containers inside each other"
+        return nested
     if number in (errno.ENOSYS, errno.EINVAL):
         return "the kernel is built without user namespaces; it needs CONFIG_USER_NS"
     if number not in (errno.EPERM, errno.EACCES):
