@@ -76,7 +76,7 @@ def test_masked_proc_is_a_lesser_one(tmp_path: Path) -> None:
     found = doctor(tmp_path, "masked_proc", code=0)
     ability = found["by_name"]["proc"]
     assert (ability["state"], ability["error"], found["level"]) == ("degraded", "EPERM", "lesser")
-    assert "/proc" in ability["fix"]
+    assert ability["fix"] == advice.masked_proc()
     doctor(tmp_path, "masked_proc", code=1, options=("--strict",))
 
 
@@ -140,6 +140,17 @@ def test_a_worker_gives_the_same_advice(lack: str, words: str, tmp_path: Path) -
     told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60).stdout.strip()
     assert words in told
     assert told == doctor(tmp_path, lack, code=1)["by_name"]["user-namespace"]["fix"]
+
+
+@pytest.mark.userns
+def test_a_worker_starts_as_root_of_one_id(tmp_path: Path) -> None:
+    code = "from pybuild.sandbox.worker import Worker\nwith Worker.start() as worker: print(worker.mode)\n"
+    command = [sys.executable, str(confined.__file__), "masked_proc", sys.executable, "-c", code]
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    environment.pop("PYBUILD_ID_MODE", None)
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert told.stdout.strip() == "single", told.stderr
+    assert doctor(tmp_path, "masked_proc", code=0)["mode"] == "single"
 
 
 def test_apparmor_gets_a_profile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

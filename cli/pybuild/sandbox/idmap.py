@@ -75,11 +75,16 @@ def _single() -> IdMap:
 
 
 def may_map_all() -> bool:
-    """May this process map ids that are not its own?"""
+    """May this process map ids that are not its own, and have groups in there?"""
     from pybuild.sandbox.caps import CAP_SETUID
     from pybuild.sandbox.syscalls import capabilities
 
-    return os.geteuid() == 0 and bool(capabilities() & CAP_SETUID)
+    # Root of a namespace with one id is forbidden setgroups, and so is whatever it makes inside
+    return os.geteuid() == 0 and bool(capabilities() & CAP_SETUID) and _first_line("/proc/self/setgroups") != "deny"
+
+
+def _first_line(path: str) -> str:
+    return next(iter(_lines(path)), "").strip()
 
 
 def _root() -> IdMap:

@@ -45,24 +45,23 @@ def proc(steps: Steps) -> Outcome:
     steps("make a mount and a pid namespace")
     syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID)
     own_mounts(steps)
-    # Only a child is in the new pid namespace
-    new = attempt(_new_proc)
-    if new.ok or new.number != errno.EPERM:
-        return new
-    again = attempt(_bound_proc)
-    if not again.ok:
-        return again
-    return Outcome(FALLBACK, new.number, f"{new.problem}; the one that is there is used", advice.masked_proc())
+    # Only a child is in the new pid namespace, and when the first one ends there can be no other
+    return attempt(_proc)
 
 
-def _new_proc(steps: Steps) -> None:
+def _proc(steps: Steps) -> Outcome:
     steps("mount a new /proc")
-    os.close(syscalls.new_mount(b"proc"))
-
-
-def _bound_proc(steps: Steps) -> None:
+    try:
+        os.close(syscalls.new_mount(b"proc"))
+    except OSError as error:
+        if error.errno != errno.EPERM:
+            raise
+    else:
+        return Outcome()
     steps("bind /proc")
     os.close(syscalls.open_tree(_FDCWD, b"/proc", recursive=True))
+    problem = "cannot mount a new /proc: Operation not permitted; the one that is there is used"
+    return Outcome(FALLBACK, errno.EPERM, problem, advice.masked_proc())
 
 
 def mounts(steps: Steps) -> None:
