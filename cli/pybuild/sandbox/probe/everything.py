@@ -82,27 +82,23 @@ def _user_namespace(steps: Steps) -> None:
 
 
 def _id_maps() -> tuple[IdMap | None, list[Ability]]:
-    """Return the best map that works and the abilities that concern maps."""
-    best: IdMap | None = None
+    """Return the map a build would choose, if it works, and the abilities that concern maps."""
+    chosen = idmap.choose()
     single, _ = inside(idmap.choose("single"), {})
     wanted = "root" if idmap.may_map_all() else "multi"
-    name = "root-ids" if wanted == "root" else "subordinate-ids"
     try:
-        full = idmap.choose(wanted)
+        full, _ = inside(idmap.choose(wanted), {})
     except IdMapError as error:
-        outcome = Outcome("find ids to map", 0, error.message, error.hint)
-    else:
-        outcome, _ = inside(full, {})
-        if outcome.ok:
-            best = full
-    if best is None and single.ok:
-        best = idmap.choose("single")
-    # With all ids the single one is only a spare, and the other way round
-    abilities = [
-        _ability(name, "wanted" if single.ok else "required", "files of other users than root in images", outcome),
-        _ability("single-id", "optional" if outcome.ok else "required", "builds without subordinate ids", single),
-    ]
-    return best, abilities
+        full = Outcome("find ids to map", 0, error.message, error.hint)
+    by_one = chosen.mode == "single"
+    name = "root-ids" if wanted == "root" else "subordinate-ids"
+    several = _ability(name, "wanted" if by_one else "required", "files of other users than root in images", full)
+    if not by_one and not full.ok and single.ok:
+        # Builds choose by what the system promises, and fail when that is broken
+        several = _with_fix(several, f"{several.fix}; or build with one id: PYBUILD_ID_MODE=single")
+    one = _ability("single-id", "required" if by_one else "optional", "builds without subordinate ids", single)
+    works = single.ok if by_one else full.ok
+    return chosen if works else None, [several, one]
 
 
 def _inside(ids: IdMap, place: str) -> list[Ability]:
