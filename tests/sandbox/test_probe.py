@@ -222,3 +222,15 @@ def test_fixes_come_once_and_the_most_needed_first() -> None:
 def test_the_mount_a_path_lies_on() -> None:
     assert store.mounted("/proc").kind == "proc"
     assert store.existing("/proc/no/such") == "/proc"
+
+
+@pytest.mark.userns
+def test_people_are_told_what_would_help(tmp_path: Path) -> None:
+    command = [sys.executable, str(confined.__file__), "seccomp", sys.executable, "-m", "pybuild", "doctor"]
+    environment = {**os.environ, "PYBUILD_STORE": str(tmp_path), "PYTHONPATH": str(SOURCE)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert ended.stdout.startswith("Mode    none: RUN does not work here")
+    told, _, fixes = ended.stdout.partition("What would help:\n")
+    assert "cannot make a user namespace: Operation not permitted [EPERM]" in told
+    assert "  user-namespace: a seccomp filter forbids it" in fixes
