@@ -25,6 +25,7 @@ BUILT_IN: dict[str, Row] = {
     "prune": Row("pybuild.commands.prune:prune", "Remove what nothing needs"),
     "df": Row("pybuild.commands.df:df", "Show how much of the disk is used"),
     "daemon": Row("pybuild.commands.daemon:app", "Start, stop and look at the daemon"),
+    "doctor": Row("pybuild.commands.doctor:doctor", "Find out what builds can do here, and what would help"),
     "version": Row("pybuild.commands.version:version", "Show versions"),
     "completion": Row("pybuild.commands.completion:completion", "Print a completion script for a shell"),
 }

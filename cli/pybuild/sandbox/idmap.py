@@ -11,6 +11,7 @@ import stat
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple, TypeGuard
 
+from pybuild.sandbox import advice
 from pybuild.sandbox.errors import IdMapError, SandboxError, UserNamespaceError
 
 IdMode = Literal["multi", "root", "single"]
@@ -74,11 +75,16 @@ def _single() -> IdMap:
 
 
 def may_map_all() -> bool:
-    """May this process map ids that are not its own?"""
+    """May this process map ids that are not its own, and have groups in there?"""
     from pybuild.sandbox.caps import CAP_SETUID
     from pybuild.sandbox.syscalls import capabilities
 
-    return os.geteuid() == 0 and bool(capabilities() & CAP_SETUID)
+    # Root of a namespace with one id is forbidden setgroups, and so is whatever it makes inside
+    return os.geteuid() == 0 and bool(capabilities() & CAP_SETUID) and _first_line("/proc/self/setgroups") != "deny"
+
+
+def _first_line(path: str) -> str:
+    return next(iter(_lines(path)), "").strip()
 
 
 def _root() -> IdMap:
@@ -103,7 +109,7 @@ def _multi() -> IdMap:
             who = user or str(os.getuid())
             raise IdMapError(
                 f"there are no subordinate ids for {who} in {path}",
-                f"ask an administrator for `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {who}`",
+                advice.add_ranges(who),
             )
     return IdMap("multi", chain(os.geteuid(), uids), chain(os.getegid(), gids), helpers)
 
@@ -142,7 +148,7 @@ def find_helper(name: str) -> str:
         if os.path.isfile(path) and os.access(path, os.X_OK):
             break
     else:
-        raise IdMapError(f"`{name}` is not installed", "install the package `uidmap` (or `shadow-utils`)")
+        raise IdMapError(f"`{name}` is not installed", advice.INSTALL_HELPERS)
     try:
         state = os.stat(path)
         powerful = (state.st_uid == 0 and bool(state.st_mode & stat.S_ISUID)) or _has_capability(path)
@@ -151,7 +157,7 @@ def find_helper(name: str) -> str:
         raise IdMapError(f"cannot look at `{path}`: {error.strerror}") from error
     if os.geteuid() != 0 and not powerful:
         raise IdMapError(f"`{path}` is not set-uid root", f"an administrator can do `chmod u+s {path}`")
-    if os.geteuid() != 0 and (mounted_without or _status("NoNewPrivs") == "1"):
+    if os.geteuid() != 0 and (mounted_without or advice.status("NoNewPrivs") == "1"):
         raise IdMapError(f"`{path}` cannot become root here", "set-uid programs have no effect in this environment")
     return path
 
@@ -207,7 +213,8 @@ def write_maps(ids: IdMap, pid: int, run: Callable[[Sequence[str]], tuple[int, s
             _write(f"/proc/{pid}/{name}", "".join(lines))
     except OSError as error:
         raise UserNamespaceError(
-            f"cannot map ids in a user namespace: {error.strerror}", advice(error.errno or 0, after_unshare=True)
+            f"cannot map ids in a user namespace: {error.strerror}",
+            advice.user_namespaces(error.errno or 0, after_unshare=True),
         ) from error
 
 
@@ -219,62 +226,6 @@ def _write(path: str, text: str) -> None:
 def refused(step: str, number: int) -> SandboxError:
     """Return the error for a step of entering the namespace that failed with errno `number`."""
     message = f"cannot {step}: {os.strerror(number)}"
-    return UserNamespaceError(message, advice(number, after_unshare=not step.startswith("make a user namespace")))
-
-
-def advice(number: int, *, after_unshare: bool) -> str:
-    """Return what to do about user namespaces refused with errno `number`, from the signs this system shows."""
-    import errno
-
-    if number == errno.ENOSPC:
-        return "the sysctl `user.max_user_namespaces` is 0 or used up; an administrator can raise it"
-    if number == errno.EUSERS:
-        return "user namespaces are nested too deeply here"
-    if number == errno.ENOSYS:
-        return "the kernel is built without user namespaces"
-    if number not in (errno.EPERM, errno.EACCES):
-        return ""
-    if _sysctl("kernel/apparmor_restrict_unprivileged_userns") == "1" and os.geteuid() != 0:
-        return (
-            "AppArmor restricts user namespaces here (`kernel.apparmor_restrict_unprivileged_userns` is 1); "
-            "an administrator can allow them for this program with a profile that has `userns,`"
-        )
-    if _sysctl("kernel/unprivileged_userns_clone") == "0" and os.geteuid() != 0:
-        return "the sysctl `kernel.unprivileged_userns_clone` is 0; an administrator can set it to 1"
-    if _status("Seccomp") == "2":
-        return (
-            "a seccomp filter forbids it, as in a container: run that with `--security-opt seccomp=unconfined`, "
-            "or a profile that allows user namespaces"
-        )
-    if not after_unshare and _in_chroot():
-        return "this process runs in a chroot, where the kernel allows no user namespaces; run it outside of that"
-    return "a security module or the kernel's settings forbid user namespaces to this user"
-
-
-def _sysctl(name: str) -> str:
-    try:
-        with open(f"/proc/sys/{name}", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
-
-
-def _status(field: str) -> str:
-    try:
-        with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
-            for line in file:
-                name, _, value = line.partition(":")
-                if name == field:
-                    return value.strip()
-    except OSError:
-        return ""
-    return ""
-
-
-def _in_chroot() -> bool:
-    """A process whose root is not the root of a mount was moved there by chroot."""
-    try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-            return not any(line.split()[4] == "/" for line in file)
-    except OSError:
-        return False
+    return UserNamespaceError(
+        message, advice.user_namespaces(number, after_unshare=not step.startswith("make a user namespace"))
+    )

@@ -4,7 +4,7 @@ import errno
 import os
 import stat
 
-from pybuild.sandbox import syscalls
+from pybuild.sandbox import advice, syscalls
 from pybuild.sandbox.errors import SandboxError
 from pybuild.sandbox.spec import SandboxSpec
 
@@ -112,11 +112,4 @@ def by_options(lowers: list[bytes], upper: bytes, work: bytes) -> int:
 
 
 def _explained(error: OSError) -> SandboxError:
-    hints = {
-        errno.EINVAL: "the store may lie on a file system that overlayfs cannot write to, such as another overlay "
-        "or NFS; name another place with PYBUILD_STORE",
-        errno.EOPNOTSUPP: "the store's file system lacks extended attributes; name another place with PYBUILD_STORE",
-        errno.ENODEV: "the kernel has no overlayfs; load the module `overlay`",
-        errno.EPERM: "overlayfs in user namespaces needs Linux 5.11 or later",
-    }
-    return SandboxError(f"cannot mount the layers: {error.strerror}", hints.get(error.errno or 0, ""))
+    return SandboxError(f"cannot mount the layers: {error.strerror}", advice.overlay(error.errno or 0))

@@ -8,7 +8,7 @@ import os
 import resource
 import signal
 
-from pybuild.sandbox import caps, syscalls
+from pybuild.sandbox import advice, caps, syscalls
 from pybuild.sandbox.errors import ImageUserError, SandboxError
 from pybuild.sandbox.idmap import IdMode
 from pybuild.sandbox.spec import DEFAULT_PATH, SandboxSpec
@@ -142,8 +142,7 @@ def _become_user(who: Identity, mode: IdMode) -> None:
         if (who.uid, who.gid) != (0, 0):
             raise ImageUserError(
                 f"cannot run as user {who.uid}:{who.gid}: it needs subordinate ids",
-                "an administrator can give you some: install `uidmap` and call "
-                "`usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER`",
+                f"{advice.INSTALL_HELPERS}; {advice.add_ranges('USER')}",
             )
         return
     try:

@@ -57,6 +57,7 @@ _FSCONFIG_SET_STRING = 1
 _FSCONFIG_CMD_CREATE = 6
 _CLOSE_RANGE_CLOEXEC = 4
 _SECCOMP_SET_MODE_FILTER = 1
+_SECCOMP_GET_ACTION_AVAIL = 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
 # Keeps the interpreter's lock, which a cloned process must find held by itself
@@ -220,6 +221,11 @@ def seccomp_filter(program: bytes) -> None:
     buffer = ctypes.create_string_buffer(program, len(program))
     head = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
     _check(_call("seccomp", _SECCOMP_SET_MODE_FILTER, 0, head), "seccomp")
+
+
+def seccomp_offers(action: int) -> None:
+    """Raise OSError(EOPNOTSUPP) when this kernel's filters cannot answer with `action` (SECCOMP_RET_...)."""
+    _check(_call("seccomp", _SECCOMP_GET_ACTION_AVAIL, 0, struct.pack("I", action)), "seccomp")
 
 
 def close_range(first: int, last: int = 0xFFFFFFFF, *, on_exec: bool = False) -> None:

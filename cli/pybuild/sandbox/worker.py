@@ -254,7 +254,7 @@ def _start(ids: IdMap) -> Worker:
         theirs.close()
     try:
         _expect_entered(ours, process)
-        idmap.write_maps(ids, process.pid, _run_helper)
+        idmap.write_maps(ids, process.pid, run_helper)
         ours.send(b"mapped", socket.MSG_NOSIGNAL)
     except BaseException as error:
         ours.close()
@@ -288,7 +288,8 @@ def _refusal(said: bytes) -> SandboxError | None:
     return idmap.refused(step, int(number)) if word == "refused" and number.isdigit() else None
 
 
-def _run_helper(command: Sequence[str]) -> tuple[int, str]:
+def run_helper(command: Sequence[str]) -> tuple[int, str]:
+    """Run a program that writes a map; return its status and what it wrote to standard error."""
     import subprocess
 
     try:

@@ -1,0 +1,180 @@
+"""All trials in turn, and what follows from them."""
+
+import errno
+import os
+import shutil
+import sys
+import tempfile
+from functools import partial
+
+import msgspec
+
+from pybuild.sandbox import advice, idmap, syscalls
+from pybuild.sandbox.errors import IdMapError
+from pybuild.sandbox.idmap import IdMap
+from pybuild.sandbox.probe import limits, namespaces, store
+from pybuild.sandbox.probe.report import SCHEMA, Ability, Mode, Need, Report, level_of
+from pybuild.sandbox.probe.trial import Body, Outcome, Steps, attempt, inside
+
+_INSIDE: dict[str, tuple[Need, str]] = {
+    "mount-namespace": ("required", "the files of RUN"),
+    "pid-namespace": ("required", "ending all that RUN started"),
+    "ipc-namespace": ("required", "no shared memory with this system"),
+    "uts-namespace": ("required", "a host name for RUN"),
+    "cgroup-namespace": ("required", "hiding control groups"),
+    "net-namespace": ("wanted", "`--network=none`"),
+    "proc": ("required", "a /proc for RUN"),
+    "mounts": ("required", "/dev, /sys and the files that are mounted"),
+    "seccomp": ("required", "keeping RUN from dangerous system calls"),
+    "store-xattrs": ("required", "layers, and owners when there is one id only"),
+    "overlay": ("required", "stacking layers without copying them"),
+}
+
+
+def probe(store_root: str) -> Report:
+    """Try everything that builds with the store at `store_root` need. To be called in a process with one thread.
+
+    Nothing is left behind, the store is not made.
+    """
+    place = store.existing(store_root)
+    found = [
+        _ability("user-namespace", "required", "everything", attempt(_user_namespace), after_unshare=False),
+        _ability("store", "required", "images and layers", attempt(partial(store.writable, place=place))),
+    ]
+    if found[1].state != "ok" and not found[1].fix:
+        found[1] = _with_fix(found[1], advice.OTHER_STORE)
+    ids: IdMap | None = None
+    if found[0].state == "ok":
+        ids, maps = _id_maps()
+        found += maps
+    if ids is not None:
+        found += _inside(ids, place if found[1].state == "ok" else tempfile.gettempdir())
+    found += [_seccomp_notify(), _network(), _control_groups()]
+    required = [item for item in found if item.need == "required"]
+    works = ids is not None and all(item.state != "missing" for item in required)
+    mode: Mode = ids.mode if works and ids is not None else "none"
+    abilities = tuple(found)
+    return Report(
+        schema=SCHEMA,
+        mode=mode,
+        level=level_of(mode, abilities),
+        store=store_root,
+        abilities=abilities,
+        profile=advice.apparmor_profile(program()) if _blames_apparmor(abilities) else "",
+    )
+
+
+def program() -> str:
+    """Return the file that the kernel and AppArmor know this program by."""
+    return os.path.realpath(sys.executable)
+
+
+def _blames_apparmor(abilities: tuple[Ability, ...]) -> bool:
+    denied = (errno.errorcode[errno.EPERM], errno.errorcode[errno.EACCES])
+    return advice.apparmor_restricts() and any(
+        item.error in denied for item in abilities if item.need == "required" and item.state == "missing"
+    )
+
+
+def _user_namespace(steps: Steps) -> None:
+    steps("make a user namespace")
+    syscalls.unshare(syscalls.CLONE_NEWUSER)
+
+
+def _id_maps() -> tuple[IdMap | None, list[Ability]]:
+    """Return the map a build would choose, if it works, and the abilities that concern maps."""
+    chosen = idmap.choose()
+    single, _ = inside(idmap.choose("single"), {})
+    wanted = "root" if idmap.may_map_all() else "multi"
+    try:
+        full, _ = inside(idmap.choose(wanted), {})
+    except IdMapError as error:
+        full = Outcome("find ids to map", 0, error.message, error.hint)
+    by_one = chosen.mode == "single"
+    name = "root-ids" if wanted == "root" else "subordinate-ids"
+    several = _ability(name, "wanted" if by_one else "required", "files of other users than root in images", full)
+    if not by_one and not full.ok and single.ok:
+        # Builds choose by what the system promises, and fail when that is broken
+        several = _with_fix(several, f"{several.fix}; or build with one id: PYBUILD_ID_MODE=single")
+    one = _ability("single-id", "required" if by_one else "optional", "builds without subordinate ids", single)
+    works = single.ok if by_one else full.ok
+    return chosen if works else None, [several, one]
+
+
+def _inside(ids: IdMap, place: str) -> list[Ability]:
+    bodies: dict[str, Body] = {
+        f"{kind}-namespace": partial(namespaces.namespace, kind=kind)
+        for kind in ("mount", "pid", "ipc", "uts", "cgroup", "net")
+    }
+    directory = tempfile.mkdtemp(prefix=".pybuild-probe-", dir=place)
+    try:
+        bodies |= {
+            "proc": namespaces.proc,
+            "mounts": namespaces.mounts,
+            "seccomp": namespaces.seccomp,
+            "store-xattrs": partial(store.attributes, directory=directory),
+            "overlay": partial(store.layers, directory=directory),
+        }
+        made, found = inside(ids, bodies)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    abilities = [_ability(name, *_INSIDE[name], found.get(name, made)) for name in bodies]
+    hints = {
+        "store-xattrs": f"the store's file system lacks extended attributes; {advice.OTHER_STORE}",
+        "overlay": advice.OTHER_STORE,
+    }
+    return [
+        _with_fix(item, hints[item.name]) if item.state == "missing" and not item.fix and item.name in hints else item
+        for item in abilities
+    ]
+
+
+def _seccomp_notify() -> Ability:
+    outcome = attempt(namespaces.seccomp_notify)
+    fix = "" if outcome.ok else "it needs Linux 5.0 or later"
+    return _with_fix(_ability("seccomp-notify", "optional", "imitating owners with one id", outcome), fix)
+
+
+def _network() -> Ability:
+    name, purpose = "private-network", "a network of its own for RUN"
+    outcome = attempt(limits.tunnel)
+    helper = limits.network_helper()
+    if not outcome.ok:
+        fix = "load the module and open the device to users: `modprobe tun && chmod 0666 /dev/net/tun`"
+        if advice.container():
+            fix = "give the container the device, as by `docker run --device /dev/net/tun`"
+        return _with_fix(_ability(name, "optional", purpose, outcome), fix)
+    if not helper:
+        problem = "neither `pasta` nor `slirp4netns` is on PATH"
+        fix = "install the package `passt`, such as by `apt install passt`"
+        return Ability(name, "missing", "optional", purpose, step="find a helper", problem=problem, fix=fix)
+    return Ability(name, "ok", "optional", purpose, detail=helper)
+
+
+def _control_groups() -> Ability:
+    ability = _ability("cgroups", "optional", "limits of memory and processes", attempt(limits.control_groups))
+    fix = "run pybuild in a delegated group: `systemd-run --user --scope -p Delegate=yes pybuild ...`"
+    return ability if ability.state == "ok" else _with_fix(ability, fix)
+
+
+def _ability(name: str, need: Need, purpose: str, outcome: Outcome, *, after_unshare: bool = True) -> Ability:
+    if outcome.ok:
+        return Ability(name, "ok", need, purpose, detail=outcome.detail)
+    degraded = outcome.step == namespaces.FALLBACK
+    fix = outcome.hint
+    if not fix and need != "optional" and name != "store":
+        fix = advice.user_namespaces(outcome.number, after_unshare=after_unshare)
+    return Ability(
+        name,
+        "degraded" if degraded else "missing",
+        need,
+        purpose,
+        step="" if degraded else outcome.step,
+        error=errno.errorcode.get(outcome.number, ""),
+        problem=outcome.problem,
+        fix=fix,
+    )
+
+
+def _with_fix(ability: Ability, fix: str) -> Ability:
+    return msgspec.structs.replace(ability, fix=fix)

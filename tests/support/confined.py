@@ -1,0 +1,160 @@
+"""Runs a command in a worse world: `python confined.py LACK COMMAND...`, each lack by the mechanism that causes it.
+
+Not imported by tests but executed: what it does to itself cannot be undone.
+"""
+
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+
+from pybuild.sandbox import idmap, syscalls
+from pybuild.sandbox.machine import this_machine
+from pybuild.sandbox.probe.trial import SECONDS
+
+_FDCWD = -100
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w", encoding="ascii") as file:
+        file.write(text)
+
+
+def _own_namespace() -> None:
+    """Become root of a user namespace with one id, and have mounts of one's own."""
+    uid, gid = os.geteuid(), os.getegid()
+    syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
+    _write("/proc/self/setgroups", "deny")
+    _write("/proc/self/uid_map", f"0 {uid} 1")
+    _write("/proc/self/gid_map", f"0 {gid} 1")
+    syscalls.mount(b"none", b"/", b"", syscalls.MS_REC | syscalls.MS_PRIVATE)
+
+
+def no_user_namespaces() -> None:
+    """The sysctl user.max_user_namespaces, which each user namespace has of its own."""
+    _own_namespace()
+    _write("/proc/sys/user/max_user_namespaces", "0")
+
+
+def seccomp() -> None:
+    """A filter that answers EPERM to unshare, as containers have."""
+    load, equal, give = 0x20, 0x15, 0x06
+    rows = [
+        (load, 0, 0, 0),
+        (equal, 0, 1, this_machine().numbers["unshare"]),
+        (give, 0, 0, 0x00050001),
+        (give, 0, 0, 0x7FFF0000),
+    ]
+    syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+    syscalls.seccomp_filter(b"".join(struct.pack("HBBI", *row) for row in rows))
+
+
+def chroot() -> None:
+    """A root directory that is no mount, with all of this system in it."""
+    _own_namespace()
+    place = tempfile.mkdtemp()
+    for name in os.listdir("/"):
+        source = f"/{name}"
+        if os.path.islink(source):
+            os.symlink(os.readlink(source), place + source)
+        elif os.path.isdir(source):
+            os.mkdir(place + source)
+            syscalls.mount(source.encode(), (place + source).encode(), b"", syscalls.MS_BIND | syscalls.MS_REC)
+    os.chroot(place)
+    os.chdir("/")
+
+
+def masked_proc() -> None:
+    """A /proc of which a part is covered by another mount."""
+    _own_namespace()
+    syscalls.mount(b"/dev/null", b"/proc/uptime", b"", syscalls.MS_BIND)
+
+
+def nested() -> None:
+    """As many user namespaces inside each other as the kernel allows."""
+    for _ in range(40):
+        try:
+            _own_namespace()
+        except OSError:
+            return
+    raise SystemExit("there is no limit")
+
+
+def store_on_overlay() -> None:
+    """A store on an overlay, as in a container."""
+    _own_namespace()
+    store = os.environ["PYBUILD_STORE"]
+    os.makedirs(store, exist_ok=True)
+    base = tempfile.mkdtemp(dir=os.path.dirname(store))
+    for name in ("lower", "upper", "work"):
+        os.mkdir(f"{base}/{name}")
+    options = f"lowerdir={base}/lower,upperdir={base}/upper,workdir={base}/work,userxattr"
+    syscalls.mount(b"overlay", store.encode(), b"overlay", 0, options.encode())
+
+
+def read_only_store() -> None:
+    """A store on a file system mounted read-only."""
+    _own_namespace()
+    store = os.environ["PYBUILD_STORE"].encode()
+    os.makedirs(store, exist_ok=True)
+    syscalls.mount(b"none", store, b"tmpfs", syscalls.MS_RDONLY)
+
+
+def store_limits() -> None:
+    """A store on a file system mounted nosuid, nodev and noexec."""
+    _own_namespace()
+    store = os.environ["PYBUILD_STORE"].encode()
+    os.makedirs(store, exist_ok=True)
+    syscalls.mount(b"none", store, b"tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC)
+
+
+def _with_helper(script: str, mode: int, ranges: str) -> None:
+    """As root: become a user with `ranges` for whom newuidmap is `script`."""
+    user = 12345
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    syscalls.mount(b"none", b"/", b"", syscalls.MS_REC | syscalls.MS_PRIVATE)
+    place = tempfile.mkdtemp()
+    os.chmod(place, 0o755)
+    _write(f"{place}/helper", script)
+    os.chmod(f"{place}/helper", mode)
+    _write(f"{place}/ranges", ranges)
+    os.chmod(f"{place}/ranges", 0o644)
+    for path in (*map(_helper, ("newuidmap", "newgidmap")), "/etc/subuid", "/etc/subgid"):
+        source = f"{place}/{'ranges' if path.startswith('/etc') else 'helper'}"
+        syscalls.mount(source.encode(), path.encode(), b"", syscalls.MS_BIND)
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+
+
+def _helper(name: str) -> str:
+    return idmap.find_helper(name)
+
+
+def failing_helper() -> None:
+    """A newuidmap with the set-uid bit that exits with 1."""
+    _with_helper("#!/bin/sh\necho no luck >&2\nexit 1\n", 0o4755, "12345:100000:65536\n")
+
+
+def powerless_helper() -> None:
+    """A newuidmap without the set-uid bit."""
+    _with_helper("#!/bin/sh\n", 0o755, "12345:100000:65536\n")
+
+
+def no_ranges() -> None:
+    """Helpers, and no range for this user."""
+    _with_helper("#!/bin/sh\n", 0o4755, "somebody:100000:65536\n")
+
+
+LACKS = {
+    action.__name__: action
+    for action in (
+        *(no_user_namespaces, seccomp, chroot, masked_proc, nested, store_on_overlay, read_only_store, store_limits),
+        *(failing_helper, powerless_helper, no_ranges),
+    )
+}
+
+if __name__ == "__main__":
+    LACKS[sys.argv[1]]()
+    sys.exit(subprocess.run(sys.argv[2:], timeout=4 * SECONDS, check=False).returncode)
