@@ -2,8 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
+from pybuild.commands.option import Option
 from pybuild.commands.output import as_json, table, write_line
 from pybuild.errors import ExitCode
 
@@ -19,8 +18,8 @@ _MODES = {
 
 
 def doctor(
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="End with 1 unless all is as good as it gets.")] = False,
+    json: Annotated[bool, Option("--json", help="Print one JSON object.")] = False,
+    strict: Annotated[bool, Option("--strict", help="End with 1 unless all is as good as it gets.")] = False,
 ) -> int:
     """Try out what builds need here, and tell how to get what is missing.
 

@@ -168,9 +168,9 @@ class _Server:
                 os.close(self._wake_reader)
                 os.close(self._wake_writer)
                 word, fds = wire.receive_with_fds(orders, 16)
-                if word == b"prepare":
+                while word == b"prepare":
                     make_ready(self._mode)
-                    _, fds = wire.receive_with_fds(orders, 16)
+                    word, fds = wire.receive_with_fds(orders, 16)
                 orders.close()
                 if fds:
                     perform(socket.socket(fileno=fds[0]), self._jobs)

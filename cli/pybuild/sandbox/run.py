@@ -78,6 +78,8 @@ def make_ready(mode: IdMode) -> None:
 
     It ends with this process.
     """
+    if _ready:
+        return
     with suppress(OSError):
         _ready.append(_begin(mode, "host"))
 
