@@ -35,6 +35,7 @@ class BuildRequest:
     that comes with the request. `dockerfile` is an absolute host path, a path inside a tar context, or
     "" for the default `Dockerfile`; `dockerfile_text` wins over it when not None (from standard input).
     `build_args` with value None are declared without a value. `no_cache_filter` names stages.
+    `root_emulation` is auto, off, fake or full.
     `shm_size` is in bytes, 0 the default. `extra_hosts` are "name:ip". `source_date_epoch` is in seconds.
     """
 
@@ -53,6 +54,7 @@ class BuildRequest:
     ulimits: tuple[Ulimit, ...] = ()
     outputs: tuple[Output, ...] = ()
     platform: str = ""
+    root_emulation: str = "auto"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""

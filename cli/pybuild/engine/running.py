@@ -58,6 +58,7 @@ def run(op: RunOp, inputs: "Inputs", diff_ids: Sequence[Digest], number: int) ->
             lowers=tuple(os.fsencode(path) for path in lowers),
             staging=os.fsencode(staging),
             scripts=op.scripts,
+            emulation=workers.emulation(request.root_emulation),
         )
         with _Output(lambda stream, text: inputs.emit(StepLog(number, stream, text))) as output:
             end, packed = workers.run(spec, output.stdout, output.stderr, blob.fd)

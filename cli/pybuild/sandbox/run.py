@@ -22,6 +22,8 @@ import msgspec
 
 from pybuild.errors import PybuildError
 from pybuild.sandbox import overlay, payload, syscalls
+from pybuild.sandbox.emulate.install import build_programs
+from pybuild.sandbox.emulate.supervisor import Supervisor
 from pybuild.sandbox.idmap import IdMode
 from pybuild.sandbox.machine import this_machine
 from pybuild.sandbox.mounts import Root
@@ -70,6 +72,8 @@ def run(spec: SandboxSpec, mode: IdMode, stdout: int, stderr: int, pack: Callabl
     OSError when not even the staging directory can be used, and what `pack` raises.
     """
     resolv_conf = _resolv_conf(spec)
+    if spec.emulation != "off":
+        build_programs()
     staging = overlay.prepare(spec)
     reader, writer = os.pipe2(os.O_CLOEXEC)
     wake_reader, wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -77,20 +81,28 @@ def run(spec: SandboxSpec, mode: IdMode, stdout: int, stderr: int, pack: Callabl
     flags = _NAMESPACES | (syscalls.CLONE_NEWNET if spec.network == "none" else 0)
     # Init takes its signals one by one and must miss none; this process hears them by its pipe
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGTERM})
+    supervisor = Supervisor() if spec.emulation == "full" else None
+    handover = supervisor.handover.fileno() if supervisor else -1
     pid = syscalls.clone(flags)
     if pid == 0:
         try:
             signal.set_wakeup_fd(-1)
-            _init(spec, mode, writer, stdout, stderr, resolv_conf)
+            _init(spec, mode, writer, stdout, stderr, resolv_conf, handover)
         finally:
             os._exit(1)
     signal.signal(signal.SIGTERM, _note)
     signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     try:
         os.close(writer)
+        if supervisor:
+            supervisor.handover.close()
         records, cancelled = _watch(pid, reader, wake_reader, spec.grace)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
+        if supervisor:
+            # Not a change more from here on
+            ending, supervisor = supervisor, None
+            ending.end()
         end, made = _judge(records, cancelled)
         upper = os.open(overlay.UPPER, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staging)
         remove_stubs(upper, made)
@@ -100,6 +112,8 @@ def run(spec: SandboxSpec, mode: IdMode, stdout: int, stderr: int, pack: Callabl
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+        if supervisor:
+            supervisor.end()
     for fd in (reader, wake_reader, wake_writer, upper, staging):
         os.close(fd)
     return end, packed
@@ -158,7 +172,9 @@ def _judge(records: dict[str, Any], cancelled: bool) -> tuple[RunEnd, Made]:
     return RunEnd(code if code >= 0 else 128 - code, message=records.get("exec", "")), made
 
 
-def _init(spec: SandboxSpec, mode: IdMode, report: int, stdout: int, stderr: int, resolv_conf: bytes) -> NoReturn:
+def _init(
+    spec: SandboxSpec, mode: IdMode, report: int, stdout: int, stderr: int, resolv_conf: bytes, handover: int
+) -> NoReturn:
     """Be pid 1: make the root, start the payload, reap until it ends."""
     try:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -167,14 +183,14 @@ def _init(spec: SandboxSpec, mode: IdMode, report: int, stdout: int, stderr: int
             os._exit(1)
         # /proc/1 is closed to the payload: its exe is the interpreter, outside of the image
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
-        _close_all_but(report, stdout, stderr)
+        _close_all_but(report, stdout, stderr, *((handover,) if handover >= 0 else ()))
         # Forked now, the payload's process prepares itself while the root is made; pivot_root takes it along
         waiting, starting = os.pipe2(os.O_CLOEXEC)
         child = syscalls.clone(0)
         if child == 0:
             os.close(starting)
-            _payload(spec, mode, report, stdout, stderr, waiting)
-        for fd in {stdout, stderr, waiting}:
+            _payload(spec, mode, report, stdout, stderr, waiting, handover)
+        for fd in {stdout, stderr, waiting, handover} - {-1}:
             os.close(fd)
         os.umask(0)
         syscalls.mount(b"none", b"/", b"", syscalls.MS_REC | syscalls.MS_PRIVATE)
@@ -196,7 +212,9 @@ def _init(spec: SandboxSpec, mode: IdMode, report: int, stdout: int, stderr: int
         os._exit(1)
 
 
-def _payload(spec: SandboxSpec, mode: IdMode, report: int, stdout: int, stderr: int, waiting: int) -> NoReturn:
+def _payload(
+    spec: SandboxSpec, mode: IdMode, report: int, stdout: int, stderr: int, waiting: int, handover: int
+) -> NoReturn:
     """Be the process that is to run: prepare, wait for the root and the identity, execute."""
     try:
         _forbid_imports()
@@ -211,7 +229,7 @@ def _payload(spec: SandboxSpec, mode: IdMode, report: int, stdout: int, stderr: 
         if not go:
             # There will be no root, and init says why
             os._exit(1)
-        env = payload.become(spec, _IDENTITY.decode(go), mode)
+        env = payload.become(spec, _IDENTITY.decode(go), mode, handover)
         error = payload.execute(spec.argv, env)
         message = f"cannot execute `{spec.argv[0]}`: {error.strerror}"
         _tell(report, "exec", message)
