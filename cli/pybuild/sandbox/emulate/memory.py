@@ -11,7 +11,8 @@ PATH_MAX = 4096
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
-_syscall.argtypes = [ctypes.c_long] * 2 + [ctypes.c_void_p, ctypes.c_ulong] * 2 + [ctypes.c_ulong]
+_word, _pointer = ctypes.c_ulong, ctypes.c_void_p
+_syscall.argtypes = [ctypes.c_long, ctypes.c_long, _pointer, _word, _pointer, _word, _word]
 _TOP = 1 << 64
 
 
