@@ -159,6 +159,17 @@ def test_fake_only_seems_to(one: Box) -> None:
     assert "srv/n" not in owners(ran)
 
 
+@pytest.mark.userns
+def test_orphans_stay_who_they_were(one: Box) -> None:
+    ran = one.sh(
+        "su www -c '(sleep 0.3; touch /tmp/o; id -u > /tmp/who) &'; touch /tmp/r; sleep 1;cat /tmp/who; id -u",
+        emulation="full",
+    )
+    assert ran.out.split() == ["33", "0"], ran.err
+    found = owners(ran)
+    assert (found["tmp/o"][2], found["tmp/r"][2]) == (33, 0)
+
+
 FUZZ = r"""
 #define _GNU_SOURCE
 #include <sys/mman.h>
