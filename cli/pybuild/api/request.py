@@ -58,7 +58,7 @@ class BuildRequest(NamedTuple):
     `network` is private, host, none, or default: private where possible, else host. `shm_size` is in bytes, 0
     the default. `extra_hosts` are "name:ip", where "host-gateway" stands for the host's address.
     `ca_bundle` holds certificates as PEM that RUN trusts. `timeout` of the build and `step_timeout` of each RUN
-    are in seconds, 0 is none.
+    are in seconds, 0 is none. `root_emulation` is auto, off, fake or full.
     """
 
     context: str = ""
@@ -80,6 +80,7 @@ class BuildRequest(NamedTuple):
     ca_bundle: str = ""
     timeout: float = 0.0
     step_timeout: float = 0.0
+    root_emulation: str = "auto"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""

@@ -69,6 +69,10 @@ def build(
     timeout: Annotated[str, Option(help="Most time of the build, such as 1h30m.", metavar="TIME")] = "",
     step_timeout: Annotated[str, Option(help="Most time of each RUN.", metavar="TIME")] = "",
     platform: Annotated[str, Option(help="Platform of the image.", metavar="OS/ARCH")] = "",
+    root_emulation: Annotated[
+        str,
+        Option(help="With one user id only, how RUN is root: auto, off, fake or full.", metavar="HOW"),
+    ] = "auto",
 ) -> int:
     """Build an image from a Dockerfile and the directory CONTEXT."""
     from pybuild.commands import flags
@@ -92,6 +96,7 @@ def build(
         ulimits=tuple(map(flags.ulimit, ulimit or ())),
         outputs=tuple(item for item in outputs if item is not to_stdout),
         platform=platform,
+        root_emulation=_emulation(root_emulation),
         dockerfile_text=_dockerfile_text(file, context),
         limits=flags.limits(memory, memory_swap, cpus, cpu_quota, cpu_period, cpuset_cpus, pids_limit, limits),
         ca_bundle=flags.ca_bundle(ca_bundle),
@@ -206,6 +211,13 @@ def _one_to_stdout(outputs: list[Output]) -> Output | None:
             f"an image as {found[0].type} will not be written to a terminal", "give dest=PATH, or redirect the output"
         )
     return found[0] if found else None
+
+
+def _emulation(text: str) -> str:
+    known = ("auto", "off", "fake", "full")
+    if text not in known:
+        raise UsageError(f"unknown emulation of root: {text}", f"known: {', '.join(known)}")
+    return text
 
 
 def _directory(context: str) -> str:

@@ -64,6 +64,7 @@ def run(op: RunOp, inputs: "Inputs", diff_ids: Sequence[Digest], number: int) ->
             lowers=tuple(os.fsencode(path) for path in lowers),
             staging=os.fsencode(staging),
             scripts=op.scripts,
+            emulation=workers.emulation(request.root_emulation),
         )
         with inputs.limiter.group() as group:
             with _Output(lambda stream, text: inputs.emit(StepLog(number, stream, text))) as output:

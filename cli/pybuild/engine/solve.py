@@ -259,7 +259,9 @@ class Solver:
             "hostname": running.hostname(request),
         }
         chain = chain_id(state.diff_ids)
-        key = run_key(op, chain, self._plan.platform, self._in.workers.mode, options)
+        emulation = self._in.workers.emulation(request.root_emulation)
+        mode = self._in.workers.mode if emulation == "off" else f"{self._in.workers.mode}+{emulation}"
+        key = run_key(op, chain, self._plan.platform, mode, options)
         record = self._lookup(key, stage)
         if record is not None:
             return record, ""

@@ -10,11 +10,11 @@ from threading import Event as Flag
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any
 
-from pybuild.errors import CancelledError
+from pybuild.errors import CancelledError, UsageError
 from pybuild.layer.tarwriter import Packed
 from pybuild.sandbox import idmap
 from pybuild.sandbox.errors import SandboxError
-from pybuild.sandbox.spec import RunEnd, SandboxSpec
+from pybuild.sandbox.spec import EMULATIONS, Emulation, RunEnd, SandboxSpec
 from pybuild.sandbox.worker import Job, Worker
 from pybuild.tree.entry import Entry
 
@@ -65,6 +65,18 @@ class Workers:
     def mode(self) -> str:
         """Return the id mode: multi, root or single."""
         return self._ids.mode
+
+    def emulation(self, wanted: str) -> Emulation:
+        """Return how RUN steps emulate root: not at all where ids need not be emulated, else as asked for.
+
+        Raises UsageError for an unknown word.
+        """
+        if wanted == "auto":
+            wanted = "full"
+        for known in EMULATIONS:
+            if wanted == known:
+                return known if self.mode == "single" else "off"
+        raise UsageError(f"unknown emulation of root: {wanted}", f"known: auto, {', '.join(EMULATIONS)}")
 
     def notices(self) -> list[str]:
         """Return what the user should know of how RUN steps will work here."""

@@ -14,10 +14,11 @@ import msgspec
 
 from pybuild.layer.errors import LayerError, from_os, shown
 from pybuild.layer.limits import DEFAULT_LIMITS, Limits
-from pybuild.layer.names import CAPABILITY, NODE_XATTR, OPAQUE_MARKER, OVERLAY_OPAQUE, OWNER_XATTR, marked_name
+from pybuild.layer.names import CAPABILITY, OPAQUE_MARKER, OVERLAY_OPAQUE, marked_name
 from pybuild.layer.remove import remove_tree
 from pybuild.layer.tarreader import Member, Readable, members
 from pybuild.tree.entry import BLOCK, CHAR, DIR, FIFO, FILE, HARDLINK, SYMLINK, Entry
+from pybuild.tree.notes import LINK_XATTR, NODE_XATTR, OWNER_XATTR, link_note, node_note, owner_note
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -141,6 +142,8 @@ class _Target:
             os.symlink(entry.link, name, dir_fd=fd)
             if self._real:
                 self._own(fd, name, entry)
+            elif not self._bare:
+                self._note(fd, name, entry)
             os.utime(name, ns=(entry.mtime, entry.mtime), dir_fd=fd, follow_symlinks=False)
         elif kind == FIFO:
             self._clear(fd, name, path)
@@ -286,7 +289,7 @@ class _Target:
             except OSError as error:
                 raise _unmapped(error, entry) from error
         elif not self._bare and (entry.uid or entry.gid):
-            os.setxattr(fd, OWNER_XATTR, b"%d:%d" % (entry.uid, entry.gid))
+            os.setxattr(fd, OWNER_XATTR, owner_note(entry.uid, entry.gid))
         if entry.xattrs and not self._bare:
             for key, value in entry.xattrs.items():
                 self._xattr(fd, key, value)
@@ -308,6 +311,17 @@ class _Target:
         except OSError as error:
             raise _unmapped(error, entry) from error
 
+    def _note(self, fd: int, name: bytes, entry: Entry) -> None:
+        """Note the owner of what is neither file nor directory."""
+        if entry.uid or entry.gid:
+            path = b"/proc/self/fd/%d/%b" % (fd, name)
+            try:
+                os.setxattr(path, LINK_XATTR, link_note(entry.uid, entry.gid), follow_symlinks=False)
+            except OSError as error:
+                # A plain user outside of a namespace may not
+                if error.errno not in (errno.EPERM, errno.EOPNOTSUPP):
+                    raise
+
     def _fifo(self, fd: int, name: bytes, entry: Entry) -> None:
         os.mkfifo(name, 0o600, dir_fd=fd)
         # To open one for reading does not wait with O_NONBLOCK. User attributes are not for fifos (xattr(7)).
@@ -318,6 +332,8 @@ class _Target:
                     os.fchown(inner, entry.uid, entry.gid)
                 except OSError as error:
                     raise _unmapped(error, entry) from error
+            elif not self._bare:
+                self._note(fd, name, entry)
             os.fchmod(inner, entry.mode)
             os.utime(inner, ns=(entry.mtime, entry.mtime))
         finally:
@@ -328,8 +344,7 @@ class _Target:
         self._clear(fd, name, entry.path)
         out = os.open(name, _CREATE, 0o600, dir_fd=fd)
         try:
-            kind = {CHAR: b"c", BLOCK: b"b"}[entry.type]
-            os.setxattr(out, NODE_XATTR, b"%b:%d:%d" % (kind, *entry.rdev))
+            os.setxattr(out, NODE_XATTR, node_note({CHAR: "c", BLOCK: "b"}[entry.type], *entry.rdev))
             self._metadata(out, entry, entry.mode)
         finally:
             os.close(out)

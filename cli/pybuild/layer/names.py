@@ -8,11 +8,6 @@ WHITEOUT_META_PREFIX = b".wh..wh."
 OPAQUE_MARKER = b".wh..wh..opq"
 
 OVERLAY_OPAQUE = b"user.overlay.opaque"
-OWNER_XATTR = b"user.pybuild.owner"
-"""`uid:gid` of a file whose owner cannot be set, because only one id is mapped."""
-NODE_XATTR = b"user.pybuild.node"
-"""`c:major:minor` or `b:...` of an empty file that stands for a device."""
-
 CAPABILITY = b"security.capability"
 _RESERVED = (b"user.overlay.", b"user.pybuild.")
 

@@ -13,15 +13,14 @@ from pybuild.layer.errors import LayerError, from_os, shown
 from pybuild.layer.limits import DEFAULT_LIMITS
 from pybuild.layer.names import (
     CAPABILITY,
-    NODE_XATTR,
     OVERLAY_OPAQUE,
-    OWNER_XATTR,
     WHITEOUT_PREFIX,
     keeps_xattr,
     plain_capability,
 )
 from pybuild.layer.tarwriter import TarWriter
 from pybuild.tree.entry import BLOCK, CHAR, DIR, FIFO, FILE, HARDLINK, SYMLINK, WHITEOUT, Entry
+from pybuild.tree.notes import LINK_XATTR, NODE_XATTR, OWNER_XATTR, read_link, read_node, read_owner
 
 Owners = Literal["real", "xattr"]
 
@@ -221,6 +220,14 @@ class _Packing:
         else:
             entry.type = CHAR if kind == stat.S_IFCHR else BLOCK
             entry.rdev = (os.major(state.st_rdev), os.minor(state.st_rdev))
+        if self._noted:
+            try:
+                note = os.getxattr(b"/proc/self/fd/%d/%b" % (fd, name), LINK_XATTR, follow_symlinks=False)
+            except OSError:
+                return
+            owner = read_link(note)
+            if owner is not None:
+                entry.uid, entry.gid = owner
 
     def _again(self, fd: int, name: bytes, entry: Entry, kind: int, first: bytes) -> None:
         """Write another name of something that has one: a hard link to a file, a copy of anything else."""
@@ -250,8 +257,8 @@ class _Packing:
         if kept:
             entry.xattrs = kept
         if self._noted and OWNER_XATTR in marks:
-            owner = _numbers(marks[OWNER_XATTR])
-            if len(owner) == 2 and max(owner) < (1 << 32) - 1:
+            owner = read_owner(marks[OWNER_XATTR])
+            if owner is not None:
                 entry.uid, entry.gid = owner
         return marks
 
@@ -287,16 +294,10 @@ def _look(lower: bytes, path: bytes) -> os.stat_result | None:
 
 def _as_device(entry: Entry, node: bytes) -> bool:
     """Turn an empty file back into the device it stands for; False if it says nothing of the kind."""
-    kind, _, numbers = node.partition(b":")
-    rdev = _numbers(numbers)
-    if kind not in (b"c", b"b") or len(rdev) != 2 or rdev[0] >= 1 << 12 or rdev[1] >= 1 << 20:
+    found = read_node(node)
+    if found is None:
         return False
-    entry.type = CHAR if kind == b"c" else BLOCK
+    kind, *rdev = found
+    entry.type = CHAR if kind == "c" else BLOCK
     entry.rdev = rdev[0], rdev[1]
     return True
-
-
-def _numbers(text: bytes) -> list[int]:
-    """Return decimals separated by colons, an empty list for anything else: a RUN may write these attributes."""
-    parts = text.split(b":")
-    return [int(part) for part in parts] if all(part.isdigit() and len(part) <= 10 for part in parts) else []

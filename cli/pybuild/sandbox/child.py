@@ -17,6 +17,7 @@ import msgspec
 
 from pybuild.errors import PybuildError
 from pybuild.sandbox import syscalls, wire
+from pybuild.sandbox.emulate.install import build_programs
 from pybuild.sandbox.idmap import IdMode
 from pybuild.sandbox.run import make_ready, seccomp_program
 
@@ -54,6 +55,8 @@ def _serve(control: socket.socket, mode: IdMode, jobs: Mapping[str, Job]) -> int
     # Python's own handler would let a RUN end its pid 1, which no signal without a handler can
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     seccomp_program()
+    if mode == "single":
+        build_programs()
     # Forks share memory until it is written to, and a collection writes to all of it
     gc.collect()
     gc.disable()

@@ -5,6 +5,7 @@ Few imports: a worker needs this before anything else.
 
 import os
 import sys
+from typing import NamedTuple
 
 from pybuild.sandbox.errors import SandboxError
 
@@ -28,13 +29,43 @@ _COMMON = {
 }
 
 _X86_64 = {
+    "open": 2,
+    "stat": 4,
+    "fstat": 5,
+    "lstat": 6,
     "ioctl": 16,
     "socket": 41,
     "clone": 56,
+    "execve": 59,
+    "mkdir": 83,
+    "creat": 85,
+    "symlink": 88,
+    "chown": 92,
+    "fchown": 93,
+    "lchown": 94,
+    "getuid": 102,
+    "getgid": 104,
+    "setuid": 105,
+    "setgid": 106,
+    "geteuid": 107,
+    "getegid": 108,
+    "setreuid": 113,
+    "setregid": 114,
+    "getgroups": 115,
+    "setgroups": 116,
+    "setresuid": 117,
+    "getresuid": 118,
+    "setresgid": 119,
+    "getresgid": 120,
+    "setfsuid": 122,
+    "setfsgid": 123,
     "capget": 125,
     "capset": 126,
+    "mknod": 133,
     "uselib": 134,
     "pivot_root": 155,
+    "prctl": 157,
+    "chroot": 161,
     "acct": 163,
     "settimeofday": 164,
     "mount": 165,
@@ -54,6 +85,12 @@ _X86_64 = {
     "add_key": 248,
     "request_key": 249,
     "keyctl": 250,
+    "openat": 257,
+    "mkdirat": 258,
+    "mknodat": 259,
+    "fchownat": 260,
+    "newfstatat": 262,
+    "symlinkat": 266,
     "unshare": 272,
     "perf_event_open": 298,
     "open_by_handle_at": 304,
@@ -64,16 +101,27 @@ _X86_64 = {
     "seccomp": 317,
     "kexec_file_load": 320,
     "bpf": 321,
+    "execveat": 322,
     "userfaultfd": 323,
+    "statx": 332,
 }
 
 _AARCH64 = {
     "lookup_dcookie": 18,
     "ioctl": 29,
+    "mknodat": 33,
+    "mkdirat": 34,
+    "symlinkat": 36,
     "umount2": 39,
     "mount": 40,
     "pivot_root": 41,
+    "chroot": 51,
+    "fchownat": 54,
+    "fchown": 55,
+    "openat": 56,
     "quotactl": 60,
+    "newfstatat": 79,
+    "fstat": 80,
     "acct": 89,
     "capget": 90,
     "capset": 91,
@@ -83,13 +131,31 @@ _AARCH64 = {
     "delete_module": 106,
     "clock_settime": 112,
     "reboot": 142,
+    "setregid": 143,
+    "setgid": 144,
+    "setreuid": 145,
+    "setuid": 146,
+    "setresuid": 147,
+    "getresuid": 148,
+    "setresgid": 149,
+    "getresgid": 150,
+    "setfsuid": 151,
+    "setfsgid": 152,
+    "getgroups": 158,
+    "setgroups": 159,
     "sethostname": 161,
+    "prctl": 167,
     "settimeofday": 170,
+    "getuid": 174,
+    "geteuid": 175,
+    "getgid": 176,
+    "getegid": 177,
     "socket": 198,
     "add_key": 217,
     "request_key": 218,
     "keyctl": 219,
     "clone": 220,
+    "execve": 221,
     "swapon": 224,
     "swapoff": 225,
     "perf_event_open": 241,
@@ -100,25 +166,38 @@ _AARCH64 = {
     "finit_module": 273,
     "seccomp": 277,
     "bpf": 280,
+    "execveat": 281,
     "userfaultfd": 282,
+    "statx": 291,
     "kexec_file_load": 294,
 }
+
+
+class StatLayout(NamedTuple):
+    """Where fields lie in the kernel's `struct stat`, in bytes."""
+
+    size: int
+    mode: int
+    uid: int
+    gid: int
+    rdev: int
 
 
 class Machine:
     """An architecture: `audit` is its AUDIT_ARCH, `foreign_bit` marks calls of another ABI under the same one."""
 
-    __slots__ = ("audit", "foreign_bit", "numbers")
+    __slots__ = ("audit", "foreign_bit", "numbers", "stat")
 
-    def __init__(self, numbers: dict[str, int], audit: int, foreign_bit: int = 0) -> None:
+    def __init__(self, numbers: dict[str, int], audit: int, stat: StatLayout, foreign_bit: int = 0) -> None:
         self.numbers = numbers
         self.audit = audit
+        self.stat = stat
         self.foreign_bit = foreign_bit
 
 
 MACHINES = {
-    "x86_64": Machine({**_COMMON, **_X86_64}, 0xC000003E, 0x40000000),
-    "aarch64": Machine({**_COMMON, **_AARCH64}, 0xC00000B7),
+    "x86_64": Machine({**_COMMON, **_X86_64}, 0xC000003E, StatLayout(144, 24, 28, 32, 40), 0x40000000),
+    "aarch64": Machine({**_COMMON, **_AARCH64}, 0xC00000B7, StatLayout(128, 16, 24, 28, 32)),
 }
 
 

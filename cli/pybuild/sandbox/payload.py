@@ -9,9 +9,10 @@ import resource
 import signal
 
 from pybuild.sandbox import advice, caps, syscalls
+from pybuild.sandbox.emulate import install
 from pybuild.sandbox.errors import ImageUserError, SandboxError
 from pybuild.sandbox.idmap import IdMode
-from pybuild.sandbox.spec import DEFAULT_PATH, SandboxSpec
+from pybuild.sandbox.spec import DEFAULT_PATH, Emulation, SandboxSpec
 from pybuild.sandbox.users import Identity
 
 NOT_FOUND = 127
@@ -53,20 +54,25 @@ def prepare(mode: IdMode, program: bytes) -> None:
     caps.limit_bounding_set()
 
 
-def become(spec: SandboxSpec, who: Identity, mode: IdMode) -> dict[bytes, bytes]:
+def become(spec: SandboxSpec, who: Identity, mode: IdMode, handover: int = -1) -> dict[bytes, bytes]:
     """Turn this process, inside the new root, into the one that is to run; return its environment.
 
-    Only the exec is left then. Raises SandboxError.
+    Only the exec is left then. `handover` is the socket of the supervisor if there is one. Raises SandboxError.
     """
     null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
     os.dup2(null, 0, inheritable=True)
     _enter_directory(spec.cwd)
     _limit(spec)
-    _become_user(who, mode)
+    _become_user(who, mode, spec.emulation)
     caps.limit_own()
     os.umask(0o022)
     syscalls.close_range(3, on_exec=True)
-    return environment(spec, who)
+    env = environment(spec, who)
+    if spec.emulation == "fake":
+        install.install_fake()
+    elif handover >= 0:
+        install.install_full(handover, who)
+    return env
 
 
 def environment(spec: SandboxSpec, who: Identity) -> dict[bytes, bytes]:
@@ -137,9 +143,9 @@ def _enter_directory(path: str) -> None:
         raise SandboxError(f"working directory is outside of the image: {path}")
 
 
-def _become_user(who: Identity, mode: IdMode) -> None:
+def _become_user(who: Identity, mode: IdMode, emulation: Emulation) -> None:
     if mode == "single":
-        if (who.uid, who.gid) != (0, 0):
+        if emulation == "off" and (who.uid, who.gid) != (0, 0):
             raise ImageUserError(
                 f"cannot run as user {who.uid}:{who.gid}: it needs subordinate ids",
                 f"{advice.INSTALL_HELPERS}; {advice.add_ranges('USER')}",

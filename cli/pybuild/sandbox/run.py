@@ -22,6 +22,8 @@ import msgspec
 
 from pybuild.errors import PybuildError
 from pybuild.sandbox import overlay, payload, syscalls, wire
+from pybuild.sandbox.emulate.install import build_programs
+from pybuild.sandbox.emulate.supervisor import Supervisor
 from pybuild.sandbox.holder import bring_loopback_up
 from pybuild.sandbox.idmap import IdMode
 from pybuild.sandbox.machine import this_machine
@@ -95,6 +97,8 @@ def run(
     the sandbox from being made is the `problem` of the result; raises OSError when not even the staging directory
     can be used, and what `pack` raises.
     """
+    if spec.emulation != "off":
+        build_programs()
     wake_reader, wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, _note)
@@ -102,13 +106,23 @@ def run(
     staging = overlay.prepare(spec)
     fits = bool(_ready) and spec.network == "host" and not groups
     pid, reader, orders = _ready.pop() if fits else _begin(mode, spec.network, groups)
+    supervisor: Supervisor | None = None
     try:
+        if spec.emulation == "full":
+            supervisor = Supervisor()
+        streams = [stdout, stderr, *([supervisor.handover.fileno()] if supervisor else [])]
         with orders, suppress(ConnectionError):
             # Should it be gone, its report says why
-            wire.send(orders, msgspec.msgpack.encode([spec.to_wire(), resolv_conf]), [stdout, stderr])
+            wire.send(orders, msgspec.msgpack.encode([spec.to_wire(), resolv_conf]), streams)
+        if supervisor:
+            supervisor.handover.close()
         records, cancelled = _watch(pid, reader, wake_reader, spec.grace)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
+        if supervisor:
+            # Not a change more from here on
+            ending, supervisor = supervisor, None
+            ending.end()
         end, made = _judge(records, cancelled)
         upper = os.open(overlay.UPPER, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staging)
         remove_stubs(upper, made)
@@ -118,6 +132,8 @@ def run(
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+        if supervisor:
+            supervisor.end()
     for fd in (reader, wake_reader, wake_writer, upper, staging):
         os.close(fd)
     return end, packed
@@ -262,12 +278,12 @@ def _payload(mode: IdMode, report: int, waiting: socket.socket) -> NoReturn:
         if go is None:
             # There will be no root, and init says why
             os._exit(1)
-        data, (out, err) = go
+        data, (out, err, *handover) = go
         os.dup2(out, 1)
         os.dup2(err, 2)
         plain, who = msgspec.msgpack.decode(data)
         spec = SandboxSpec.from_wire(plain)
-        env = payload.become(spec, msgspec.convert(who, Identity), mode)
+        env = payload.become(spec, msgspec.convert(who, Identity), mode, *handover)
         error = payload.execute(spec.argv, env)
         message = f"cannot execute `{spec.argv[0]}`: {error.strerror}"
         _tell(report, "exec", message)

@@ -9,6 +9,8 @@ from pybuild.sandbox.errors import SandboxError
 
 Network = Literal["none", "host", "private"]
 NETWORKS: tuple[Network, ...] = ("none", "host", "private")
+Emulation = Literal["off", "fake", "full"]
+EMULATIONS: tuple[Emulation, ...] = ("off", "fake", "full")
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHM_SIZE = 64 << 20
@@ -56,7 +58,9 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
     changes are left in its `fs`. `shm_size` is in bytes, 0 the default. `ulimits` are (name, soft, hard), -1
     for unlimited. `extra_hosts` are "name:ip". `resolv_conf` takes the place of the host's when not None; with the
     network "private" the caller has joined it. `scripts` are (name, content) of files below /dev/pipes.
-    `grace` is how many seconds a cancelled process has between SIGTERM and SIGKILL.
+    `emulation` of root, for where one id is mapped: "fake" lets changes of owner and identity seem to
+    succeed, "full" keeps track of them. `grace` is how many seconds a cancelled process has between SIGTERM
+    and SIGKILL.
     """
 
     argv: tuple[str, ...]
@@ -74,6 +78,7 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
     scripts: tuple[tuple[str, bytes], ...] = ()
     mounts: tuple[Mount, ...] = ()
     grace: float = 2.0
+    emulation: Emulation = "off"
 
     def __post_init__(self) -> None:
         """Raise SandboxError for what no sandbox could be made of."""
@@ -81,6 +86,8 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
             raise SandboxError("there is no command to run")
         if self.network not in NETWORKS:
             raise SandboxError(f"unknown network mode of a sandbox: {self.network}", f"known: {', '.join(NETWORKS)}")
+        if self.emulation not in EMULATIONS:
+            raise SandboxError(f"unknown emulation of root: {self.emulation}", f"known: {', '.join(EMULATIONS)}")
         if len(self.lowers) > MAX_LAYERS:
             raise SandboxError(f"image has more layers than one overlay can hold: {len(self.lowers)}")
         for name, _ in self.scripts:
@@ -109,6 +116,7 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
             "scripts": [[os.fsencode(name), content] for name, content in self.scripts],
             "mounts": [[os.fsencode(item.target), item.content, item.mode, item.optional] for item in self.mounts],
             "grace": self.grace,
+            "emulation": self.emulation,
         }
 
     @staticmethod
@@ -131,6 +139,7 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
             scripts=tuple((text(name), content) for name, content in data["scripts"]),
             mounts=tuple(FileMount(text(target), *rest) for target, *rest in data["mounts"]),
             grace=data["grace"],
+            emulation=data["emulation"],
         )
 
     def describe(self) -> str:

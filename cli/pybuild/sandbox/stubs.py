@@ -15,6 +15,7 @@ import msgspec
 from pybuild.sandbox import syscalls
 from pybuild.sandbox.errors import SandboxError
 from pybuild.sandbox.syscalls import RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS
+from pybuild.tree.notes import OWNER_XATTR
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
@@ -142,7 +143,8 @@ def remove_stubs(upper: int, made: Made) -> None:
             state = parent.state()
             if state is not None and stat.S_ISDIR(state.st_mode):
                 now = [stat.S_IMODE(state.st_mode), state.st_uid, state.st_gid, state.st_mtime_ns]
-                if now == before:
+                # What overlayfs copied up has no note that was not there before: only a RUN may have changed it
+                if now == before and not parent.has_note():
                     parent.rmdir()
 
 
@@ -164,6 +166,17 @@ class _Parent:
     def __exit__(self, *_: object) -> None:
         if self._fd >= 0:
             os.close(self._fd)
+
+    def has_note(self) -> bool:
+        """Is an owner noted on the directory of that name?"""
+        try:
+            fd = os.open(self._name, _DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
+        except OSError:
+            return False
+        try:
+            return os.fsdecode(OWNER_XATTR) in os.listxattr(fd)
+        finally:
+            os.close(fd)
 
     def state(self) -> os.stat_result | None:
         if self._fd < 0:

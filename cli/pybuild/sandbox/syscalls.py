@@ -58,6 +58,8 @@ _FSCONFIG_CMD_CREATE = 6
 _CLOSE_RANGE_CLOEXEC = 4
 _SECCOMP_SET_MODE_FILTER = 1
 _SECCOMP_GET_ACTION_AVAIL = 2
+_SECCOMP_NEW_LISTENER = 8
+_SECCOMP_WAIT_KILLABLE = 32
 
 _libc = ctypes.CDLL(None, use_errno=True)
 # Keeps the interpreter's lock, which a cloned process must find held by itself
@@ -226,6 +228,18 @@ def seccomp_filter(program: bytes) -> None:
 def seccomp_offers(action: int) -> None:
     """Raise OSError(EOPNOTSUPP) when this kernel's filters cannot answer with `action` (SECCOMP_RET_...)."""
     _check(_call("seccomp", _SECCOMP_GET_ACTION_AVAIL, 0, struct.pack("I", action)), "seccomp")
+
+
+def seccomp_listener(program: bytes) -> int:
+    """Install a filter as `seccomp_filter` does; return the descriptor on which its questions arrive."""
+    buffer = ctypes.create_string_buffer(program, len(program))
+    head = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
+    flags = _SECCOMP_NEW_LISTENER | _SECCOMP_WAIT_KILLABLE
+    result = _call("seccomp", _SECCOMP_SET_MODE_FILTER, flags, head)
+    if result < 0 and ctypes.get_errno() == 22:
+        # Before Linux 5.19 a signal makes the caller ask again
+        result = _call("seccomp", _SECCOMP_SET_MODE_FILTER, _SECCOMP_NEW_LISTENER, head)
+    return _check(result, "seccomp")
 
 
 def close_range(first: int, last: int = 0xFFFFFFFF, *, on_exec: bool = False) -> None:

@@ -1,0 +1,271 @@
+"""Answers to calls about files. Each takes a Caller and returns the call's value, PROCEED or GIVEN."""
+
+import errno
+import os
+import stat
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+
+from pybuild.sandbox.emulate import credentials as rules
+from pybuild.sandbox.emulate import files
+from pybuild.sandbox.emulate.caller import AT_FDCWD, Caller, signed
+from pybuild.sandbox.emulate.filter import CREATES
+from pybuild.sandbox.emulate.identity import Identities
+from pybuild.sandbox.emulate.rawstat import raw_stat, raw_statx
+from pybuild.sandbox.machine import this_machine
+
+PROCEED = None
+GIVEN = -1
+"""The call has got its descriptor already."""
+
+_EMPTY_PATH = 0x1000
+_NOFOLLOW = 0x100
+_SYNC = 0x6000
+_LOW = 0xFFFFFFFF
+_PATH = os.O_PATH
+_TMPFILE = CREATES & ~os.O_CREAT
+
+
+def chown(caller: Caller, name: str) -> int:
+    """Note an owner. What the kernel does besides, such as taking set-id bits away, it does itself."""
+    args = caller.args
+    at = 1
+    if name == "fchown":
+        fd = caller.held(signed(args[0]))
+    elif name == "fchownat":
+        at = 2
+        fd = _open_at(caller, signed(args[0]), 1, signed(args[4]))
+    else:
+        flags = _PATH | (os.O_NOFOLLOW if name == "lchown" else 0)
+        fd = caller.open(AT_FDCWD, caller.text(0), flags)
+    uid, gid = args[at] & _LOW, args[at + 1] & _LOW
+    try:
+        state = os.fstat(fd)
+        note = files.note_of(fd, state)
+        who = caller.who
+        if not who.may(rules.CHOWN):
+            same = uid in (rules.UNCHANGED, note.uid)
+            mine = note.uid == who.uids[3]
+            if not (same and mine and (gid in (rules.UNCHANGED, note.gid) or who.in_group(gid))):
+                raise rules.refused()
+        caller.check()
+        os.chown(files.magic(fd), 0, 0)
+        new = (note.uid if uid == rules.UNCHANGED else uid, note.gid if gid == rules.UNCHANGED else gid)
+        files.set_owner(fd, state.st_mode, *new)
+    finally:
+        os.close(fd)
+    return 0
+
+
+def look(caller: Caller, name: str) -> int | None:
+    """Answer stat(2) and its kin where something is noted; the kernel answers for all other files."""
+    args = caller.args
+    try:
+        if name == "fstat":
+            fd = caller.held(signed(args[0]))
+        elif name in ("newfstatat", "statx"):
+            fd = _open_at(caller, signed(args[0]), 1, signed(args[3 if name == "newfstatat" else 2]))
+        else:
+            fd = caller.open(AT_FDCWD, caller.text(0), _PATH | (os.O_NOFOLLOW if name == "lstat" else 0))
+    except OSError:
+        # Whatever it is, the kernel will say so
+        return PROCEED
+    try:
+        note = files.note_of(fd, os.fstat(fd))
+        if note is files.PLAIN:
+            return PROCEED
+        if name == "statx":
+            data = raw_statx(fd, signed(args[2]) & _SYNC, args[3] & _LOW)
+            struct.pack_into("II", data, 20, note.uid, note.gid)
+            (mode,) = struct.unpack_from("H", data, 28)
+            if note.node:
+                struct.pack_into("H", data, 28, _device_mode(mode, note.node[0]))
+                struct.pack_into("II", data, 128, *note.node[1:])
+        else:
+            data = raw_stat(fd)
+            layout = this_machine().stat
+            struct.pack_into("I", data, layout.uid, note.uid)
+            struct.pack_into("I", data, layout.gid, note.gid)
+            (mode,) = struct.unpack_from("I", data, layout.mode)
+            if note.node:
+                struct.pack_into("I", data, layout.mode, _device_mode(mode, note.node[0]))
+                struct.pack_into("Q", data, layout.rdev, os.makedev(*note.node[1:]))
+    finally:
+        os.close(fd)
+    caller.check()
+    address = args[4] if name == "statx" else args[2] if name == "newfstatat" else args[1]
+    caller.memory.write(caller.pid, address, bytes(data))
+    return 0
+
+
+def _device_mode(mode: int, kind: str) -> int:
+    return stat.S_IMODE(mode) | (stat.S_IFCHR if kind == "c" else stat.S_IFBLK)
+
+
+def _open_at(caller: Caller, fd: int, path_at: int, flags: int) -> int:
+    empty = bool(flags & _EMPTY_PATH)
+    path = b"" if empty and caller.args[path_at] == 0 else caller.text(path_at)
+    if not path:
+        if not empty:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return caller.held(fd)
+    return caller.open(fd, path, _PATH | (os.O_NOFOLLOW if flags & _NOFOLLOW else 0))
+
+
+def _owner_in(caller: Caller, parent: int) -> tuple[int, int]:
+    """Return who owns what the caller makes in a directory, which may give its group on."""
+    uid, gid = caller.who.uids[3], caller.who.gids[3]
+    state = os.fstat(parent)
+    if state.st_mode & stat.S_ISGID:
+        gid = files.note_of(parent, state).gid
+    return uid, gid
+
+
+def _made(caller: Caller, fd: int, path: bytes, mask: bool, make: Callable[[bytes, int], None]) -> int | None:
+    """Make a name for the caller and note its owner; leave it to the kernel when that is root."""
+    try:
+        parent, name = caller.parent(fd, path)
+    except OSError:
+        return PROCEED
+    try:
+        owner = _owner_in(caller, parent)
+        if owner == (0, 0) and not mask:
+            return PROCEED
+        umask = caller.umask()
+        caller.check()
+        os.umask(umask)
+        make(name, parent)
+        inner = os.open(name, _PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            files.set_owner(inner, os.fstat(inner).st_mode, *owner)
+        finally:
+            os.close(inner)
+    finally:
+        os.close(parent)
+    return 0
+
+
+def make(caller: Caller, name: str) -> int | None:
+    """Answer mkdir(2), symlink(2), mknod(2) and their kin."""
+    args = caller.args
+    if name.startswith("symlink"):
+        at = name == "symlinkat"
+        target = caller.text(0)
+        fd = signed(args[1]) if at else AT_FDCWD
+        path = caller.text(2 if at else 1)
+        return _made(caller, fd, path, False, lambda new, parent: os.symlink(target, new, dir_fd=parent))
+    at = name.endswith("at")
+    fd = signed(args[0]) if at else AT_FDCWD
+    path, mode = caller.text(int(at)), args[1 + at] & 0o177777
+    if name.startswith("mkdir"):
+        return _made(caller, fd, path, False, lambda new, parent: os.mkdir(new, mode & 0o7777, dir_fd=parent))
+    kind = stat.S_IFMT(mode)
+    if kind not in (stat.S_IFCHR, stat.S_IFBLK):
+        if kind not in (0, stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK):
+            return PROCEED
+        return _made(caller, fd, path, False, lambda new, parent: os.mknod(new, mode, dir_fd=parent))
+    if not caller.who.may(rules.MKNOD):
+        raise rules.refused()
+    number = args[2 + at] & _LOW
+    major, minor = os.major(number), os.minor(number)
+    # 0:0 is what overlayfs marks deletions with
+    if major >= 1 << 12 or minor >= 1 << 20 or (kind == stat.S_IFCHR and number == 0):
+        raise rules.refused()
+
+    def device(new: bytes, parent: int) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        out = os.open(new, flags, mode & 0o7777, dir_fd=parent)
+        try:
+            files.set_node(out, "c" if kind == stat.S_IFCHR else "b", major, minor)
+        except OSError:
+            os.unlink(new, dir_fd=parent)
+            raise
+        finally:
+            os.close(out)
+
+    return _made(caller, fd, path, True, device)
+
+
+def create(caller: Caller, name: str) -> int | None:
+    """Answer open(2) and its kin when they would make a file that is not root's."""
+    args = caller.args
+    fd = AT_FDCWD
+    if name == "creat":
+        at, flags, mode = 0, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, args[1]
+    elif name == "open":
+        at, flags, mode = 0, args[1], args[2]
+    elif name == "openat":
+        fd, at, flags, mode = signed(args[0]), 1, args[2], args[3]
+    else:
+        fd, at = signed(args[0]), 1
+        flags, mode, _ = struct.unpack("QQQ", caller.memory.read(caller.pid, args[2], 24))
+    flags &= 0x7FFFFFFF
+    if not flags & CREATES or flags & os.O_PATH:
+        return PROCEED
+    path = caller.text(at)
+    unnamed = bool(flags & _TMPFILE)
+    try:
+        parent = caller.open(fd, path, _PATH | os.O_DIRECTORY) if unnamed else caller.parent(fd, path)[0]
+    except OSError:
+        return PROCEED
+    try:
+        owner = _owner_in(caller, parent)
+    finally:
+        os.close(parent)
+    if owner == (0, 0) or path.endswith(b"/"):
+        return PROCEED
+    umask = caller.umask()
+    caller.check()
+    os.umask(umask)
+    only = 0 if unnamed else os.O_EXCL
+    try:
+        made = caller.open(fd, path, (flags | only) & ~os.O_CLOEXEC, mode & 0o7777)
+    except FileExistsError:
+        return PROCEED
+    try:
+        with suppress(OSError):
+            files.set_owner(made, stat.S_IFREG, *owner)
+        caller.listener.give(caller.asked, made, close_on_exec=bool(flags & os.O_CLOEXEC))
+    finally:
+        os.close(made)
+    return GIVEN
+
+
+def execute(caller: Caller, name: str, identities: Identities) -> None:
+    """Note what a program starts with; whether it can be executed the kernel finds out."""
+    args = caller.args
+    try:
+        if name == "execve":
+            fd = caller.open(AT_FDCWD, caller.text(0), _PATH)
+        else:
+            fd = _open_at(caller, signed(args[0]), 1, signed(args[4]))
+    except OSError:
+        return PROCEED
+    try:
+        state = os.fstat(fd)
+        if not stat.S_ISREG(state.st_mode) or not state.st_mode & 0o111:
+            return PROCEED
+        uid = gid = None
+        if state.st_mode & (stat.S_ISUID | stat.S_ISGID) and not _is_script(fd):
+            note = files.note_of(fd, state)
+            uid = note.uid if state.st_mode & stat.S_ISUID else None
+            gid = note.gid if state.st_mode & stat.S_ISGID and state.st_mode & stat.S_IXGRP else None
+    finally:
+        os.close(fd)
+    new = rules.after_exec(caller.who, uid, gid)
+    if new != caller.who:
+        caller.check()
+        identities.assign(caller.pid, new)
+    return PROCEED
+
+
+def _is_script(fd: int) -> bool:
+    try:
+        inner = os.open(files.magic(fd), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.read(inner, 2) == b"#!"
+    finally:
+        os.close(inner)

@@ -1,0 +1,85 @@
+"""Files as the image means them: real ones with the notes on them. Descriptors may be of O_PATH.
+
+A descriptor is reached through /proc/self/fd, which leads to the very file, a symbolic link included.
+"""
+
+import errno
+import os
+import stat
+from typing import NamedTuple
+
+from pybuild.tree.notes import (
+    LINK_XATTR,
+    NODE_XATTR,
+    OWNER_XATTR,
+    link_note,
+    node_note,
+    owner_note,
+    read_link,
+    read_node,
+    read_owner,
+)
+
+_NOTHING = (errno.ENODATA, errno.EOPNOTSUPP)
+
+
+class Note(NamedTuple):
+    """What is noted on a file."""
+
+    uid: int = 0
+    gid: int = 0
+    node: tuple[str, int, int] | None = None
+
+
+PLAIN = Note()
+
+
+def magic(fd: int) -> bytes:
+    """Return a path that leads to what a descriptor refers to."""
+    return b"/proc/self/fd/%d" % fd
+
+
+def _get(path: bytes, name: bytes) -> bytes:
+    try:
+        return os.getxattr(path, name)
+    except OSError as error:
+        if error.errno in _NOTHING:
+            return b""
+        raise
+
+
+def note_of(fd: int, state: os.stat_result) -> Note:
+    """Return what is noted on a file, PLAIN when nothing is."""
+    kind = stat.S_IFMT(state.st_mode)
+    path = magic(fd)
+    if kind in (stat.S_IFREG, stat.S_IFDIR):
+        owner = read_owner(_get(path, OWNER_XATTR))
+        # Only an empty file can stand for a device, so most need no second look
+        node = read_node(_get(path, NODE_XATTR)) if kind == stat.S_IFREG and state.st_size == 0 else None
+    elif kind in (stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK):
+        owner, node = read_link(_get(path, LINK_XATTR)), None
+    else:
+        return PLAIN
+    if owner is None and node is None:
+        return PLAIN
+    return Note(*(owner or (0, 0)), node)
+
+
+def set_owner(fd: int, kind: int, uid: int, gid: int) -> None:
+    """Note an owner; root's need no note. Nothing happens where notes cannot be, which is in no layer either."""
+    plain = stat.S_ISREG(kind) or stat.S_ISDIR(kind)
+    name = OWNER_XATTR if plain else LINK_XATTR
+    path = magic(fd)
+    try:
+        if uid or gid:
+            os.setxattr(path, name, owner_note(uid, gid) if plain else link_note(uid, gid))
+        else:
+            os.removexattr(path, name)
+    except OSError as error:
+        if error.errno not in _NOTHING:
+            raise
+
+
+def set_node(fd: int, kind: str, major: int, minor: int) -> None:
+    """Let an empty file stand for a device."""
+    os.setxattr(magic(fd), NODE_XATTR, node_note(kind, major, minor))

@@ -1,0 +1,38 @@
+"""The payload's side: the last thing before its exec. Nothing may be imported here."""
+
+import socket
+import struct
+
+from pybuild.sandbox import syscalls
+from pybuild.sandbox.emulate.filter import fake_filter, full_filter
+from pybuild.sandbox.emulate.identity import mark_first
+from pybuild.sandbox.machine import this_machine
+from pybuild.sandbox.users import Identity
+from pybuild.sandbox.wire import send_with_fds
+
+_programs: dict[str, bytes] = {}
+
+
+def build_programs() -> None:
+    """Make the filters once, before anything is forked."""
+    if not _programs:
+        _programs["full"] = full_filter(this_machine())
+        _programs["fake"] = fake_filter(this_machine())
+
+
+def install_fake() -> None:
+    """Let changes of owner and identity seem to succeed."""
+    syscalls.seccomp_filter(_programs["fake"])
+
+
+def install_full(handover: int, who: Identity) -> None:
+    """Hand calls over to the supervisor at the other end of the socket `handover`, which is closed."""
+    mark_first()
+    # The supervisor could not look into it otherwise; the only processes here are this one and init
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
+    # Made before: from the filter on, calls wait for somebody who has not been told yet
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=handover) as control:
+        data = struct.pack(f"{len(who.groups) + 2}I", who.uid, who.gid, *who.groups)
+        listener = syscalls.seccomp_listener(_programs["full"])
+        send_with_fds(control, data, [listener])
+    syscalls.close_range(listener, listener)

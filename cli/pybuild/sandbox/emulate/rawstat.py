@@ -1,0 +1,38 @@
+"""What the kernel says of a file, as bytes in its own layout, to be handed on."""
+
+import ctypes
+import os
+
+from pybuild.sandbox.machine import this_machine
+
+_EMPTY_PATH = 0x1000
+_STATX_SIZE = 256
+_fstat = ctypes.CDLL(None, use_errno=True).syscall
+_fstat.restype = ctypes.c_long
+_fstat.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p]
+_statx = ctypes.CDLL(None, use_errno=True).syscall
+_statx.restype = ctypes.c_long
+_statx.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_char_p, ctypes.c_long, ctypes.c_ulong, ctypes.c_void_p]
+
+
+def raw_stat(fd: int) -> bytearray:
+    """Return a `struct stat` of a descriptor; raise OSError."""
+    buffer = bytearray(this_machine().stat.size)
+    there = (ctypes.c_char * len(buffer)).from_buffer(buffer)
+    _check(_fstat(this_machine().numbers["fstat"], fd, ctypes.addressof(there)))
+    return buffer
+
+
+def raw_statx(fd: int, flags: int, mask: int) -> bytearray:
+    """Return a `struct statx` of a descriptor; raise OSError."""
+    buffer = bytearray(_STATX_SIZE)
+    there = (ctypes.c_char * len(buffer)).from_buffer(buffer)
+    number = this_machine().numbers["statx"]
+    _check(_statx(number, fd, b"", flags | _EMPTY_PATH, mask, ctypes.addressof(there)))
+    return buffer
+
+
+def _check(result: int) -> None:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

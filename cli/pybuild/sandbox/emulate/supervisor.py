@@ -1,0 +1,143 @@
+"""The process that answers a RUN's calls: forked by the job's process, inside the namespace, outside of the image."""
+
+import errno
+import os
+import resource
+import signal
+import socket
+import struct
+from collections.abc import Callable
+from functools import partial
+from typing import NoReturn
+
+from pybuild.sandbox import syscalls
+from pybuild.sandbox.emulate import filecalls
+from pybuild.sandbox.emulate.caller import Caller
+from pybuild.sandbox.emulate.credentials import initial
+from pybuild.sandbox.emulate.filter import GET, OWN, SET, STAT
+from pybuild.sandbox.emulate.idcalls import IdCalls
+from pybuild.sandbox.emulate.identity import Identities
+from pybuild.sandbox.emulate.memory import Memory
+from pybuild.sandbox.emulate.notify import GoneError, Listener, Notification
+from pybuild.sandbox.machine import this_machine
+from pybuild.sandbox.wire import receive_with_fds
+
+Handler = Callable[[Caller], int | None]
+_MEMORY = 1 << 30
+_FILES = 64
+_LONGEST = 1 << 20
+
+
+class Supervisor:
+    """The parent's handle. `handover` is where the payload sends its listener; to be closed once it is forked."""
+
+    def __init__(self) -> None:
+        ours, self.handover = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        parent = os.getpid()
+        self._pid = os.fork()
+        if self._pid == 0:
+            try:
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                _serve(ours.fileno(), parent)
+            finally:
+                os._exit(1)
+        ours.close()
+
+    def end(self) -> None:
+        """End it; nothing of what it does for the RUN goes on after that. Raise RuntimeError if it had failed."""
+        self.handover.close()
+        ended, status = os.waitpid(self._pid, os.WNOHANG)
+        if ended == 0:
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+        elif status != 0:
+            raise RuntimeError(f"the process that emulates root failed with wait status {status}")
+
+
+def _serve(channel: int, parent: int) -> NoReturn:
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+    if channel > 3:
+        syscalls.close_range(3, channel - 1)
+    syscalls.close_range(channel + 1)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_FILES, _FILES))
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    with socket.socket(fileno=channel) as control:
+        data, fds = receive_with_fds(control, _LONGEST)
+    # No payload ever came to its exec
+    if not fds:
+        os._exit(0)
+    uid, gid, *groups = struct.unpack(f"{len(data) // 4}I", data)
+    _loop(Listener(fds[0]), Identities(initial(uid, gid, tuple(sorted(groups)))))
+    os._exit(0)
+
+
+def _handlers(identities: Identities) -> dict[int, Handler]:
+    ids = IdCalls(identities)
+    by_name: dict[str, Handler] = {
+        **{name: partial(filecalls.look, name=name) for name in STAT},
+        **{name: partial(ids.get, name=name) for name in GET},
+        **{name: partial(ids.set, name=name) for name in SET},
+        **{name: partial(filecalls.chown, name=name) for name in OWN},
+        "getgroups": ids.getgroups,
+        "setgroups": ids.setgroups,
+        "prctl": ids.prctl,
+        "capset": ids.capset,
+        "chroot": ids.chroot,
+    }
+    for name in ("mkdir", "mkdirat", "symlink", "symlinkat", "mknod", "mknodat"):
+        by_name[name] = partial(filecalls.make, name=name)
+    for name in ("open", "openat", "openat2", "creat"):
+        by_name[name] = partial(filecalls.create, name=name)
+    for name in ("execve", "execveat"):
+        by_name[name] = partial(filecalls.execute, name=name, identities=identities)
+    numbers = this_machine().numbers
+    return {numbers[name]: handler for name, handler in by_name.items() if name in numbers}
+
+
+def _loop(listener: Listener, identities: Identities) -> None:
+    handlers = _handlers(identities)
+    memory = Memory()
+    root = -1
+    while (asked := listener.receive()) is not None:
+        try:
+            if root < 0:
+                # The first to ask is the payload on its way to its exec: its root is the image's
+                root = os.open(b"/proc/%d/root" % asked.pid, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    listener.check(asked)
+                except GoneError:
+                    os.close(root)
+                    root = -1
+                    raise
+            _answer(listener, asked, handlers, memory, root, identities)
+        except GoneError:
+            continue
+
+
+def _answer(
+    listener: Listener,
+    asked: Notification,
+    handlers: dict[int, Handler],
+    memory: Memory,
+    root: int,
+    identities: Identities,
+) -> None:
+    try:
+        who = identities.of(asked.pid)
+        value = handlers[asked.number](Caller(listener, asked, memory, root, who))
+    except GoneError:
+        raise
+    except OSError as error:
+        listener.answer(asked, 0, error.errno or errno.EPERM)
+    except Exception:
+        # Whatever the caller did to get here, it does not get what it asked for
+        listener.answer(asked, 0, errno.EPERM)
+    else:
+        if value is None:
+            listener.proceed(asked)
+        elif value != filecalls.GIVEN:
+            listener.answer(asked, value)
