@@ -232,3 +232,11 @@ def test_senseless_calls_neither_end_it_nor_hang_it(one: Box, tmp_path: Path) ->
     assert "alive" in ran.out, ran.err
     assert ran.status == 0
     assert owners(ran)["srv/after"][2:] == (3, 4)
+
+
+def test_files_of_the_kernel_are_as_they_are(one: Box) -> None:
+    """Some belong to nobody here, and may not even be looked into for notes."""
+    ran = one.sh(
+        "ls /proc /sys /dev > /dev/null && stat -c %a /proc/kmsg && ls -ln /proc > /dev/null", emulation="full"
+    )
+    assert (ran.status, ran.out, ran.err) == (0, "400\n", "")
