@@ -13,6 +13,7 @@ from typer.main import get_command
 from pybuild.commands.group import typer_of
 from pybuild.commands.quick import parse
 from pybuild.commands.table import rows, target_of
+from support.fake_world import World
 
 COMMANDS = {
     name: function for name, row in rows().items() if isinstance(function := target_of(row.target), FunctionType)
@@ -89,9 +90,16 @@ def test_all_parameters_of_all_commands_can_be_read() -> None:
         assert parse(function, ["word"] * required) is not None, name
 
 
-def test_an_ordinary_command_does_without_typer() -> None:
-    code = "import sys; from pybuild.commands.app import run; run(['build', '/no/such']); print(*sys.modules)"
+def test_an_ordinary_build_imports_little(world: World) -> None:
+    world.connect().__exit__(None, None, None)
+    context = world.base / "context"
+    context.mkdir()
+    (context / "Dockerfile").write_text("FROM scratch")
+    arguments = ["build", "-t", "x", "--build-arg", "A=b", str(context)]
+    code = f"import sys; from pybuild.commands.app import run; print(run({arguments!r}), *sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert "no such directory" in done.stderr
-    assert "pybuild.commands.build" in done.stdout.split()
-    assert "typer" not in done.stdout.split()
+    status, *modules = done.stdout.split()
+    assert status == "0", done.stderr
+    assert "pybuild.client.remote" in modules
+    heavy = {"typer", "msgspec", "ssl", "dataclasses", "inspect", "hashlib", "asyncio", "aiohttp", "sqlite3", "tomllib"}
+    assert not heavy & set(modules)

@@ -8,6 +8,7 @@ import tarfile
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from export.conftest import ONE, TWO, image_of, layer_of
@@ -112,7 +113,7 @@ def test_a_layout_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     def broken(diff_id: str) -> int:
         raise OSError(5, "Input/output error")
 
-    object.__setattr__(image, "open_layer", broken)
+    msgspec.structs.force_setattr(image, "open_layer", broken)
     with pytest.raises(ExportError):
         write_layout(image, tmp_path / "layout", compression="none")
     assert os.listdir(tmp_path) == []

@@ -429,10 +429,12 @@ def test_many_layers(box: Box, tmp_path: Path, count: int) -> None:
 
 def test_background_processes_end_with_the_run(box: Box) -> None:
     began = time.monotonic()
-    ran = box.sh("setsid sleep 987654 & setsid sh -c 'sleep 987655; true' & trap '' TERM; exit 3")
+    # Known by a number of our own: other tests run at the same time
+    number = 900000000 + os.getpid()
+    ran = box.sh(f"setsid sleep {number} & setsid sh -c 'sleep {number}; true' & trap '' TERM; exit 3")
     assert ran.status == 3
     assert time.monotonic() - began < 5
-    assert not _running("98765")
+    assert not _running(str(number))
 
 
 def test_background_process_does_not_keep_the_output_open(box: Box) -> None:
@@ -460,8 +462,9 @@ def test_cancel_lets_the_process_clean_up(box: Box) -> None:
 
 
 def test_cancel_kills_what_does_not_listen(box: Box) -> None:
+    number = 800000000 + os.getpid()
     spec = box.spec(
-        "/bin/sh", "-c", "trap '' TERM; setsid sleep 987657 & echo ready; sleep 987658; sleep 987658", grace=0.3
+        "/bin/sh", "-c", f"trap '' TERM; setsid sleep {number} & echo ready; sleep {number}; sleep {number}", grace=0.3
     )
     job, fds = box.submit(spec)
     _wait_for_output(fds[0], b"ready")
@@ -470,7 +473,7 @@ def test_cancel_kills_what_does_not_listen(box: Box) -> None:
     ran = box.finish(spec, job, fds)
     assert 0.25 < time.monotonic() - began < 3
     assert ran.result.end.cancelled
-    assert not _running("98765")
+    assert not _running(str(number))
 
 
 def test_cancel_by_descriptor(box: Box) -> None:

@@ -222,10 +222,10 @@ def _quota(cpus: str) -> int:
 
 def duration(text: str, option: str) -> float:
     """Return `90`, `90s`, `1h30m` in seconds."""
-    from pybuild.dockerfile.durations import NANOSECONDS, parse_duration
-
     if not text:
         return 0.0
+    from pybuild.dockerfile.durations import NANOSECONDS, parse_duration
+
     try:
         seconds = parse_duration(f"{text}s" if text.isdigit() else text) / NANOSECONDS["s"]
     except PybuildError as error:
@@ -237,10 +237,10 @@ def duration(text: str, option: str) -> float:
 
 def ca_bundle(path: str) -> str:
     """Return the certificates in a file, checked."""
-    import ssl
-
     if not path:
         return ""
+    import ssl
+
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BUNDLE + 1)

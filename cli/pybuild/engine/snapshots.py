@@ -21,6 +21,7 @@ class Snapshots:
         self._workers = workers
         self._guard = Lock()
         self._locks: dict[str, Lock] = {}
+        self._found: dict[Digest, Path] = {}
 
     def lowers(self, diff_ids: Sequence[Digest]) -> list[Path]:
         """Return the unpacked trees to stack, bottom first.
@@ -28,7 +29,16 @@ class Snapshots:
         Overlayfs takes no directory twice. Of a layer that comes again, as the empty one of a RUN that changes
         nothing does, the topmost place is enough: whatever the lower one shows or hides, the upper does too.
         """
-        trees = [self._tree(diff_ids[: count + 1]) for count in range(len(diff_ids))]
+        trees: list[Path] = []
+        chain: Digest | None = None
+        for count, diff_id in enumerate(diff_ids, 1):
+            chain = chain_id([diff_id] if chain is None else [chain, diff_id])
+            assert chain is not None
+            # What was found once stays: nothing is pruned under a build
+            tree = self._found.get(chain)
+            if tree is None:
+                tree = self._found[chain] = self._tree(diff_ids[:count])
+            trees.append(tree)
         return list(dict.fromkeys(reversed(trees)))[::-1]
 
     def name(self, diff_ids: Sequence[Digest]) -> str:

@@ -38,41 +38,74 @@ DEVICE_LINKS = (
     ("ptmx", "pts/ptmx"),
 )
 HIDDEN_FILES = (
-    *(b"proc/kcore", b"proc/keys", b"proc/latency_stats", b"proc/timer_list", b"proc/timer_stats"),
-    *(b"proc/sched_debug", b"proc/interrupts"),
+    *(b"kcore", b"keys", b"latency_stats", b"timer_list", b"timer_stats"),
+    *(b"sched_debug", b"interrupts"),
 )
-HIDDEN_DIRECTORIES = (
-    *(b"proc/acpi", b"proc/asound", b"proc/scsi"),
-    *(b"sys/firmware", b"sys/devices/virtual/powercap"),
-)
-READ_ONLY = (b"proc/bus", b"proc/fs", b"proc/irq", b"proc/sys", b"proc/sysrq-trigger")
+"""Below /proc; so are READ_ONLY."""
+HIDDEN_DIRECTORIES = (b"acpi", b"asound", b"scsi")
+HIDDEN_OF_SYS = (b"firmware", b"devices/virtual/powercap")
+READ_ONLY = (b"bus", b"fs", b"irq", b"sys", b"sysrq-trigger")
 
 
 class Parts:
-    """What every root has, whatever the image: file systems not mounted anywhere yet, and the host's devices.
+    """What every root has, whatever the image: /proc, /sys and /dev, complete, to be moved to their places.
 
-    Made in the namespaces of the sandbox, while the directories of the host are still to be seen. With
-    `own_network` there is a network namespace for /sys to show.
+    Made in the namespaces of the sandbox, over the host's /proc and /sys: a mount that lies nowhere yet takes
+    no other mounts. The last of them, /sys, has to be moved away before /dev. With `own_network` there is a network
+    namespace for /sys to show.
     """
 
     def __init__(self, *, own_network: bool) -> None:
-        self.devices = {name: syscalls.open_tree(_FDCWD, b"/dev/" + name.encode()) for name in DEVICES}
-        self.null = os.open("/dev/null", os.O_PATH | os.O_CLOEXEC)
-        state = os.fstat(self.null)
+        devices = {name: syscalls.open_tree(_FDCWD, b"/dev/" + name.encode()) for name in DEVICES}
+        self._null = os.open("/dev/null", os.O_PATH | os.O_CLOEXEC)
+        state = os.fstat(self._null)
         if not stat.S_ISCHR(state.st_mode) or state.st_rdev != os.makedev(1, 3):
             raise SandboxError("this system's /dev/null is not the null device")
         with _step("mount /proc"):
             self.proc = _new_proc()
+            _put(self.proc, b"/proc")
         with _step("mount /sys"):
             self.sys = _new_sys(own_network)
         with _step("mount /dev"):
             self.dev = syscalls.new_mount(b"tmpfs", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, mode="0755", size="65536k")
-            group = {"gid": "5"} if _maps_group(5) else {}
-            self.terminals = syscalls.new_mount(
-                b"devpts", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, ptmxmode="0666", mode="0620", **group
-            )
-            self.queues = syscalls.new_mount(b"mqueue", _SAFE)
+            # Not over the host's /dev: the store may be in its /dev/shm
+            _put(self.dev, b"/sys")
+            self._fill_dev(devices)
+        _put(self.sys, b"/sys")
+        with _step("hide what belongs to the host"):
+            self._hide()
         self.files = syscalls.new_mount(b"tmpfs", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, mode="0755")
+
+    def _fill_dev(self, devices: dict[str, int]) -> None:
+        for name, device in devices.items():
+            place = os.open(name, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=self.dev)
+            syscalls.move_mount(device, place)
+            os.close(place)
+            os.close(device)
+        for name, to in DEVICE_LINKS:
+            os.symlink(to, name, dir_fd=self.dev)
+        group = {"gid": "5"} if _maps_group(5) else {}
+        flags = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC
+        self.place("pts", syscalls.new_mount(b"devpts", flags, ptmxmode="0666", mode="0620", **group))
+        self.place("mqueue", syscalls.new_mount(b"mqueue", _SAFE))
+
+    def place(self, name: str, mount: int) -> None:
+        """Mount something in a new directory of /dev; the descriptor is closed."""
+        os.mkdir(name, dir_fd=self.dev)
+        place = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.dev)
+        syscalls.move_mount(mount, place)
+        os.close(place)
+        os.close(mount)
+
+    def _hide(self) -> None:
+        for path in HIDDEN_FILES:
+            _cover(self.proc, path, lambda: syscalls.open_tree(self._null, b""))
+        for path in HIDDEN_DIRECTORIES:
+            _cover(self.proc, path, _empty)
+        for path in HIDDEN_OF_SYS:
+            _cover(self.sys, path, _empty)
+        for path in READ_ONLY:
+            _cover(self.proc, path, None)
 
 
 class Root:
@@ -100,7 +133,6 @@ class Root:
         """
         files = self._parts.files
         syscalls.move_mount(files, self._staging)
-        os.mkdir("empty", 0o555, dir_fd=files)
         os.mkdir("pipes", 0o755, dir_fd=files)
         spec = self._spec
         for name, content in spec.scripts:
@@ -125,8 +157,6 @@ class Root:
             self._attach(self._parts.sys, b"sys")
         with _step("mount /dev"):
             self._mount_dev()
-        with _step("hide what belongs to the host"):
-            self._hide()
         places: list[tuple[int, FileMount, int]] = []
         for number, item in enumerate(self._mounted):
             if item.optional and not self._has(os.fsencode(item.target)):
@@ -163,31 +193,13 @@ class Root:
             os.close(target)
 
     def _mount_dev(self) -> None:
-        dev = self._parts.dev
-        self._attach(dev, b"dev")
-        for name, device in self._parts.devices.items():
-            place = os.open(name, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=dev)
-            syscalls.move_mount(device, place)
-            os.close(place)
-            os.close(device)
-        for name, to in DEVICE_LINKS:
-            os.symlink(to, name, dir_fd=dev)
+        self._attach(self._parts.dev, b"dev")
         shm = self._spec.shm_size or DEFAULT_SHM_SIZE
-        self._place(dev, "pts", self._parts.terminals)
-        self._place(dev, "shm", syscalls.new_mount(b"tmpfs", _SAFE, mode="1777", size=str(shm)))
-        self._place(dev, "mqueue", self._parts.queues)
+        self._parts.place("shm", syscalls.new_mount(b"tmpfs", _SAFE, mode="1777", size=str(shm)))
         if self._spec.scripts:
-            os.mkdir("pipes", dir_fd=dev)
-            place = os.open("pipes", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dev)
+            os.mkdir("pipes", dir_fd=self._parts.dev)
+            place = os.open("pipes", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._parts.dev)
             self._bind_ours(b"pipes", place)
-        os.close(dev)
-
-    def _place(self, dev: int, name: str, mount: int) -> None:
-        os.mkdir(name, dir_fd=dev)
-        place = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dev)
-        syscalls.move_mount(mount, place)
-        os.close(place)
-        os.close(mount)
 
     def _bind_ours(self, name: bytes, place: int) -> None:
         """Mount something of our own files, read-only, at `place`, which is closed."""
@@ -199,38 +211,6 @@ class Root:
             os.close(bind)
             os.close(place)
 
-    def _hide(self) -> None:
-        for path in HIDDEN_FILES:
-            self._cover(path, lambda: syscalls.open_tree(self._parts.null, b""))
-        for path in HIDDEN_DIRECTORIES:
-            self._cover(path, self._empty)
-        for path in READ_ONLY:
-            self._cover(path, None)
-
-    def _empty(self) -> int:
-        bind = syscalls.open_tree(self._files, b"empty")
-        syscalls.mount_setattr(bind, MOUNT_ATTR_RDONLY)
-        return bind
-
-    def _cover(self, path: bytes, make: Callable[[], int] | None) -> None:
-        """Mount what `make` gives over `path`, or make it read-only when None; nothing happens if it is not there."""
-        try:
-            target = self._target(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        try:
-            if make is None:
-                mount = syscalls.open_tree(target, b"", recursive=True)
-                syscalls.mount_setattr(mount, MOUNT_ATTR_RDONLY, recursive=True)
-            else:
-                mount = make()
-            try:
-                syscalls.move_mount(mount, target)
-            finally:
-                os.close(mount)
-        finally:
-            os.close(target)
-
 
 @contextmanager
 def _step(what: str) -> Iterator[None]:
@@ -241,6 +221,38 @@ def _step(what: str) -> Iterator[None]:
         if error.errno == errno.ELOOP:
             hint = "the image has a symbolic link in that place"
         raise SandboxError(f"cannot {what} in the sandbox: {error.strerror}", hint) from error
+
+
+def _put(mount: int, path: bytes) -> None:
+    place = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        syscalls.move_mount(mount, place)
+    finally:
+        os.close(place)
+
+
+def _empty() -> int:
+    return syscalls.new_mount(b"tmpfs", _SAFE | MOUNT_ATTR_RDONLY, mode="0555", nr_inodes="1")
+
+
+def _cover(within: int, path: bytes, make: Callable[[], int] | None) -> None:
+    """Mount what `make` gives over a path of a mount, or make it read-only when None; pass over what is not there."""
+    try:
+        target = syscalls.openat2(within, path, os.O_PATH, RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    try:
+        if make is None:
+            mount = syscalls.open_tree(target, b"", recursive=True)
+            syscalls.mount_setattr(mount, MOUNT_ATTR_RDONLY, recursive=True)
+        else:
+            mount = make()
+        try:
+            syscalls.move_mount(mount, target)
+        finally:
+            os.close(mount)
+    finally:
+        os.close(target)
 
 
 def _new_proc() -> int:

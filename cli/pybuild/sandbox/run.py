@@ -116,6 +116,9 @@ def run(
             wire.send(orders, msgspec.msgpack.encode([spec.to_wire(), resolv_conf]), streams)
         if supervisor:
             supervisor.handover.close()
+        # Whoever reads the output waits for the last one who could write
+        for fd in {stdout, stderr}:
+            os.close(fd)
         records, cancelled = _watch(pid, reader, wake_reader, spec.grace)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
