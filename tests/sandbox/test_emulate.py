@@ -107,7 +107,7 @@ def test_owners_and_devices_get_into_the_layer(one: Box) -> None:
 def test_a_user_makes_files_of_its_own_and_cannot_be_root_again(one: Box) -> None:
     ran = one.sh(
         "cd /tmp; id -u; id -g; umask 027; echo x > f; mkdir d; ln -s f l; mkfifo p; chown 5 f 2>/dev/null || echo no;"
-        "cat f; echo y >> f; chgrp 60 f && echo yes; (id -u)",
+        "cat f; echo y >> f; chgrp 60 f && echo yes; (id -u); umask 777; echo z > closed; echo z > /dev/shm/z",
         emulation="full",
         user="www",
     )
@@ -115,6 +115,8 @@ def test_a_user_makes_files_of_its_own_and_cannot_be_root_again(one: Box) -> Non
     found = owners(ran)
     assert found["tmp/f"] == ("f", 0o640, 33, 60)
     assert found["tmp/d"] == ("d", 0o750, 33, 33)
+    assert found["tmp/closed"] == ("f", 0, 33, 33)
+    assert ran.status == 0, ran.err
     assert found["tmp/l"][2:] == found["tmp/p"][2:] == (33, 33)
 
 

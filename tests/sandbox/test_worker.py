@@ -150,15 +150,6 @@ def test_many_threads_share_a_worker(box: Box) -> None:
     assert failures == []
 
 
-def test_the_next_process_may_be_told_more_than_once_to_get_ready(box: Box) -> None:
-    # What a job had made ready ends after the job, and each end is an occasion
-    for pause in (0, 0.001, 0.002, 0.004, 0.008, 0.016) * 3:
-        box.worker.call("remove", [os.fsencode(box.place / "absent")])
-        time.sleep(pause)
-        box.worker.call("remove", [os.fsencode(box.place / "absent")])
-        assert box.sh("echo yes").out == "yes\n"
-
-
 def test_cancelled_job_that_is_no_run_just_stops(box: Box) -> None:
     # A fifo for an archive: the job waits for what never comes
     fifo = box.place / "fifo"

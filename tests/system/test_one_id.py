@@ -9,7 +9,11 @@ from support.program import Pybuild
 pytestmark = [pytest.mark.userns, pytest.mark.multiid, pytest.mark.network, pytest.mark.slow]
 
 INSTALL = "apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y"
-TOOLS = f"FROM debian\nRUN {INSTALL} man-db openssh-client dbus iputils-ping\n"
+TOOLS = f"""\
+FROM debian
+RUN {INSTALL} man-db openssh-client dbus iputils-ping libcap2-bin
+RUN cp /bin/true /bin/able && setcap cap_net_raw+ep /bin/able
+"""
 USERS = f"""\
 FROM debian
 RUN {INSTALL} adduser chrony
@@ -31,6 +35,10 @@ def test_packages_are_installed_alike(inline: Pybuild, context: Path, debian_tar
         inline.build(context, "--network=host", "-o", f"type=tar,dest={out}", dockerfile=text, timeout=400, env=env)
         trees.append(read(out))
     many, one = trees
+    # What is compared is there
+    assert {path for path in many if many[path][2:4] != (0, 0)}
+    if text is TOOLS:
+        assert many["bin/able" if "bin/able" in many else "usr/bin/able"][-1]
     assert sorted(many.keys() ^ one.keys()) == []
     assert {path: (many[path], one[path]) for path in many if many[path] != one[path]} == {}
 

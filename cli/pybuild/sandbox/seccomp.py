@@ -5,24 +5,10 @@ used doors shut all the same. ENOSYS where programs know how to do without, EPER
 """
 
 import errno
-import struct
 from typing import NamedTuple
 
+from pybuild.sandbox.bpf import ALLOW, AND, ARCH, ARGS, ERRNO, JUMP_ANY_BIT, JUMP_EQUAL, LOAD, NR, RETURN, op
 from pybuild.sandbox.machine import Machine
-
-_LOAD = 0x20
-_JUMP_EQUAL = 0x15
-_JUMP_ANY_BIT = 0x45
-_RETURN = 0x06
-_AND = 0x54
-
-_ALLOW = 0x7FFF0000
-_ERRNO = 0x00050000
-
-# struct seccomp_data: nr, arch, instruction pointer, six arguments
-_NR = 0
-_ARCH = 4
-_ARGS = 16
 
 _NAMESPACES = 0x7E020000
 _AF_ALG = 38
@@ -73,41 +59,37 @@ def build_filter(machine: Machine) -> bytes:
     Calls of another architecture (a 32-bit program's) get ENOSYS: the numbers would mean other things.
     """
     program = [
-        _op(_LOAD, _ARCH),
-        _op(_JUMP_EQUAL, machine.audit, 1, 0),
+        op(LOAD, ARCH),
+        op(JUMP_EQUAL, machine.audit, 1, 0),
         _refuse(errno.ENOSYS),
-        _op(_LOAD, _NR),
+        op(LOAD, NR),
     ]
     if machine.foreign_bit:
-        program += [_op(_JUMP_ANY_BIT, machine.foreign_bit, 0, 1), _refuse(errno.ENOSYS)]
+        program += [op(JUMP_ANY_BIT, machine.foreign_bit, 0, 1), _refuse(errno.ENOSYS)]
     # The flags of clone3 lie behind a pointer, out of a filter's sight; libcs fall back to clone
     program += _when(machine, "clone3", [_refuse(errno.ENOSYS)])
     for rule in BY_ARGUMENT:
         program += _when(machine, rule.call, _check_argument(rule))
     for name in DENIED:
         program += _when(machine, name, [_refuse(errno.EPERM)])
-    program.append(_op(_RETURN, _ALLOW))
+    program.append(op(RETURN, ALLOW))
     return b"".join(program)
 
 
 def _when(machine: Machine, call: str, then: list[bytes]) -> list[bytes]:
     number = machine.numbers.get(call)
-    return [] if number is None else [_op(_JUMP_EQUAL, number, 0, len(then)), *then]
+    return [] if number is None else [op(JUMP_EQUAL, number, 0, len(then)), *then]
 
 
 def _check_argument(rule: ArgumentRule) -> list[bytes]:
-    load = _op(_LOAD, _ARGS + 8 * rule.argument)
+    load = op(LOAD, ARGS + 8 * rule.argument)
     if rule.value is None:
-        test = [_op(_JUMP_ANY_BIT, rule.mask, 0, 1)]
+        test = [op(JUMP_ANY_BIT, rule.mask, 0, 1)]
     else:
-        test = [_op(_AND, rule.mask), _op(_JUMP_EQUAL, rule.value, 0, 1)]
+        test = [op(AND, rule.mask), op(JUMP_EQUAL, rule.value, 0, 1)]
     # The number is loaded again for the rules that follow
-    return [load, *test, _refuse(rule.error), _op(_LOAD, _NR)]
+    return [load, *test, _refuse(rule.error), op(LOAD, NR)]
 
 
 def _refuse(error: int) -> bytes:
-    return _op(_RETURN, _ERRNO | error)
-
-
-def _op(code: int, value: int, when_true: int = 0, when_false: int = 0) -> bytes:
-    return struct.pack("HBBI", code, when_true, when_false, value)
+    return op(RETURN, ERRNO | error)
