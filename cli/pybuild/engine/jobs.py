@@ -16,7 +16,7 @@ from pybuild.layer.pack import Owners, pack_tree
 from pybuild.layer.remove import remove_tree
 from pybuild.layer.tarwriter import Packed, TarWriter
 from pybuild.sandbox.child import Job
-from pybuild.sandbox.holder import hold, join
+from pybuild.sandbox.holder import hold
 from pybuild.sandbox.idmap import is_mode
 from pybuild.sandbox.run import run as run_sandbox
 from pybuild.sandbox.spec import RunEnd, SandboxSpec
@@ -40,15 +40,14 @@ def run(params: Any, fds: list[int]) -> RunResult:
     assert is_mode(mode)
     spec = SandboxSpec.from_wire(wire)
     stdout, stderr, tar, *groups = fds
-    if spec.network == "private":
-        join(groups.pop(0))
+    namespace = groups.pop(0) if spec.network == "private" else None
 
     def pack(upper: int) -> Packed:
         writer = TarWriter(tar)
         pack_tree(upper, writer, lower_dirs=spec.lowers, owners=_owners(mode))
         return writer.finish()
 
-    return RunResult(*run_sandbox(spec, mode, stdout, stderr, pack, groups))
+    return RunResult(*run_sandbox(spec, mode, stdout, stderr, pack, namespace, groups))
 
 
 def ingest(params: Any, fds: list[int]) -> Packed:

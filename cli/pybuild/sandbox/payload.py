@@ -7,6 +7,8 @@ import errno
 import os
 import resource
 import signal
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
 
 from pybuild.sandbox import advice, caps, syscalls
 from pybuild.sandbox.emulate import install
@@ -14,6 +16,8 @@ from pybuild.sandbox.errors import ImageUserError, SandboxError
 from pybuild.sandbox.idmap import IdMode
 from pybuild.sandbox.spec import DEFAULT_PATH, Emulation, SandboxSpec
 from pybuild.sandbox.users import Identity
+
+T = TypeVar("T")
 
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
@@ -39,19 +43,59 @@ ULIMITS = {
 """Names as Docker has them, numbers as <asm-generic/resource.h>."""
 
 
+_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM)
+"""Python ignores some, and exec keeps what is ignored; the last is to end this process before its exec too."""
+
+
 def prepare(mode: IdMode, program: bytes) -> None:
     """Do what needs no root directory yet. `program` is the seccomp filter."""
     os.setsid()
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
-        # Python ignores them, and exec keeps what is ignored
+    for number in _SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    _confine(mode, program)
+
+
+def _confine(mode: IdMode, program: bytes) -> None:
     if mode == "single":
         # Set-uid programs have no other user to become; without this privilege the filter needs no rights
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
     # Before the capabilities go: they allow a filter without no_new_privs, which would break `sudo`
     syscalls.seccomp_filter(program)
     caps.limit_bounding_set()
+
+
+def can_be_spawned(spec: SandboxSpec, who: Identity, mode: IdMode) -> bool:
+    """Can init start this without a process that prepares itself? Then its own user and limits are the program's."""
+    return mode != "single" and (who.uid, who.gid) == (0, 0) and not spec.ulimits
+
+
+def become_like(spec: SandboxSpec, who: Identity, mode: IdMode, program: bytes) -> None:
+    """Confine this process, init, as the program it is to `spawn`. `program` is the seccomp filter.
+
+    Raises SandboxError.
+    """
+    _enter_directory(spec.cwd)
+    _limit(spec)
+    os.setgroups(who.groups)
+    _confine(mode, program)
+    caps.limit_own()
+    os.umask(0o022)
+
+
+def spawn(spec: SandboxSpec, who: Identity, out: int, err: int) -> int:
+    """Start the program from a process that is confined as it is to be; return its pid. Raises OSError.
+
+    A forked process would copy much memory only to give it up at once; this one shares init's until its exec.
+    """
+    null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    syscalls.close_range(3, on_exec=True)
+    streams = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((null, out, err))]
+
+    def start(path: bytes, words: list[bytes], env: dict[bytes, bytes]) -> int:
+        return os.posix_spawn(path, words, env, file_actions=streams, setsid=True, setsigmask=(), setsigdef=_SIGNALS)
+
+    return _search(spec.argv, environment(spec, who), start)
 
 
 def become(spec: SandboxSpec, who: Identity, mode: IdMode, handover: int = -1) -> dict[bytes, bytes]:
@@ -81,29 +125,31 @@ def environment(spec: SandboxSpec, who: Identity) -> dict[bytes, bytes]:
     return {os.fsencode(key): os.fsencode(value) for key, value in values.items()}
 
 
-def execute(argv: tuple[str, ...], env: dict[bytes, bytes]) -> OSError:
-    """Replace this process by the program; return the error when that fails, the most telling one of all tried."""
+def execute(argv: tuple[str, ...], env: dict[bytes, bytes]) -> NoReturn:
+    """Replace this process by the program; raise OSError when that fails."""
+    _search(argv, env, os.execve)
+    raise AssertionError("exec returned")
+
+
+def _search(
+    argv: tuple[str, ...], env: dict[bytes, bytes], start: Callable[[bytes, list[bytes], dict[bytes, bytes]], T]
+) -> T:
+    """Start a program that may have to be looked for; raise the most telling one of all errors met."""
     words = [os.fsencode(word) for word in argv]
     name = words[0]
-    if b"/" in name:
-        return _try(name, words, env)
+    paths = [name] if b"/" in name else [(path or b".") + b"/" + name for path in env.get(b"PATH", b"").split(b":")]
     best = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
-    for directory in env.get(b"PATH", b"").split(b":"):
-        error = _try((directory or b".") + b"/" + name, words, env)
-        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-            if error.errno != errno.EACCES:
-                return error
-            best = error
-    return best
-
-
-def _try(path: bytes, words: list[bytes], env: dict[bytes, bytes]) -> OSError:
-    try:
-        # A link of /proc such as /proc/self/exe would run a file from outside of the image
-        os.close(syscalls.openat2(-100, path, os.O_PATH, syscalls.RESOLVE_NO_MAGICLINKS))
-        os.execve(path, words, env)
-    except OSError as error:
-        return error
+    for path in paths:
+        try:
+            # A link of /proc such as /proc/self/exe would run a file from outside of the image
+            os.close(syscalls.openat2(-100, path, os.O_PATH, syscalls.RESOLVE_NO_MAGICLINKS))
+            return start(path, words, env)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                best = error
+                if error.errno != errno.EACCES:
+                    break
+    raise best
 
 
 def exit_code(error: OSError) -> int:

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import msgspec
@@ -24,7 +24,7 @@ from pybuild.errors import PybuildError
 from pybuild.sandbox import overlay, payload, syscalls, wire
 from pybuild.sandbox.emulate.install import build_programs
 from pybuild.sandbox.emulate.supervisor import Supervisor
-from pybuild.sandbox.holder import bring_loopback_up
+from pybuild.sandbox.holder import bring_loopback_up, join
 from pybuild.sandbox.idmap import IdMode
 from pybuild.sandbox.machine import this_machine
 from pybuild.sandbox.mounts import Parts, Root
@@ -86,13 +86,25 @@ def make_ready(mode: IdMode) -> None:
         _ready.append(_begin(mode, "host"))
 
 
+def ready_descriptors() -> list[int]:
+    """Return the descriptors of what `make_ready` made."""
+    return [fd for ready in _ready for fd in (ready.report, ready.orders.fileno())]
+
+
 def run(
-    spec: SandboxSpec, mode: IdMode, stdout: int, stderr: int, pack: Callable[[int], T], groups: Sequence[int] = ()
+    spec: SandboxSpec,
+    mode: IdMode,
+    stdout: int,
+    stderr: int,
+    pack: Callable[[int], T],
+    namespace: int | None = None,
+    groups: Sequence[int] = (),
 ) -> tuple[RunEnd, T | None]:
     """Run a process to its end; its changes are in the directory `fs` of the staging directory afterwards.
 
     After status 0 they go through `pack`, which is given a descriptor of that directory; its result is the
-    second value. `groups` are descriptors by which the sandbox enters control groups. SIGTERM to this process
+    second value. `namespace` is a descriptor of the private network that the sandbox joins if it has one, `groups`
+    are descriptors by which it enters control groups. SIGTERM to this process
     cancels: it reaches the payload's process group and, after the grace period, everything is killed. What keeps
     the sandbox from being made is the `problem` of the result; raises OSError when not even the staging directory
     can be used, and what `pack` raises.
@@ -104,8 +116,8 @@ def run(
     signal.signal(signal.SIGTERM, _note)
     resolv_conf = _resolv_conf(spec)
     staging = overlay.prepare(spec)
-    fits = bool(_ready) and spec.network == "host" and not groups
-    pid, reader, orders = _ready.pop() if fits else _begin(mode, spec.network, groups)
+    usual = spec.network == "host" and not groups
+    pid, reader, orders = _ready.pop() if _ready and usual else _begin(mode, spec.network, namespace, groups)
     supervisor: Supervisor | None = None
     try:
         if spec.emulation == "full":
@@ -119,7 +131,9 @@ def run(
         # Whoever reads the output waits for the last one who could write
         for fd in {stdout, stderr}:
             os.close(fd)
-        records, cancelled = _watch(pid, reader, wake_reader, spec.grace)
+        # For the next one, while this one is busy with its command
+        meanwhile = partial(make_ready, mode) if usual else None
+        records, cancelled = _watch(pid, reader, wake_reader, spec.grace, meanwhile)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
         if supervisor:
@@ -142,7 +156,7 @@ def run(
     return end, packed
 
 
-def _begin(mode: IdMode, network: Network, groups: Sequence[int] = ()) -> _Ready:
+def _begin(mode: IdMode, network: Network, namespace: int | None = None, groups: Sequence[int] = ()) -> _Ready:
     """Clone init into its namespaces; it waits for orders then. Raises OSError."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -155,7 +169,7 @@ def _begin(mode: IdMode, network: Network, groups: Sequence[int] = ()) -> _Ready
         if pid == 0:
             try:
                 signal.set_wakeup_fd(-1)
-                _init(mode, network, writer, theirs, groups)
+                _init(mode, network, writer, theirs, namespace, groups)
             finally:
                 os._exit(1)
     except OSError:
@@ -173,8 +187,12 @@ def _note(*_: object) -> None:
     """Being called at all makes the wake-up pipe readable."""
 
 
-def _watch(pid: int, reader: int, wake: int, grace: float) -> tuple[dict[str, Any], bool]:
+def _watch(
+    pid: int, reader: int, wake: int, grace: float, meanwhile: Callable[[], None] | None
+) -> tuple[dict[str, Any], bool]:
     """Collect init's records until its last; return them by kind, and whether it was cancelled.
+
+    `meanwhile` is called when the root is made.
 
     The last one comes when no other process is left in the sandbox, or the deadline of a cancelled one passed.
     """
@@ -199,6 +217,8 @@ def _watch(pid: int, reader: int, wake: int, grace: float) -> tuple[dict[str, An
             data += more
             for kind, value in _take_records(data):
                 records.setdefault(kind, value)
+                if kind == "made" and meanwhile is not None:
+                    meanwhile()
         if deadline is not None and time.monotonic() >= deadline:
             os.kill(pid, signal.SIGKILL)
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
@@ -222,7 +242,14 @@ def _judge(records: dict[str, Any], cancelled: bool) -> tuple[RunEnd, Made]:
     return RunEnd(code if code >= 0 else 128 - code, message=records.get("exec", "")), made
 
 
-def _init(mode: IdMode, network: Network, report: int, orders: socket.socket, groups: Sequence[int]) -> NoReturn:
+def _init(
+    mode: IdMode,
+    network: Network,
+    report: int,
+    orders: socket.socket,
+    namespace: int | None,
+    groups: Sequence[int],
+) -> NoReturn:
     """Be pid 1: prepare, wait for orders, make the root, start the payload, reap until it ends."""
     try:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -231,19 +258,15 @@ def _init(mode: IdMode, network: Network, report: int, orders: socket.socket, gr
             os._exit(1)
         # /proc/1 is closed to the payload: its exe is the interpreter, outside of the image
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+        if namespace is not None:
+            join(namespace)
         for group in groups:
             os.write(group, b"0")
         if groups:
             syscalls.unshare(syscalls.CLONE_NEWCGROUP)
-        _close_all_but(report, orders.fileno())
+        close_all_but(report, orders.fileno())
         # Forked now, the payload's process prepares itself while the root is made; pivot_root takes it along
-        waiting, starting = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        child = syscalls.clone(0)
-        if child == 0:
-            starting.close()
-            orders.close()
-            _payload(mode, report, waiting)
-        waiting.close()
+        forked = _fork_payload(mode, report) if mode == "single" else None
         os.umask(0)
         syscalls.mount(b"none", b"/", b"", syscalls.MS_REC | syscalls.MS_PRIVATE)
         if network == "none":
@@ -262,14 +285,36 @@ def _init(mode: IdMode, network: Network, report: int, orders: socket.socket, gr
         who = resolve_user(root.fd, spec.user)
         _forbid_imports()
         root.enter()
-        wire.send(starting, msgspec.msgpack.encode([plain, who]), streams)
-        for fd in (*streams, starting.detach(), orders.detach()):
+        os.close(orders.detach())
+        if payload.can_be_spawned(spec, who, mode):
+            payload.become_like(spec, who, mode, seccomp_program())
+            try:
+                child = payload.spawn(spec, who, *streams)
+            except OSError as error:
+                _tell(report, "status", _cannot_execute(report, streams[1], spec, error) << 8)
+                os._exit(0)
+        else:
+            child, starting = forked or _fork_payload(mode, report)
+            wire.send(starting, msgspec.msgpack.encode([plain, who]), streams)
+            os.close(starting.detach())
+        for fd in streams:
             os.close(fd)
         _tell(report, "status", _reap(child))
         os._exit(0)
     except BaseException as error:
         _tell_error(report, error)
         os._exit(1)
+
+
+def _fork_payload(mode: IdMode, report: int) -> tuple[int, socket.socket]:
+    """Start the process that is to run; return its pid and what it waits at for its orders."""
+    waiting, starting = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    pid = syscalls.clone(0)
+    if pid == 0:
+        close_all_but(report, waiting.fileno())
+        _payload(mode, report, waiting)
+    waiting.close()
+    return pid, starting
 
 
 def _payload(mode: IdMode, report: int, waiting: socket.socket) -> NoReturn:
@@ -287,14 +332,21 @@ def _payload(mode: IdMode, report: int, waiting: socket.socket) -> NoReturn:
         plain, who = msgspec.msgpack.decode(data)
         spec = SandboxSpec.from_wire(plain)
         env = payload.become(spec, msgspec.convert(who, Identity), mode, *handover)
-        error = payload.execute(spec.argv, env)
-        message = f"cannot execute `{spec.argv[0]}`: {error.strerror}"
-        _tell(report, "exec", message)
-        os.write(2, os.fsencode(f"{message}\n"))
-        os._exit(payload.exit_code(error))
+        try:
+            payload.execute(spec.argv, env)
+        except OSError as error:
+            os._exit(_cannot_execute(report, 2, spec, error))
     except BaseException as error:
         _tell_error(report, error)
         os._exit(1)
+
+
+def _cannot_execute(report: int, err: int, spec: SandboxSpec, error: OSError) -> int:
+    """Tell it to who asked and who reads the output; return the exit code."""
+    message = f"cannot execute `{spec.argv[0]}`: {error.strerror}"
+    _tell(report, "exec", message)
+    os.write(err, os.fsencode(f"{message}\n"))
+    return payload.exit_code(error)
 
 
 def _reap(child: int) -> int:
@@ -335,7 +387,7 @@ def _reader_is_gone(writer: int) -> bool:
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
-def _close_all_but(*kept: int) -> None:
+def close_all_but(*kept: int) -> None:
     first = 3
     for fd in sorted(set(kept)):
         if fd > first:
