@@ -478,12 +478,31 @@ def test_cancel_kills_what_does_not_listen(box: Box) -> None:
 
 def test_cancel_by_descriptor(box: Box) -> None:
     reader, writer = os.pipe()
-    threading.Timer(0.3, os.write, (writer, b"x")).start()
-    fds = [os.open(box.place, os.O_TMPFILE | os.O_RDWR) for _ in range(3)]
-    spec = box.spec("/bin/sleep", "987659")
+    said, out = os.pipe()
+    # Not before it runs: what is cancelled on its way has nothing to tell
+    threading.Thread(target=lambda: os.read(said, 1) and os.write(writer, b"x")).start()
+    fds = [out, *(os.open(box.place, os.O_TMPFILE | os.O_RDWR) for _ in range(2))]
+    spec = box.spec("/bin/sh", "-c", "echo; exec sleep 987659")
     result = box.worker.call("run", [spec, box.worker.mode], fds, result=RunResult, cancel_fd=reader)
     assert result.end.cancelled
-    for fd in (*fds, reader, writer):
+    for fd in (*fds, reader, writer, said):
+        os.close(fd)
+
+
+def test_output_that_cannot_be_passed_on_ends_the_run_before_that_is_told(box: Box) -> None:
+    said, out = os.pipe()
+    fds = [out, *(os.open(box.place, os.O_TMPFILE | os.O_RDWR) for _ in range(2))]
+    spec = box.spec("/bin/sh", "-c", "echo; exec sleep 987658")
+    never, unused = os.pipe()
+
+    def fail() -> bool:
+        raise ZeroDivisionError
+
+    job = box.worker.submit("run", [spec, box.worker.mode], fds)
+    with pytest.raises(ZeroDivisionError):
+        job.result(RunResult, never, readers={said: fail})
+    assert not _running("987658")
+    for fd in (*fds, said, never, unused):
         os.close(fd)
 
 

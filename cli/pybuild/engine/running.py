@@ -1,13 +1,12 @@
 """RUN: a sandbox on the layers below, its output as events, its changes as a layer."""
 
-import codecs
 import os
+from codecs import IncrementalDecoder, getincrementaldecoder
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from selectors import EVENT_READ, DefaultSelector
 from signal import Signals
-from threading import Thread
 from typing import TYPE_CHECKING
 
 from pybuild.api.events import StepLog
@@ -77,6 +76,7 @@ def run(op: RunOp, inputs: "Inputs", diff_ids: Sequence[Digest], number: int) ->
                         network.namespace,
                         group.entries,
                         request.step_timeout,
+                        output.readers,
                     )
                 except TimeoutError:
                     raise _too_long(op, request.step_timeout, output.last) from None
@@ -139,7 +139,7 @@ def _failed(op: RunOp, end: RunEnd, log: Sequence[str]) -> RunFailedError:
 
 
 class _Output:
-    """Two pipes read by a thread: text goes to `tell`, the last lines are kept."""
+    """Two pipes, read while their writers are waited for: text goes to `tell`, the last lines are kept."""
 
     def __init__(self, tell: Callable[[str, str], None]) -> None:
         self._tell = tell
@@ -152,37 +152,36 @@ class _Output:
         return [*self._lines, *([self._partial] if self._partial else [])][-LOG_LINES:]
 
     def __enter__(self) -> "_Output":
-        self._reads = [os.pipe2(os.O_CLOEXEC) for _ in range(2)]
-        (out_read, self.stdout), (err_read, self.stderr) = self._reads
-        self._thread = Thread(target=self._read, args=(out_read, err_read), name="run-output", daemon=True)
-        self._thread.start()
+        self.readers: dict[int, Callable[[], bool]] = {}
+        writers = []
+        for stream in ("stdout", "stderr"):
+            reader, writer = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(reader, False)
+            self.readers[reader] = partial(self._read, reader, stream, getincrementaldecoder("utf-8")("replace"))
+            writers.append(writer)
+        self.stdout, self.stderr = writers
         return self
 
     def __exit__(self, *_: object) -> None:
         os.close(self.stdout)
         os.close(self.stderr)
-        # Every writer is gone with the pid namespace; the limit guards against one that escaped a bug
-        self._thread.join(timeout=10)
+        # Every writer is gone with the pid namespace: what they wrote is all there
+        for reader, read in self.readers.items():
+            while read():
+                continue
+            os.close(reader)
 
-    def _read(self, out_read: int, err_read: int) -> None:
-        decoders = {
-            out_read: (codecs.getincrementaldecoder("utf-8")("replace"), "stdout"),
-            err_read: (codecs.getincrementaldecoder("utf-8")("replace"), "stderr"),
-        }
-        with DefaultSelector() as selector:
-            for fd in decoders:
-                selector.register(fd, EVENT_READ)
-            while selector.get_map():
-                for key, _ in selector.select():
-                    data = os.read(key.fd, 65536)
-                    decoder, stream = decoders[key.fd]
-                    text = decoder.decode(data, final=not data)
-                    if text:
-                        self._keep(text)
-                        self._tell(stream, text)
-                    if not data:
-                        selector.unregister(key.fd)
-                        os.close(key.fd)
+    def _read(self, fd: int, stream: str, decoder: IncrementalDecoder) -> bool:
+        """Take what is there; return False when nothing more is."""
+        try:
+            data = os.read(fd, 65536)
+        except BlockingIOError:
+            return False
+        text = decoder.decode(data, final=not data)
+        if text:
+            self._keep(text)
+            self._tell(stream, text)
+        return bool(data)
 
     def _keep(self, text: str) -> None:
         *lines, self._partial = (self._partial + text).split("\n")

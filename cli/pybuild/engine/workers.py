@@ -3,11 +3,12 @@
 import os
 import shutil
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Event as Flag
 from threading import Lock, Thread
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pybuild.errors import CancelledError, UsageError
@@ -131,12 +132,13 @@ class Workers:
         network: int | None = None,
         groups: Sequence[int] = (),
         seconds: float = 0,
+        readers: Mapping[int, Callable[[], bool]] = MappingProxyType({}),
     ) -> tuple[RunEnd, Packed | None]:
         """Run a sandbox and pack its changes into `tar`.
 
         `network` is the namespace that one with a private network joins, `groups` are descriptors of control
-        groups to enter, `seconds` is how long it may take when not 0. Raises SandboxError, LayerError,
-        CancelledError, TimeoutError.
+        groups to enter, `seconds` is how long it may take when not 0; for `readers` see `Job.result`. Raises
+        SandboxError, LayerError, CancelledError, TimeoutError.
         """
         from pybuild.engine.jobs import RunResult
 
@@ -146,7 +148,7 @@ class Workers:
         assert self._worker is not None
         job = self._worker.submit("run", [spec, self.mode], [stdout, stderr, tar, *private, *groups])
         try:
-            result = job.result(RunResult, self._cancel_read, seconds)
+            result = job.result(RunResult, self._cancel_read, seconds, readers)
         except CancelledError:
             if job.timed_out:
                 raise TimeoutError from None

@@ -5,9 +5,11 @@ import os
 import select
 import socket
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from threading import Lock
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -42,16 +44,23 @@ class Job:
         self._cancelled = True
         self._worker._cancel(self._number)
 
-    def result(self, kind: Any, cancel_fd: int | None = None, seconds: float = 0) -> Any:
+    def result(
+        self,
+        kind: Any,
+        cancel_fd: int | None = None,
+        seconds: float = 0,
+        readers: Mapping[int, Callable[[], bool]] = MappingProxyType({}),
+    ) -> Any:
         """Wait for the answer and return it as `kind` (a type msgspec can decode to). To be called once.
 
         When `cancel_fd` becomes readable the job is cancelled; nothing is read from it. The same happens, and
-        `timed_out` tells of it, when that many `seconds` have passed and are not 0. Raises what the job
+        `timed_out` tells of it, when that many `seconds` have passed and are not 0. Meanwhile each of `readers`
+        is called when its descriptor is readable, until it says that nothing more comes. Raises what the job
         raised, CancelledError for one that had nothing more to say, JobFailedError.
         """
         try:
             if cancel_fd is not None:
-                self._watch(cancel_fd, seconds)
+                self._watch_or_cancel(cancel_fd, seconds, readers)
             answer = wire.receive(self._channel)
         except ConnectionError:
             answer = None
@@ -64,14 +73,35 @@ class Job:
             raise self._worker._cause_of_death()
         return _open_answer(answer[0], kind)
 
-    def _watch(self, cancel_fd: int, seconds: float) -> None:
-        poll = select.poll()
-        poll.register(self._channel, select.POLLIN)
-        poll.register(cancel_fd, select.POLLIN)
-        ready = {fd for fd, _ in poll.poll(seconds * 1000 if seconds else None)}
-        if self._channel.fileno() not in ready:
-            self.timed_out = not ready
+    def _watch_or_cancel(self, cancel_fd: int, seconds: float, readers: Mapping[int, Callable[[], bool]]) -> None:
+        try:
+            self._watch(cancel_fd, seconds, readers)
+        except BaseException:
+            # Whoever hears of it may take away what the job works on
             self.cancel()
+            wire.receive(self._channel)
+            raise
+
+    def _watch(self, cancel_fd: int, seconds: float, readers: Mapping[int, Callable[[], bool]]) -> None:
+        """Return when the answer comes."""
+        poll = select.poll()
+        for fd in (self._channel.fileno(), cancel_fd, *readers):
+            poll.register(fd, select.POLLIN)
+        deadline = time.monotonic() + seconds if seconds else None
+        while True:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            ready = {fd for fd, _ in poll.poll(None if left is None else left * 1000)}
+            for fd in ready & readers.keys():
+                if not readers[fd]():
+                    poll.unregister(fd)
+            if self._channel.fileno() in ready:
+                return
+            if cancel_fd in ready or left == 0:
+                self.timed_out = cancel_fd not in ready
+                self.cancel()
+                # Once is enough: from here on its end is waited for
+                poll.unregister(cancel_fd)
+                cancel_fd, deadline = -1, None
 
 
 def _open_answer(data: bytes, kind: Any) -> Any:
