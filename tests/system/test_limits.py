@@ -2,6 +2,7 @@
 
 import os
 import ssl
+import subprocess
 import time
 from pathlib import Path
 
@@ -56,6 +57,20 @@ def test_build_that_takes_too_long_names_the_line(base: Pybuild, context: Path) 
     text = "FROM base\nRUN true\nRUN sleep 60\n"
     result = told(base, context, text, "--timeout=1s", status=1)
     assert "Dockerfile:3: the build did not end within 1s" in result.err
+
+
+def test_context_that_does_not_come_is_not_waited_for(base: Pybuild) -> None:
+    process = base.start("build", "--progress=json", "--timeout=500ms", "-", stdin=subprocess.PIPE)
+    started = time.monotonic()
+    # It says nothing and stays
+    assert process.stdin is not None
+    process.stdin.write(b"FROM base\n")
+    process.stdin.flush()
+    assert process.wait(timeout=20) == 1
+    took = time.monotonic() - started
+    result = base.finish(process, status=1)
+    assert "the build did not end within 0.5s" in result.events[-1]["failure"]["message"]
+    assert took < 10
 
 
 def test_time_that_suffices_changes_nothing(base: Pybuild, context: Path) -> None:

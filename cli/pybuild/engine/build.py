@@ -62,7 +62,7 @@ def build(
         limits_told = limiter.prepare()
         for left_over in store.sweep():
             workers.remove_if_possible(left_over)
-        given = stack.enter_context(inputs.open_inputs(request, context_stream, store, workers))
+        given = stack.enter_context(inputs.open_inputs(request, context_stream, store, workers, cancel))
         dockerfile = parse(given.dockerfile_text, name=given.dockerfile_name)
         plan, bases = _plan(dockerfile, request, store, platform)
         emit = _serialised(emit)
