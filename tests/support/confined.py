@@ -165,6 +165,12 @@ def no_ranges() -> None:
     _with_helper("#!/bin/sh\n", 0o4755, "somebody:100000:65536\n")
 
 
+def no_control_groups() -> None:
+    """Control groups that are there and cannot be reached."""
+    _own_namespace()
+    syscalls.mount(b"none", b"/sys/fs/cgroup", b"tmpfs", syscalls.MS_RDONLY)
+
+
 def no_new_privileges() -> None:
     """Helpers and ranges, but set-uid programs get no rights here."""
     _with_helper("#!/bin/sh\n", 0o4755, "12345:100000:65536\n")
@@ -190,6 +196,7 @@ LACKS = {
     for action in (
         *(no_user_namespaces, seccomp, chroot, masked_proc, nested, store_on_overlay, read_only_store, store_limits),
         *(failing_helper, idle_helper, powerless_helper, no_ranges, no_new_privileges, other_group, refused_helper),
+        no_control_groups,
     )
 }
 

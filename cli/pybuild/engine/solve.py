@@ -270,7 +270,8 @@ class Solver:
                 record = self._lookup(key, stage)
         if record is not None:
             return record, ""
-        packed, blob = running.run(op, self._in, state.diff_ids, number)
+        line = next(step.line for step in stage.steps if step.op is op)
+        packed, blob = running.run(op, self._in, state.diff_ids, number, line)
         with blob:
             self._keep(blob, packed)
         return self._record(key, packed.diff_id, packed.size, "RUN " + op.argv[-1][:200]), _why(stage)
