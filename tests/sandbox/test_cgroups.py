@@ -1,5 +1,7 @@
 """Where control groups may be made, told from trees that look like those of the kernel."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -71,3 +73,14 @@ def test_machine_without_control_groups(tmp_path: Path) -> None:
         Limiter(Limits(pids=5, cpuset_cpus="0"), proc=proc).prepare()
     [told] = Limiter(Limits(pids=5, best_effort=True), proc=proc).prepare()
     assert "not limited" in told
+
+
+def test_groups_of_builds_that_were_killed_are_removed(tmp_path: Path) -> None:
+    proc, group = make_v2(tmp_path, enabled="memory\n")
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for name in (f"pybuild-{ended.pid}-7f-1", f"pybuild-{os.getpid()}-7f-1", f"other-{ended.pid}-1", "pybuild"):
+        (group / name).mkdir()
+    assert Limiter(Limits(memory=64 << 20), proc=proc).prepare() == []
+    left = {path.name for path in group.iterdir() if path.is_dir()}
+    assert left == {f"pybuild-{os.getpid()}-7f-1", f"other-{ended.pid}-1", "pybuild"}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -105,25 +106,38 @@ def test_limits_of_the_store_are_told_and_do_not_matter(tmp_path: Path) -> None:
 
 @needs_root
 @pytest.mark.parametrize(
-    ("lack", "mode", "problem", "fix"),
+    ("lack", "problem", "fix"),
     [
-        ("failing_helper", "none", "`newuidmap` failed: no luck", "PYBUILD_ID_MODE=single"),
-        ("powerless_helper", "single", "not set-uid root", "chmod u+s"),
-        ("no_ranges", "single", "no subordinate ids", "usermod --add-subuids"),
+        ("failing_helper", "`newuidmap` failed: no luck", "must be set-uid root"),
+        ("powerless_helper", "not set-uid root", "chmod u+s"),
+        ("no_ranges", "no subordinate ids", "usermod --add-subuids"),
+        ("no_new_privileges", "cannot become root here", "set-uid programs have no effect"),
+        ("other_group", "owned by a different user", "as after `newgrp`"),
     ],
 )
-def test_one_id_only(lack: str, mode: str, problem: str, fix: str, tmp_path: Path) -> None:
+def test_one_id_only(lack: str, problem: str, fix: str, tmp_path: Path) -> None:
     place = Path("/dev/shm") / f"pybuild-{os.getpid()}-{lack}"
     place.mkdir()
     os.chown(place, 12345, 12345)
     try:
-        found = doctor(place, lack, code=int(mode == "none"))
+        found = doctor(place, lack, code=0)
     finally:
         place.rmdir()
     ability = found["by_name"]["subordinate-ids"]
-    assert (found["mode"], ability["state"]) == (mode, "missing")
+    assert (found["mode"], ability["state"], ability["need"]) == ("single", "missing", "wanted")
     assert problem in ability["problem"]
     assert fix in ability["fix"]
+
+
+@pytest.mark.userns
+@pytest.mark.skipif(not shutil.which("newuidmap"), reason="newuidmap is not installed")
+def test_helpers_that_the_kernel_refuses(tmp_path: Path) -> None:
+    found = doctor(tmp_path, "refused_helper", code=0)
+    ability = found["by_name"]["subordinate-ids"]
+    assert (found["mode"], found["level"], ability["state"]) == ("single", "lesser", "missing")
+    assert ability["step"] == "map ids"
+    assert "`newuidmap` failed" in ability["problem"]
+    assert "SETUID and SETGID" in ability["fix"]
 
 
 @pytest.mark.userns

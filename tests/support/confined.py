@@ -109,23 +109,36 @@ def store_limits() -> None:
     syscalls.mount(b"none", store, b"tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC)
 
 
-def _with_helper(script: str, mode: int, ranges: str) -> None:
-    """As root: become a user with `ranges` for whom newuidmap is `script`."""
-    user = 12345
-    syscalls.unshare(syscalls.CLONE_NEWNS)
-    syscalls.mount(b"none", b"/", b"", syscalls.MS_REC | syscalls.MS_PRIVATE)
+USER = 12345
+
+
+def _cover(text: str, mode: int, *paths: str) -> None:
+    """Put a file of this content in the place of each path."""
     place = tempfile.mkdtemp()
     os.chmod(place, 0o755)
-    _write(f"{place}/helper", script)
-    os.chmod(f"{place}/helper", mode)
-    _write(f"{place}/ranges", ranges)
-    os.chmod(f"{place}/ranges", 0o644)
-    for path in (*map(_helper, ("newuidmap", "newgidmap")), "/etc/subuid", "/etc/subgid"):
-        source = f"{place}/{'ranges' if path.startswith('/etc') else 'helper'}"
-        syscalls.mount(source.encode(), path.encode(), b"", syscalls.MS_BIND)
+    _write(f"{place}/file", text)
+    os.chmod(f"{place}/file", mode)
+    for path in paths:
+        syscalls.mount(f"{place}/file".encode(), path.encode(), b"", syscalls.MS_BIND)
+
+
+def _become(user: int, group: int) -> None:
     os.setgroups([])
-    os.setresgid(user, user, user)
+    os.setresgid(group, group, group)
     os.setresuid(user, user, user)
+
+
+def _own_mounts() -> None:
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    syscalls.mount(b"none", b"/", b"", syscalls.MS_REC | syscalls.MS_PRIVATE)
+
+
+def _with_helper(script: str, mode: int, ranges: str) -> None:
+    """As root: become a user with `ranges` for whom newuidmap is `script`."""
+    _own_mounts()
+    _cover(script, mode, *map(_helper, ("newuidmap", "newgidmap")))
+    _cover(ranges, 0o644, "/etc/subuid", "/etc/subgid")
+    _become(USER, USER)
 
 
 def _helper(name: str) -> str:
@@ -135,6 +148,11 @@ def _helper(name: str) -> str:
 def failing_helper() -> None:
     """A newuidmap with the set-uid bit that exits with 1."""
     _with_helper("#!/bin/sh\necho no luck >&2\nexit 1\n", 0o4755, "12345:100000:65536\n")
+
+
+def idle_helper() -> None:
+    """A newuidmap with the set-uid bit that does nothing and says that all is well."""
+    _with_helper("#!/bin/sh\n", 0o4755, "12345:100000:65536\n")
 
 
 def powerless_helper() -> None:
@@ -147,11 +165,38 @@ def no_ranges() -> None:
     _with_helper("#!/bin/sh\n", 0o4755, "somebody:100000:65536\n")
 
 
+def no_control_groups() -> None:
+    """Control groups that are there and cannot be reached."""
+    _own_namespace()
+    syscalls.mount(b"none", b"/sys/fs/cgroup", b"tmpfs", syscalls.MS_RDONLY)
+
+
+def no_new_privileges() -> None:
+    """Helpers and ranges, but set-uid programs get no rights here."""
+    _with_helper("#!/bin/sh\n", 0o4755, "12345:100000:65536\n")
+    syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+
+
+def other_group() -> None:
+    """The helpers of this system, which want a user to have the group that is theirs."""
+    _own_mounts()
+    _cover(f"somebody:x:{USER}:{USER}::/:/bin/sh\n", 0o644, "/etc/passwd")
+    _cover("somebody:100000:65536\n", 0o644, "/etc/subuid", "/etc/subgid")
+    _become(USER, USER + 1)
+
+
+def refused_helper() -> None:
+    """The helpers of this system and a range, in a container whose ids do not include it."""
+    _own_namespace()
+    _cover("0:100000:65536\n", 0o644, "/etc/subuid", "/etc/subgid")
+
+
 LACKS = {
     action.__name__: action
     for action in (
         *(no_user_namespaces, seccomp, chroot, masked_proc, nested, store_on_overlay, read_only_store, store_limits),
-        *(failing_helper, powerless_helper, no_ranges),
+        *(failing_helper, idle_helper, powerless_helper, no_ranges, no_new_privileges, other_group, refused_helper),
+        no_control_groups,
     )
 }
 

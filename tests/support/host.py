@@ -7,6 +7,7 @@ import socket
 import subprocess
 from urllib.parse import urlsplit
 
+from pybuild.sandbox import cgroups
 from support import debian
 
 REQUIRE = "PYBUILD_TEST_REQUIRE"
@@ -86,7 +87,16 @@ def lacks_tun() -> str:
     return lacks_userns()
 
 
+@functools.cache
+def lacks_cgroups() -> str:
+    """Return why limits cannot be enforced for this user, or ""."""
+    needed = {"memory", "cpu", "cpuset", "pids"}
+    missing = needed.difference(*(place.controllers for place in cgroups.find_places(needed, [])))
+    return f"this user may make no control groups for: {', '.join(sorted(missing))}" if missing else lacks_userns()
+
+
 LACKS = {
+    "cgroups": lacks_cgroups,
     "tun": lacks_tun,
     "userns": lacks_userns,
     "multiid": lacks_multiid,

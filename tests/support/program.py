@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from support import busybox, images, processes
+from support import busybox, confined, images, processes
 
 CLI = Path(__file__).parents[2] / "cli"
 BUG, INTERRUPTED = 3, 130
@@ -85,10 +85,14 @@ class Pybuild:
         }
         self.env["PYBUILD_INLINE"] = "1" if door == "inline" else "0"
 
-    def start(self, *args: str | Path, env: dict[str, str] | None = None, **options: Any) -> "subprocess.Popen[bytes]":
-        """Start the program and return at once."""
+    def start(
+        self, *args: str | Path, env: dict[str, str] | None = None, lack: str = "", **options: Any
+    ) -> "subprocess.Popen[bytes]":
+        """Start the program and return at once; `lack` is what its world lacks, of those in `confined`."""
         options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
         command = [sys.executable, "-m", "pybuild", *map(str, args)]
+        if lack:
+            command = [sys.executable, str(confined.__file__), lack, *command]
         return subprocess.Popen(command, env={**self.env, **(env or {})}, **options)
 
     def __call__(
@@ -99,9 +103,11 @@ class Pybuild:
         env: dict[str, str] | None = None,
         cwd: Path | None = None,
         timeout: float = 240,
+        lack: str = "",
     ) -> Result:
         """Run the program to its end, expecting `status`; a traceback is never right."""
-        process = self.start(*args, env=env, cwd=cwd, stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE)
+        given = subprocess.DEVNULL if stdin is None else subprocess.PIPE
+        process = self.start(*args, env=env, lack=lack, cwd=cwd, stdin=given)
         return self.finish(process, *args, stdin=stdin, status=status, timeout=timeout)
 
     def finish(

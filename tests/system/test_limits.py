@@ -1,7 +1,10 @@
 """What RUN may use, trusts and is told, without a trace of it in the image or the cache."""
 
 import os
+import re
+import signal
 import ssl
+import subprocess
 import time
 from pathlib import Path
 
@@ -14,21 +17,28 @@ from support.program import Pybuild, Result
 pytestmark = pytest.mark.userns
 
 BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
+HUNGRY = "head -c 200m /dev/zero | tail -n 1"
+"""It keeps the one line that it looks for in memory."""
 
 
-def groups_for(*controllers: str) -> None:
-    """Skip where this user may make no control groups for these."""
-    places = cgroups.find_places(controllers, [])
-    missing = set(controllers).difference(*(place.controllers for place in places))
-    if missing:
-        pytest.skip(f"this user may make no control group for: {', '.join(sorted(missing))}")
-
-
-def told(base: Pybuild, context: Path, text: str, *args: str, status: int) -> Result:
+def told(base: Pybuild, context: Path, text: str, *args: str, status: int, lack: str = "") -> Result:
     """Build with progress as people read it."""
     place = base.base / "Dockerfile"
     place.write_text(text)
-    return base("build", "--progress=plain", *args, "-f", place, context, status=status)
+    return base("build", "--progress=plain", *args, "-f", place, context, status=status, lack=lack)
+
+
+def made_groups() -> dict[str, str]:
+    """Return what is in the files of the groups that builds have here at the moment."""
+    found: dict[str, str] = {}
+    for place in cgroups.find_places(["memory", "cpu", "cpuset", "pids"], []):
+        for path in Path(place.directory).glob("pybuild-*/*"):
+            if path.name.startswith(("memory.", "cpu.", "cpuset.", "pids.")):
+                try:
+                    found[path.name] = path.read_text().strip()
+                except OSError:
+                    continue
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -58,40 +68,108 @@ def test_build_that_takes_too_long_names_the_line(base: Pybuild, context: Path) 
     assert "Dockerfile:3: the build did not end within 1s" in result.err
 
 
+def test_context_that_does_not_come_is_not_waited_for(base: Pybuild) -> None:
+    process = base.start("build", "--progress=json", "--timeout=500ms", "-", stdin=subprocess.PIPE)
+    started = time.monotonic()
+    # It says nothing and stays
+    assert process.stdin is not None
+    process.stdin.write(b"FROM base\n")
+    process.stdin.flush()
+    assert process.wait(timeout=20) == 1
+    took = time.monotonic() - started
+    result = base.finish(process, status=1)
+    assert "the build did not end within 0.5s" in result.events[-1]["failure"]["message"]
+    assert took < 10
+
+
 def test_time_that_suffices_changes_nothing(base: Pybuild, context: Path) -> None:
     base.build(context, "--timeout=5m", "--step-timeout=1m", dockerfile="FROM base\nRUN true # in time\n")
     assert base.build(context, dockerfile="FROM base\nRUN true # in time\n").redone() == []
 
 
+@pytest.mark.cgroups
 def test_memory_limit_is_named_when_it_kills(base: Pybuild, context: Path) -> None:
-    groups_for("memory")
-    text = "FROM base\nRUN head -c 200m /dev/zero | tail -n 1 | grep -q x\n"
-    result = told(base, context, text, "--memory=64m", status=1)
+    result = told(base, context, f"FROM base\nRUN {HUNGRY} | grep -q x\n", "--memory=64m", status=1)
     assert "Dockerfile:2: RUN was killed: memory limit 64 MB reached" in result.err
+    assert made_groups() == {}
 
 
+@pytest.mark.cgroups
+def test_killed_process_in_a_command_that_goes_on_is_a_warning(inline_base: Pybuild, context: Path) -> None:
+    result = told(inline_base, context, f"FROM base\nRUN {HUNGRY} | cat\n", "--memory=64m", status=0)
+    [line] = [line for line in result.err.splitlines() if "warning" in line]
+    assert line.startswith("warning: line 2: a process was killed, memory limit 64 MB reached, but RUN ended with")
+
+
+@pytest.mark.cgroups
 def test_processes_are_limited(base: Pybuild, context: Path) -> None:
-    groups_for("pids")
     text = "FROM base\nRUN for i in 1 2 3 4 5 6 7 8 9 10; do sleep 1 & done; wait\n"
     result = told(base, context, text, "--pids-limit=6", status=1)
     assert "can't fork" in result.err
 
 
-def test_what_cannot_be_limited_is_an_error_or_a_warning(base: Pybuild, context: Path) -> None:
-    if cgroups.find_places(["cpu"], []):
-        pytest.skip("this user may make control groups")
+@pytest.mark.cgroups
+def test_processor_time_is_limited(inline_base: Pybuild, context: Path) -> None:
+    limits = ("--cpu-period=50000", "--cpu-quota=10000")
+    text = "FROM base\nRUN timeout 1 sh -c 'trap \"times > /used; exit\" TERM; while :; do :; done'; cat /used\n"
+    image = inline_base.image(context, "--no-cache", *limits, dockerfile=text)
+    used = sum(float(seconds) for seconds in re.findall(r"0m([\d.]+)s", image.read("used").splitlines()[0]))
+    # All of it would be 1
+    assert 0.01 < used < 0.5
+
+
+@pytest.mark.cgroups
+def test_processors_are_chosen(inline_base: Pybuild, context: Path) -> None:
+    last = max(os.sched_getaffinity(0))
+    text = "FROM base\nRUN nproc > /count; grep Cpus_allowed_list /proc/self/status > /which\n"
+    image = inline_base.image(context, "--no-cache", f"--cpuset-cpus={last}", dockerfile=text)
+    assert image.read("count") == "1\n"
+    assert image.read("which").split() == ["Cpus_allowed_list:", str(last)]
+    result = told(inline_base, context, "FROM base\nRUN true\n", "--no-cache", "--cpuset-cpus=4000", status=1)
+    assert "Dockerfile:2: cannot set a limit:" in result.err
+    assert "cpuset.cpus" in result.err
+
+
+@pytest.mark.cgroups
+def test_all_limits_are_set_and_gone_afterwards(base: Pybuild, context: Path) -> None:
+    place = base.base / "Dockerfile"
+    place.write_text("FROM base\nRUN sleep 60\n")
+    limits = ("--memory=64m", "--memory-swap=96m", "--cpus=0.5", "--cpuset-cpus=0", "--pids-limit=50")
+    process = base.start("build", "--progress=json", "--no-cache", *limits, "-f", place, context)
+    deadline = time.monotonic() + 20
+    while "pids.current" not in (found := made_groups()) or found["pids.current"] == "0":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    base.finish(process, status=130)
+    # A daemon goes on ending the build after its client has left
+    while made_groups():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert found["pids.max"] == "50"
+    assert found["cpuset.cpus"] == "0"
+    if "memory.max" in found:
+        assert found["memory.max"] == str(64 << 20)
+        assert found["cpu.max"] == "50000 100000"
+        assert found.get("memory.swap.max", str(32 << 20)) == str(32 << 20)
+    else:
+        assert found["memory.limit_in_bytes"] == str(64 << 20)
+        assert (found["cpu.cfs_quota_us"], found["cpu.cfs_period_us"]) == ("50000", "100000")
+        assert found.get("memory.memsw.limit_in_bytes", str(96 << 20)) == str(96 << 20)
+
+
+def test_what_cannot_be_limited_is_an_error_or_a_warning(inline_base: Pybuild, context: Path) -> None:
     text = "FROM base\nRUN true\n"
-    result = told(base, context, text, "--cpus=0.5", status=1)
+    result = told(inline_base, context, text, "--cpus=0.5", status=1, lack="no_control_groups")
     assert "cannot limit processor time" in result.err
-    result = told(base, context, text, "--cpus=0.5", "--limits=best-effort", status=0)
+    args = ("--cpus=0.5", "--limits=best-effort")
+    result = told(inline_base, context, text, *args, status=0, lack="no_control_groups")
     assert "warning: not limited" in result.err
 
 
-def test_memory_is_limited_even_without_control_groups(base: Pybuild, context: Path) -> None:
-    if cgroups.find_places(["memory"], []):
-        pytest.skip("this user may make control groups")
-    text = "FROM base\nRUN head -c 200m /dev/zero | tail -n 1 | grep -q x\n"
-    result = told(base, context, text, "--memory=64m", status=1)
+def test_memory_is_limited_even_without_control_groups(inline_base: Pybuild, context: Path) -> None:
+    text = f"FROM base\nRUN {HUNGRY} | grep -q x\n"
+    result = told(inline_base, context, text, "--memory=64m", status=1, lack="no_control_groups")
     assert "out of memory" in result.err
     assert "holds for each process" in result.err
 

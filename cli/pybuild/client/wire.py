@@ -99,8 +99,9 @@ class Connection:
         try:
             if body:
                 self._send_chunk(body)
-            # read1: what a pipe has now, instead of waiting for a full chunk
-            read = getattr(stream, "read1", stream.read)
+            # What a pipe has now, instead of waiting for a full chunk. Past the buffer, in which nothing is yet: its
+            # lock, held by this thread while it waits, would make the interpreter abort at its end
+            read = getattr(stream, "raw", stream).read
             while data := read(_CHUNK):
                 self._send_chunk(data)
             self._socket.sendall(b"0\r\n\r\n")

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Event as Flag
 from threading import Lock
@@ -61,7 +62,7 @@ def build(
         limits_told = limiter.prepare()
         for left_over in store.sweep():
             workers.remove_if_possible(left_over)
-        given = stack.enter_context(inputs.open_inputs(request, context_stream, store, workers))
+        given = stack.enter_context(inputs.open_inputs(request, context_stream, store, workers, cancel))
         dockerfile = parse(given.dockerfile_text, name=given.dockerfile_name)
         plan, bases = _plan(dockerfile, request, store, platform)
         emit = _serialised(emit)
@@ -71,7 +72,7 @@ def build(
             emit(Notice("warning", problem.message, problem.line))
         for warning in plan.warnings:
             emit(Notice("warning", warning.message, warning.line))
-        for notice in (*store.notices, *workers.notices()):
+        for notice in (*store.notices, *workers.notices(request.root_emulation, partial(_inform, emit))):
             emit(Notice("info", notice))
         for told in limits_told:
             emit(Notice("warning", told))
@@ -117,6 +118,10 @@ def _remember(context: LocalContext, emit: Callable[[Event], None]) -> None:
     except ContextError as error:
         # The next build reads the files again, that is all
         emit(Notice("warning", error.message))
+
+
+def _inform(emit: Callable[[Event], None], text: str) -> None:
+    emit(Notice("info", text))
 
 
 def _serialised(emit: Callable[[Event], None]) -> Callable[[Event], None]:

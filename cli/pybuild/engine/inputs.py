@@ -3,10 +3,12 @@
 import hashlib
 import os
 import platform
+import select
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event as Flag
 from typing import BinaryIO
 
 import msgspec
@@ -15,8 +17,8 @@ from pybuild.api.request import BuildRequest
 from pybuild.context.archive import sniff
 from pybuild.context.ignore import IgnoreMatcher, load_ignore
 from pybuild.context.local import LocalContext
-from pybuild.engine.workers import Workers
-from pybuild.errors import NotFoundError, PybuildError, UsageError
+from pybuild.engine.workers import POLL_SECONDS, Workers
+from pybuild.errors import CancelledError, NotFoundError, PybuildError, UsageError
 from pybuild.oci.platform import Platform, host_platform
 from pybuild.store.store import Store
 
@@ -41,11 +43,13 @@ def host() -> Platform:
 
 
 @contextmanager
-def open_inputs(request: BuildRequest, stream: BinaryIO | None, store: Store, workers: Workers) -> Iterator[Given]:
+def open_inputs(
+    request: BuildRequest, stream: BinaryIO | None, store: Store, workers: Workers, cancel: Flag
+) -> Iterator[Given]:
     """Open what `request` names; a streamed context lives in the store's temporary place until the end.
 
     Raises NotFoundError for a Dockerfile that is absent, ContextError and LayerError for a context that
-    cannot be read.
+    cannot be read, CancelledError when `cancel` is set while the stream comes.
     """
     if request.context:
         given = _from_directory(request, Path(request.context), store, remembers=True)
@@ -55,7 +59,7 @@ def open_inputs(request: BuildRequest, stream: BinaryIO | None, store: Store, wo
     if stream is None:
         raise UsageError("the request names no context and brings none")
     with store.blobs.create() as spool:
-        head = _spool(stream, spool.fd)
+        head = _spool(stream, spool.fd, cancel)
         kind = sniff(head)
         if kind == "text":
             given = _bare_dockerfile(request, spool.fd, store)
@@ -75,10 +79,10 @@ def open_inputs(request: BuildRequest, stream: BinaryIO | None, store: Store, wo
             shutil.rmtree(staging, ignore_errors=True)
 
 
-def _spool(stream: BinaryIO, fd: int) -> bytes:
-    """Copy the stream to `fd`, rewind it and return its first bytes."""
+def _spool(stream: BinaryIO, fd: int, cancel: Flag) -> bytes:
+    """Copy the stream to `fd`, rewind it and return its first bytes; raise CancelledError."""
     head = b""
-    while block := stream.read(COPY_BLOCK):
+    for block in _blocks(stream, cancel):
         if len(head) < 1024:
             head += block[: 1024 - len(head)]
         view = memoryview(block)
@@ -86,6 +90,33 @@ def _spool(stream: BinaryIO, fd: int) -> bytes:
             view = view[os.write(fd, view) :]
     os.lseek(fd, 0, os.SEEK_SET)
     return head
+
+
+def _blocks(stream: BinaryIO, cancel: Flag) -> Iterator[bytes]:
+    """Yield what comes until the end; raise CancelledError soon after `cancel` is set, though nothing comes."""
+    try:
+        fd = stream.fileno()
+    except OSError:
+        # No file, but what the daemon gives, which fails of itself when the build is cancelled
+        fd = -1
+    # A whole block is read past the buffer of the stream, so that none waits in there unseen by poll
+    read = getattr(stream, "read1", stream.read)
+    poll = select.poll()
+    if fd >= 0:
+        poll.register(fd, select.POLLIN)
+    while True:
+        ready = fd < 0 or bool(poll.poll(POLL_SECONDS * 1000))
+        if cancel.is_set():
+            raise CancelledError("the build was cancelled")
+        if not ready:
+            continue
+        try:
+            block = read(COPY_BLOCK)
+        except ConnectionAbortedError as error:
+            raise CancelledError("the build was cancelled") from error
+        if not block:
+            return
+        yield block
 
 
 def _bare_dockerfile(request: BuildRequest, fd: int, store: Store) -> Given:

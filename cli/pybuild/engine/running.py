@@ -9,7 +9,7 @@ from pathlib import Path
 from signal import Signals
 from typing import TYPE_CHECKING
 
-from pybuild.api.events import StepLog
+from pybuild.api.events import Notice, StepLog
 from pybuild.api.request import BuildRequest
 from pybuild.engine.deadline import duration
 from pybuild.engine.errors import BuildTimeoutError, RunFailedError
@@ -36,8 +36,8 @@ def hostname(request: BuildRequest) -> str:
     return request.build_args.get("BUILDKIT_SANDBOX_HOSTNAME") or DEFAULT_HOSTNAME
 
 
-def run(op: RunOp, inputs: "Inputs", diff_ids: Sequence[Digest], number: int) -> tuple[Packed, BlobWriter]:
-    """Run the command on the layers named and return what it changed, packed into an uncommitted blob.
+def run(op: RunOp, inputs: "Inputs", diff_ids: Sequence[Digest], number: int, line: int) -> tuple[Packed, BlobWriter]:
+    """Run the command, of that step and line, on the layers named and return what it changed, in an uncommitted blob.
 
     The caller owns the blob. Raises RunFailedError for a status other than 0, SandboxError when the
     sandbox could not be made, CancelledError.
@@ -85,8 +85,11 @@ def run(op: RunOp, inputs: "Inputs", diff_ids: Sequence[Digest], number: int) ->
                     if not group.out_of_memory():
                         raise
                     raise _out_of_memory(op, request.limits.memory, output.last, 137) from error
-            if packed is None and group.out_of_memory():
-                raise _out_of_memory(op, request.limits.memory, output.last, end.status)
+            if group.out_of_memory():
+                if packed is None:
+                    raise _out_of_memory(op, request.limits.memory, output.last, end.status)
+                # Only the exit code counts, as with other builders: some commands are made for this
+                inputs.emit(Notice("warning", _survived(op, request.limits.memory), line))
         if packed is None:
             raise _failed(op, end, output.last)
         _publish(inputs, staging, packed.diff_id)
@@ -118,9 +121,16 @@ def _too_long(op: RunOp, seconds: float, log: Sequence[str]) -> BuildTimeoutErro
 
 
 def _out_of_memory(op: RunOp, limit: int, log: Sequence[str], status: int) -> RunFailedError:
-    size = f"{limit / (1 << 20):g} MB"
-    message = f"RUN was killed: memory limit {size} reached: {_command(op)}"
+    message = f"RUN was killed: memory limit {_size(limit)} reached: {_command(op)}"
     return RunFailedError(message, "`--memory` gives it more", log=tuple(log), status=status)
+
+
+def _survived(op: RunOp, limit: int) -> str:
+    return f"a process was killed, memory limit {_size(limit)} reached, but RUN ended with exit code 0: {_command(op)}"
+
+
+def _size(limit: int) -> str:
+    return f"{limit / (1 << 20):g} MB"
 
 
 def _failed(op: RunOp, end: RunEnd, log: Sequence[str]) -> RunFailedError:

@@ -259,16 +259,27 @@ class Solver:
             "hostname": running.hostname(request),
         }
         chain = chain_id(state.diff_ids)
-        emulation = self._in.workers.emulation(request.root_emulation)
-        mode = self._in.workers.mode if emulation == "off" else f"{self._in.workers.mode}+{emulation}"
+        mode = self._mode()
         key = run_key(op, chain, self._plan.platform, mode, options)
         record = self._lookup(key, stage)
+        if record is None:
+            # Only a worker that runs shows that its ids can be mapped as planned
+            self._in.workers.prepare()
+            if mode != self._mode():
+                key = run_key(op, chain, self._plan.platform, self._mode(), options)
+                record = self._lookup(key, stage)
         if record is not None:
             return record, ""
-        packed, blob = running.run(op, self._in, state.diff_ids, number)
+        line = next(step.line for step in stage.steps if step.op is op)
+        packed, blob = running.run(op, self._in, state.diff_ids, number, line)
         with blob:
             self._keep(blob, packed)
         return self._record(key, packed.diff_id, packed.size, "RUN " + op.argv[-1][:200]), _why(stage)
+
+    def _mode(self) -> str:
+        """Return how RUN steps map and emulate ids, as keys have it."""
+        emulation = self._in.workers.emulation(self._in.request.root_emulation)
+        return self._in.workers.mode if emulation == "off" else f"{self._in.workers.mode}+{emulation}"
 
     def _copy(self, op: CopyOp, stage: PlannedStage, state: StageState, number: int) -> tuple[CacheRecord, str]:
         chain = chain_id(state.diff_ids)

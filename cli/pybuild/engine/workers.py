@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pybuild.errors import CancelledError, UsageError
 from pybuild.layer.tarwriter import Packed
 from pybuild.sandbox import idmap
-from pybuild.sandbox.errors import SandboxError
+from pybuild.sandbox.errors import IdMapError, SandboxError
 from pybuild.sandbox.spec import EMULATIONS, Emulation, RunEnd, SandboxSpec
 from pybuild.sandbox.worker import Job, Worker
 from pybuild.tree.entry import Entry
@@ -27,6 +27,11 @@ POLL_SECONDS = 0.1
 
 MAX_REMOVALS = 16
 """How many removals may be on their way at once; each has a descriptor open."""
+
+_LOSSES = {
+    "off": "; other owners cannot be given to files, as --root-emulation=off says",
+    "fake": "; other owners of files are lost, as --root-emulation=fake says",
+}
 
 
 class Workers:
@@ -41,6 +46,8 @@ class Workers:
         self._lock = Lock()
         self._worker: Worker | None = None
         self._ids = idmap.choose()
+        self._why_single = ""
+        self._tell: Callable[[str], None] | None = None
         self._cancel_read, self._cancel_write = os.pipe2(os.O_CLOEXEC)
         self._stopped = False
         self._closed = Flag()
@@ -64,7 +71,7 @@ class Workers:
 
     @property
     def mode(self) -> str:
-        """Return the id mode: multi, root or single."""
+        """Return the id mode: multi, root or single. Only once there is a worker (`prepare`) it is sure to stay."""
         return self._ids.mode
 
     def emulation(self, wanted: str) -> Emulation:
@@ -79,11 +86,17 @@ class Workers:
                 return known if self.mode == "single" else "off"
         raise UsageError(f"unknown emulation of root: {wanted}", f"known: auto, {', '.join(EMULATIONS)}")
 
-    def notices(self) -> list[str]:
-        """Return what the user should know of how RUN steps will work here."""
-        if self.mode != "single":
-            return []
-        return [f"building with one user id: {idmap.why_single() or 'PYBUILD_ID_MODE says so'}"]
+    def notices(self, emulation: str, tell: Callable[[str], None]) -> list[str]:
+        """Return what the user should know of how RUN steps will work here; `tell` is given what turns out later.
+
+        `emulation` is what was asked for.
+        """
+        with self._lock:
+            self._tell = lambda text: tell(text + _LOSSES.get(emulation, ""))
+            if self.mode != "single":
+                return []
+            why = self._why_single or idmap.why_single() or f"{idmap.OVERRIDE} says so"
+        return [_one_id(why) + _LOSSES.get(emulation, "")]
 
     def stop(self) -> None:
         """End the jobs that run, and those to come."""
@@ -94,12 +107,27 @@ class Workers:
                 os.write(self._cancel_write, b"x")
 
     def prepare(self) -> None:
-        """Start the worker now, for it to be ready when it is needed."""
+        """Start the worker now, for it to be ready when it is needed; raise SandboxError."""
         with self._lock:
             if self._worker is None:
-                self._worker = Worker.start(self._ids)
+                self._worker = self._start()
                 self._watcher = Thread(target=self._watch, name="cancel", daemon=True)
                 self._watcher.start()
+
+    def _start(self) -> Worker:
+        """Start the worker, with one id when the helpers cannot do what they promise; raise SandboxError."""
+        try:
+            return Worker.start(self._ids)
+        except IdMapError as error:
+            if self.mode == "single" or os.environ.get(idmap.OVERRIDE):
+                raise
+            ids = idmap.choose("single")
+            worker = Worker.start(ids)
+            self._ids = ids
+            self._why_single = idmap.explain(error)
+        if self._tell is not None:
+            self._tell(_one_id(self._why_single))
+        return worker
 
     def _watch(self) -> None:
         while not self._closed.wait(POLL_SECONDS):
@@ -218,3 +246,7 @@ class Workers:
         self.prepare()
         assert self._worker is not None
         return self._worker.call(job, params, fds, result=result, cancel_fd=self._cancel_read)
+
+
+def _one_id(why: str) -> str:
+    return f"building with one user id: {why}"

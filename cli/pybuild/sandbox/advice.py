@@ -15,6 +15,24 @@ def add_ranges(user: str) -> str:
     return f"ask an administrator for `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}`"
 
 
+def failed_helper(path: str, said: str) -> str:
+    """Return what to do about newuidmap or newgidmap (its `path`), which ended with an error and `said` this."""
+    if "owned by a different user" in said:
+        # Their check of the caller takes the group in
+        return "this process has another group than the user's own, as after `newgrp`; start it from a new login"
+    if "not allowed" in said:
+        return "the ranges in /etc/subuid and /etc/subgid must be this user's: " + add_ranges("USER")
+    if os.strerror(errno.EPERM) in said or os.strerror(errno.EINVAL) in said:
+        return (
+            f"the kernel refused it: `{path}` needs the set-uid bit or the capability to map ids; in a container, the "
+            "container must have the capabilities SETUID and SETGID, and the ranges must be among its own ids"
+        )
+    return (
+        f"`{path}` must be set-uid root (or have the capability to map ids), and the ranges in /etc/subuid and "
+        "/etc/subgid must be this user's"
+    )
+
+
 def user_namespaces(number: int, *, after_unshare: bool) -> str:
     """Return what to do about user namespaces refused with errno `number`, from the signs this system shows."""
     nested = "user namespaces are nested too deeply here; run pybuild in fewer containers inside each other"

@@ -25,6 +25,8 @@ HINT = (
 )
 _NAMES = {"memory": "memory", "cpu": "processor time", "cpuset": "the choice of processors", "pids": "processes"}
 _LEAF = "pybuild"
+_PREFIX = "pybuild-"
+"""Names of groups go on with the process id of who made them."""
 _REMOVE_SECONDS = 2.0
 
 
@@ -206,7 +208,6 @@ def _v2(place: Place, limits: Limits) -> list[tuple[str, str, bool]]:
         swap = "max" if limits.memory_swap < 0 else str(max(0, limits.memory_swap - limits.memory))
         settings.append(("memory.max", str(limits.memory), True))
         settings.append(("memory.swap.max", swap, False))
-        settings.append(("memory.oom.group", "1", False))
     if "cpu" in place.controllers:
         settings.append(("cpu.max", f"{limits.cpu_quota} {limits.cpu_period or DEFAULT_PERIOD}", True))
     if "cpuset" in place.controllers:
@@ -234,6 +235,8 @@ class Limiter(msgspec.Struct):
         """
         needed = wanted(self.limits)
         self._places = find_places(needed, self.own, self.proc) if needed else []
+        for place in self._places:
+            _sweep(place.directory)
         missing = set(needed).difference(*(place.controllers for place in self._places))
         notices: list[str] = []
         if "memory" in missing:
@@ -253,11 +256,21 @@ class Limiter(msgspec.Struct):
         try:
             for place in self._places:
                 self._made += 1
-                group.add(place, f"pybuild-{os.getpid()}-{id(self):x}-{self._made}", self.limits)
+                group.add(place, f"{_PREFIX}{os.getpid()}-{id(self):x}-{self._made}", self.limits)
         except BaseException:
             group.close()
             raise
         return group
+
+
+def _sweep(directory: str) -> None:
+    """Remove the empty groups of builds that were killed."""
+    with suppress(OSError):
+        for name in os.listdir(directory):
+            pid, *rest = name.removeprefix(_PREFIX).split("-")
+            if name.startswith(_PREFIX) and rest and pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
+                with suppress(OSError):
+                    os.rmdir(f"{directory}/{name}")
 
 
 def _read(path: str) -> str:

@@ -66,8 +66,13 @@ def why_single() -> str:
     try:
         _multi()
     except IdMapError as error:
-        return f"{error.message} ({error.hint})" if error.hint else error.message
+        return explain(error)
     return ""
+
+
+def explain(error: IdMapError) -> str:
+    """Return an error and its hint in one line."""
+    return f"{error.message} ({error.hint})" if error.hint else error.message
 
 
 def _single() -> IdMap:
@@ -198,11 +203,12 @@ def write_maps(ids: IdMap, pid: int, run: Callable[[Sequence[str]], tuple[int, s
             words = [str(number) for extent in extents for number in extent]
             status, said = run([helper, str(pid), *words])
             if status != 0:
-                raise IdMapError(
-                    f"`{os.path.basename(helper)}` failed: {' '.join(said.split()) or f'status {status}'}",
-                    "it must be set-uid root (or have the capability to map ids), and the ranges in /etc/subuid "
-                    "and /etc/subgid must be this user's",
-                )
+                name = os.path.basename(helper)
+                told = " ".join(said.split()).removeprefix(f"{name}: ")
+                raise IdMapError(f"`{name}` failed: {told or f'status {status}'}", advice.failed_helper(helper, told))
+        if not _lines(f"/proc/{pid}/uid_map"):
+            name = os.path.basename(ids.helpers[0])
+            raise IdMapError(f"`{name}` ended well and has mapped nothing", advice.failed_helper(ids.helpers[0], ""))
         return
     try:
         if ids.mode == "single":

@@ -90,12 +90,12 @@ def _id_maps() -> tuple[IdMap | None, list[Ability]]:
         full, _ = inside(idmap.choose(wanted), {})
     except IdMapError as error:
         full = Outcome("find ids to map", 0, error.message, error.hint)
+    if chosen.mode == "multi" and not full.ok and single.ok and not os.environ.get(idmap.OVERRIDE):
+        # The helpers do not keep what they promise; a build goes on as this does
+        chosen = idmap.choose("single")
     by_one = chosen.mode == "single"
     name = "root-ids" if wanted == "root" else "subordinate-ids"
     several = _ability(name, "wanted" if by_one else "required", "files of other users than root in images", full)
-    if not by_one and not full.ok and single.ok:
-        # Builds choose by what the system promises, and fail when that is broken
-        several = _with_fix(several, f"{several.fix}; or build with one id: PYBUILD_ID_MODE=single")
     one = _ability("single-id", "required" if by_one else "optional", "builds without subordinate ids", single)
     works = single.ok if by_one else full.ok
     return chosen if works else None, [several, one]
