@@ -64,8 +64,8 @@ def test_step_that_takes_too_long_is_ended_and_named(base: Pybuild, context: Pat
 
 def test_build_that_takes_too_long_names_the_line(base: Pybuild, context: Path) -> None:
     text = "FROM base\nRUN true\nRUN sleep 60\n"
-    result = told(base, context, text, "--timeout=1s", status=1)
-    assert "Dockerfile:3: the build did not end within 1s" in result.err
+    result = told(base, context, text, "--timeout=2s", status=1)
+    assert "Dockerfile:3: the build did not end within 2s" in result.err
 
 
 def test_context_that_does_not_come_is_not_waited_for(base: Pybuild) -> None:
