@@ -110,8 +110,10 @@ def _interface(lower: str) -> str:
     fd = syscalls.fsopen(b"overlay")
     try:
         syscalls.fsconfig_string(fd, b"lowerdir+", os.fsencode(lower))
-    except OSError:
-        return "by mount options"
+        # Older kernels take everything, to refuse it later
+        syscalls.fsconfig_string(fd, b"no-such-parameter", b"x")
+    except OSError as error:
+        return "by mount options" if error.filename == "fsconfig lowerdir+" else "by `lowerdir+`"
     finally:
         os.close(fd)
-    return "by `lowerdir+`"
+    return "by mount options"
