@@ -1,17 +1,19 @@
 """`pybuild doctor` in worlds that lack something, each made by what causes the lack elsewhere."""
 
+import errno
 import json
 import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pybuild.sandbox import advice
-from pybuild.sandbox.probe import everything, store
+from pybuild.sandbox.probe import everything, limits, store
 from pybuild.sandbox.probe.report import Ability, Report, level_of
 from pybuild.sandbox.probe.trial import Steps, attempt
 from support import confined
@@ -236,6 +238,40 @@ def test_fixes_come_once_and_the_most_needed_first() -> None:
 def test_the_mount_a_path_lies_on() -> None:
     assert store.mounted("/proc").kind == "proc"
     assert store.existing("/proc/no/such") == "/proc"
+
+
+@pytest.mark.userns
+def test_store_over_the_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    device = os.stat(tmp_path).st_dev
+    line = f"90 30 {os.major(device)}:{os.minor(device)} / {tmp_path} rw,nosuid shared:1 - nfs4 server:/home rw\n"
+    (tmp_path / "mountinfo").write_text(line)
+    monkeypatch.setattr(store, "MOUNTS", str(tmp_path / "mountinfo"))
+
+    def refuse(steps: Steps, directory: str) -> str:
+        # As overlayfs does of an upper directory there
+        steps("mount an overlay")
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(store, "layers", refuse)
+    report = everything.probe(str(tmp_path))
+    by_name = {ability.name: ability for ability in report.abilities}
+    assert by_name["store"].detail == "nfs4, over the network (nosuid)"
+    assert by_name["overlay"].fix == advice.networked_store("nfs4")
+    assert report.mode == "none"
+    assert next(iter(report.fixes)) == by_name["overlay"].fix
+
+
+def test_control_groups_of_version_2(tmp_path: Path) -> None:
+    group = tmp_path / "tree/user.slice/app"
+    group.mkdir(parents=True)
+    (tmp_path / "own").write_text("0::/user.slice/app\n")
+    for directory in (tmp_path / "tree", group):
+        (directory / "cgroup.controllers").write_text("cpu memory pids\n")
+    body = partial(limits.control_groups, tree=str(tmp_path / "tree"), own=str(tmp_path / "own"))
+    assert attempt(body).step == "open cgroup.subtree_control for writing"
+    (group / "cgroup.subtree_control").touch()
+    assert attempt(body).detail == "version 2: cpu memory pids"
+    assert [path.name for path in group.iterdir() if path.is_dir()] == []
 
 
 @pytest.mark.userns

@@ -185,18 +185,41 @@ def test_certificates_are_trusted_and_gone_afterwards(base: Pybuild, context: Pa
     text = (
         "FROM base\nRUN mkdir -p /etc/pki/tls/certs && echo old > /etc/pki/tls/certs/ca-bundle.crt\n"
         f"RUN cat {BUNDLE} > /seen; cat /etc/pki/tls/certs/ca-bundle.crt > /other; "
-        f"ls -A /etc/ssl > /names; echo $SSL_CERT_FILE > /variable; echo x 2>/dev/null > {BUNDLE}; true\n"
+        "ls -A /etc/ssl > /names; cat $SSL_CERT_FILE > /named\n"
     )
     image = base.image(context, f"--ca-bundle={certificate}", "--no-cache", dockerfile=text)
     pem = certificate.read_text()
-    assert image.read("seen") == image.read("other") == pem
+    assert image.read("seen") == image.read("other") == image.read("named") == pem
     assert image.read("names") == "certs\n"
-    assert image.read("variable") == f"{BUNDLE}\n"
     assert image.read("etc/pki/tls/certs/ca-bundle.crt") == "old\n"
     assert not [name for name in image.tree() if name.startswith("etc/ssl")]
     assert not [item for item in image.run["Env"] if "SSL" in item]
     # Nor is it part of the key
     assert base.build(context, dockerfile=text).redone() == []
+
+
+def test_commands_may_change_the_bundle_of_the_image(inline_base: Pybuild, context: Path, certificate: Path) -> None:
+    other = "/etc/pki/tls/certs/ca-bundle.crt"
+    text = (
+        "FROM base\nRUN mkdir -p /etc/pki/tls/certs /etc/ssl && ln -s /etc/passwd /etc/ssl/cert.pem "
+        f"&& echo old > {other}\n"
+        # As update-ca-certificates does it, and as people do
+        f"RUN echo own > /new && mv /new {BUNDLE} && echo more >> {other} "
+        "&& cmp $SSL_CERT_FILE /etc/ssl/cert.pem\n"
+        f"RUN wc -c < {BUNDLE} > /seen\n"
+        f"RUN rm {BUNDLE}; echo theirs > {other}\n"
+    )
+    image = inline_base.image(context, f"--ca-bundle={certificate}", "--no-cache", dockerfile=text)
+    pem = certificate.read_text()
+    assert image.read("seen") == f"{len(pem)}\n"
+    assert image.tree()["etc/ssl/cert.pem"].link == "/etc/passwd"
+    changed, seen, removed = ({node.path: node for node in layer} for layer in image.layers[-3:])
+    assert changed[BUNDLE[1:]].text == "own\n"
+    assert changed[other[1:]].text == "old\nmore\n"
+    assert seen.keys() == {"seen"}
+    assert removed[other[1:]].text == "theirs\n"
+    assert BUNDLE[1:] not in image.tree()
+    assert not [node.path for layer in image.layers for node in layer if node.data and pem[100:200] in str(node.data)]
 
 
 def test_proxies_reach_run_and_nothing_else(base: Pybuild, context: Path) -> None:

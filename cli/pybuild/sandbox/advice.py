@@ -88,6 +88,11 @@ def overlay(number: int) -> str:
     return hints.get(number, "")
 
 
+def networked_store(kind: str) -> str:
+    """Return what to do about a store on a file system of that kind, which another machine serves."""
+    return f"the store lies on {kind}, over the network, where layers cannot be stacked; {OTHER_STORE}, on a local disk"
+
+
 def _without_filter() -> str:
     ways = {
         "docker": "run that with `docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined`",

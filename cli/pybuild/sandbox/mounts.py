@@ -27,6 +27,7 @@ from pybuild.sandbox.syscalls import (
 
 _SAFE = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
 _FDCWD = -100
+_DEV = "/dev/"
 
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 DEVICE_LINKS = (
@@ -144,6 +145,8 @@ class Root:
             *spec.mounts,
         ]
         for number, item in enumerate(self._mounted):
+            if item.lent or item.target.startswith(_DEV):
+                continue
             _write(files, f"file{number}", item.content, item.mode)
         return files
 
@@ -159,7 +162,15 @@ class Root:
             self._mount_dev()
         places: list[tuple[int, FileMount, int]] = []
         for number, item in enumerate(self._mounted):
+            if item.target.startswith(_DEV):
+                # A file system of ours, and new for each RUN
+                _write(self._parts.dev, item.target.removeprefix(_DEV), item.content, item.mode)
+                continue
             if item.optional and not self._has(os.fsencode(item.target)):
+                continue
+            if item.lent:
+                with _step(f"put a file at {item.target}"):
+                    self.stubs.lend(os.fsencode(item.target), item.content, item.mode)
                 continue
             with _step(f"make a place for {item.target}"):
                 places.append((number, item, self.stubs.file(os.fsencode(item.target))))

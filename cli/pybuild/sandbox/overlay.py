@@ -65,7 +65,8 @@ def mount(spec: SandboxSpec) -> int:
     try:
         return _by_parameters(layers, upper, work)
     except OSError as error:
-        if error.errno != errno.EINVAL or error.filename != "fsconfig lowerdir+":
+        # Before 6.5 any parameter is taken, and refused at the end
+        if error.errno != errno.EINVAL or error.filename not in ("fsconfig lowerdir+", "fsconfig create"):
             raise _explained(error) from error
     return by_options(lowers, paths[-2], paths[-1])
 

@@ -21,13 +21,15 @@ MAX_LAYERS = 500
 class FileMount(msgspec.Struct, frozen=True):
     """A file of ours that appears, read-only, at `target` (a path in the image, its last part not followed).
 
-    An `optional` one only appears where the image has something.
+    An `optional` one only appears where the image has something. A `lent` one is no mount but a file among the
+    others, which the RUN may replace; what is left of it is taken away afterwards.
     """
 
     target: str
     content: bytes
     mode: int = 0o644
     optional: bool = False
+    lent: bool = False
 
 
 Mount = FileMount
@@ -114,7 +116,9 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
             "shm_size": self.shm_size,
             "ulimits": [list(limit) for limit in self.ulimits],
             "scripts": [[os.fsencode(name), content] for name, content in self.scripts],
-            "mounts": [[os.fsencode(item.target), item.content, item.mode, item.optional] for item in self.mounts],
+            "mounts": [
+                [os.fsencode(item.target), item.content, item.mode, item.optional, item.lent] for item in self.mounts
+            ],
             "grace": self.grace,
             "emulation": self.emulation,
         }

@@ -9,6 +9,7 @@ through a link: the RUN had its hands on this tree.
 import errno
 import os
 import stat
+from contextlib import suppress
 
 import msgspec
 
@@ -17,7 +18,22 @@ from pybuild.sandbox.errors import SandboxError
 from pybuild.sandbox.syscalls import RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS
 from pybuild.tree.notes import OWNER_XATTR
 
+MAX_KEPT = 4 << 20
+"""Largest file that is remembered while another one is lent in its place, in bytes."""
+
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
+
+
+class Lent(msgspec.Struct):
+    """A file with content of ours at `path` below the upper directory.
+
+    `before` is the content of what it hides, b"" when that is nothing, no regular file or too large to be kept.
+    """
+
+    path: bytes
+    inode: int
+    content: bytes
+    before: bytes
 
 
 class Made(msgspec.Struct):
@@ -29,6 +45,7 @@ class Made(msgspec.Struct):
     files: list[tuple[bytes, int]] = []
     directories: list[tuple[bytes, int]] = []
     parents: list[tuple[bytes, int, int, int, int]] = []
+    lent: list[Lent] = []
 
 
 class Stubs:
@@ -72,6 +89,28 @@ class Stubs:
             return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
         finally:
             os.close(directory)
+
+    def lend(self, target: bytes, content: bytes, mode: int) -> None:
+        """Put a file at a target, as `file` finds it, in the place of what is there."""
+        parent, _, name = target.strip(b"/").rpartition(b"/")
+        directory = self._directory(parent)
+        try:
+            within = self._note_parent(directory)
+            before = _content(name, directory)
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=directory)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            fd = os.open(name, flags, 0o600, dir_fd=directory)
+            try:
+                _write_all(fd, content)
+                os.fchmod(fd, mode)
+            finally:
+                os.close(fd)
+        finally:
+            os.close(directory)
+        path = within + b"/" + name if within else name
+        inode = os.stat(path, dir_fd=self._upper, follow_symlinks=False).st_ino
+        self.made.lent.append(Lent(path, inode, content, before))
 
     def settle(self) -> None:
         """Give directories the times they had before something was made in them."""
@@ -125,6 +164,9 @@ class Stubs:
 
 def remove_stubs(upper: int, made: Made) -> None:
     """Take out of the upper directory what was made in it and is still as it was made."""
+    for item in made.lent:
+        with _Parent(upper, item.path) as parent:
+            _take_back(parent, item)
     for path, inode in reversed(made.files):
         with _Parent(upper, path) as parent:
             state = parent.state()
@@ -146,6 +188,51 @@ def remove_stubs(upper: int, made: Made) -> None:
                 # What overlayfs copied up has no note that was not there before: only a RUN may have changed it
                 if now == before and not parent.has_note():
                     parent.rmdir()
+
+
+def _take_back(parent: "_Parent", item: Lent) -> None:
+    """Remove a file that was lent. What a RUN has written behind our content goes behind what was there before."""
+    state = parent.state()
+    if state is None or not stat.S_ISREG(state.st_mode) or state.st_ino != item.inode:
+        # The RUN has removed it, or put its own there
+        return
+    fd = parent.open(os.O_RDWR)
+    try:
+        now = os.pread(fd, len(item.content), 0)
+        if now != item.content:
+            return
+        if state.st_size == len(now):
+            parent.unlink()
+            return
+        rest = os.pread(fd, state.st_size - len(now), len(now))
+        os.ftruncate(fd, 0)
+        _write_all(fd, item.before + rest)
+        os.utime(fd, ns=(state.st_atime_ns, state.st_mtime_ns))
+    finally:
+        os.close(fd)
+
+
+def _content(name: bytes, directory: int) -> bytes:
+    """Return the content of a file, b"" for what is not there, no file or too large."""
+    try:
+        state = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return b""
+    if stat.S_ISDIR(state.st_mode):
+        raise SandboxError(f"the image has a directory where a file belongs: {os.fsdecode(name)}")
+    if not stat.S_ISREG(state.st_mode) or state.st_size > MAX_KEPT:
+        return b""
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        return os.pread(fd, state.st_size, 0)
+    finally:
+        os.close(fd)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
 
 
 class _Parent:
@@ -185,6 +272,10 @@ class _Parent:
             return os.stat(self._name, dir_fd=self._fd, follow_symlinks=False)
         except OSError:
             return None
+
+    def open(self, flags: int) -> int:
+        """Return a descriptor of the file of that name."""
+        return os.open(self._name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
 
     def unlink(self) -> None:
         before = os.fstat(self._fd)

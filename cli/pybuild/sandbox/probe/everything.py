@@ -119,6 +119,13 @@ def _inside(ids: IdMap, place: str) -> list[Ability]:
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     abilities = [_ability(name, *_INSIDE[name], found.get(name, made)) for name in bodies]
+    lies_on = store.mounted(place)
+    if lies_on.networked:
+        advised = advice.networked_store(lies_on.kind)
+        about_store = [item.name.startswith(("store", "overlay")) and item.state == "missing" for item in abilities]
+        abilities = [
+            _with_fix(item, advised) if bad else item for item, bad in zip(abilities, about_store, strict=True)
+        ]
     hints = {
         "store-xattrs": f"the store's file system lacks extended attributes; {advice.OTHER_STORE}",
         "overlay": advice.OTHER_STORE,

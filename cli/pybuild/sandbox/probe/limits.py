@@ -5,18 +5,19 @@ import shutil
 
 from pybuild.sandbox.probe.trial import Steps
 
-_V2 = "/sys/fs/cgroup"
+_TREE = "/sys/fs/cgroup"
+_OWN = "/proc/self/cgroup"
 _CONTROLLERS = ("memory", "pids")
 
 
-def control_groups(steps: Steps) -> str:
-    """Make a control group below this process's own."""
+def control_groups(steps: Steps, tree: str = _TREE, own: str = _OWN) -> str:
+    """Make a control group below this process's own, as `own` tells it, in the file systems below `tree`."""
     steps("read the own control group")
-    with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+    with open(own, encoding="utf-8", errors="surrogateescape") as file:
         rows = [line.rstrip("\n").split(":", 2) for line in file]
     for _, names, path in rows:
-        if not names and os.path.exists(f"{_V2}/cgroup.controllers"):
-            place = _V2 + path
+        if not names and os.path.exists(f"{tree}/cgroup.controllers"):
+            place = tree + path
             steps("open cgroup.subtree_control for writing")
             os.close(os.open(f"{place}/cgroup.subtree_control", os.O_WRONLY | os.O_CLOEXEC))
             _make_group(steps, place)
@@ -26,7 +27,7 @@ def control_groups(steps: Steps) -> str:
     for name in _CONTROLLERS:
         for _, names, path in rows:
             if name in names.split(","):
-                place = f"{_V2}/{names}" if os.path.isdir(f"{_V2}/{names}") else f"{_V2}/{name}"
+                place = f"{tree}/{names}" if os.path.isdir(f"{tree}/{names}") else f"{tree}/{name}"
                 _make_group(steps, place + path)
                 break
         else:

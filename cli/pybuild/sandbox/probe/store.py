@@ -10,6 +10,7 @@ from pybuild.sandbox.probe.namespaces import namespace
 from pybuild.sandbox.probe.trial import Steps
 from pybuild.sandbox.spec import SandboxSpec
 
+MOUNTS = "/proc/self/mountinfo"
 _NETWORKED = ("nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs")
 
 
@@ -19,10 +20,15 @@ class Mounted(NamedTuple):
     kind: str
     options: frozenset[str]
 
+    @property
+    def networked(self) -> bool:
+        """Does it lie on another machine?"""
+        return self.kind in _NETWORKED
+
     def describe(self) -> str:
         """Return it for people: the file system and what limits it."""
         limits = [name for name in ("ro", "nosuid", "nodev", "noexec") if name in self.options]
-        network = ", over the network" if self.kind in _NETWORKED else ""
+        network = ", over the network" if self.networked else ""
         return f"{self.kind}{network}{f' ({chr(44).join(limits)})' if limits else ''}"
 
 
@@ -40,7 +46,7 @@ def mounted(path: str) -> Mounted:
     device = f"{os.major(number)}:{os.minor(number)}"
     path = os.path.realpath(path)
     best, found = -1, Mounted("unknown", frozenset())
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+    with open(MOUNTS, encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
             fields, _, rest = line.partition(" - ")
             words = fields.split()
@@ -110,8 +116,10 @@ def _interface(lower: str) -> str:
     fd = syscalls.fsopen(b"overlay")
     try:
         syscalls.fsconfig_string(fd, b"lowerdir+", os.fsencode(lower))
-    except OSError:
-        return "by mount options"
+        # Older kernels take everything, to refuse it later
+        syscalls.fsconfig_string(fd, b"no-such-parameter", b"x")
+    except OSError as error:
+        return "by mount options" if error.filename == "fsconfig lowerdir+" else "by `lowerdir+`"
     finally:
         os.close(fd)
-    return "by `lowerdir+`"
+    return "by mount options"
