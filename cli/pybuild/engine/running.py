@@ -4,6 +4,7 @@ import codecs
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
 from signal import Signals
@@ -14,6 +15,8 @@ from pybuild.api.events import StepLog
 from pybuild.api.request import BuildRequest
 from pybuild.engine.deadline import duration
 from pybuild.engine.errors import BuildTimeoutError, RunFailedError
+from pybuild.engine.mounting import Mounted
+from pybuild.engine.redact import Redactor
 from pybuild.layer.tarwriter import Packed
 from pybuild.oci.digest import Digest
 from pybuild.plan.ops import RunOp
@@ -37,7 +40,9 @@ def hostname(request: BuildRequest) -> str:
     return request.build_args.get("BUILDKIT_SANDBOX_HOSTNAME") or DEFAULT_HOSTNAME
 
 
-def run(op: RunOp, inputs: "Inputs", diff_ids: Sequence[Digest], number: int) -> tuple[Packed, BlobWriter]:
+def run(
+    op: RunOp, inputs: "Inputs", diff_ids: Sequence[Digest], number: int, mounted: Mounted
+) -> tuple[Packed, BlobWriter]:
     """Run the command on the layers named and return what it changed, packed into an uncommitted blob.
 
     The caller owns the blob. Raises RunFailedError for a status other than 0, SandboxError when the
@@ -51,7 +56,11 @@ def run(op: RunOp, inputs: "Inputs", diff_ids: Sequence[Digest], number: int) ->
     try:
         spec = SandboxSpec(
             argv=op.argv,
-            env=op.env + op.hidden_env + certificates.variables(request.ca_bundle, {name for name, _ in op.env}),
+            env=(
+                *(op.env + op.hidden_env),
+                *certificates.variables(request.ca_bundle, {name for name, _ in op.env}),
+                *mounted.env,
+            ),
             cwd=op.cwd,
             user=op.user,
             network=network.mode,
@@ -61,13 +70,16 @@ def run(op: RunOp, inputs: "Inputs", diff_ids: Sequence[Digest], number: int) ->
             shm_size=request.shm_size,
             ulimits=(*inputs.limiter.ulimits, *((limit.name, limit.soft, limit.hard) for limit in request.ulimits)),
             mounts=certificates.mounts(request.ca_bundle),
+            volumes=mounted.volumes,
+            insecure=op.insecure,
             lowers=tuple(os.fsencode(path) for path in lowers),
             staging=os.fsencode(staging),
             scripts=op.scripts,
             emulation=workers.emulation(request.root_emulation),
         )
         with inputs.limiter.group() as group:
-            with _Output(lambda stream, text: inputs.emit(StepLog(number, stream, text))) as output:
+            told = partial(_told, inputs, number)
+            with _Output(told, mounted.secrets) as output:
                 try:
                     end, packed = workers.run(
                         spec,
@@ -77,6 +89,7 @@ def run(op: RunOp, inputs: "Inputs", diff_ids: Sequence[Digest], number: int) ->
                         network.namespace,
                         group.entries,
                         request.step_timeout,
+                        mounted.locks,
                     )
                 except TimeoutError:
                     raise _too_long(op, request.step_timeout, output.last) from None
@@ -95,6 +108,10 @@ def run(op: RunOp, inputs: "Inputs", diff_ids: Sequence[Digest], number: int) ->
         workers.remove(staging)
         raise
     return packed, blob
+
+
+def _told(inputs: "Inputs", number: int, stream: str, text: str) -> None:
+    inputs.emit(StepLog(number, stream, text))
 
 
 def _publish(inputs: "Inputs", staging: Path, diff_id: Digest) -> None:
@@ -139,10 +156,11 @@ def _failed(op: RunOp, end: RunEnd, log: Sequence[str]) -> RunFailedError:
 
 
 class _Output:
-    """Two pipes read by a thread: text goes to `tell`, the last lines are kept."""
+    """Two pipes read by a thread: text goes to `tell`, the last lines are kept, neither with a secret in it."""
 
-    def __init__(self, tell: Callable[[str, str], None]) -> None:
+    def __init__(self, tell: Callable[[str, str], None], secrets: Sequence[bytes] = ()) -> None:
         self._tell = tell
+        self._secrets = secrets
         self._lines: deque[str] = deque(maxlen=LOG_LINES)
         self._partial = ""
 
@@ -169,20 +187,22 @@ class _Output:
             out_read: (codecs.getincrementaldecoder("utf-8")("replace"), "stdout"),
             err_read: (codecs.getincrementaldecoder("utf-8")("replace"), "stderr"),
         }
+        redactors = {fd: Redactor(self._secrets, partial(self._show, stream)) for fd, (_, stream) in decoders.items()}
         with DefaultSelector() as selector:
             for fd in decoders:
                 selector.register(fd, EVENT_READ)
             while selector.get_map():
                 for key, _ in selector.select():
                     data = os.read(key.fd, 65536)
-                    decoder, stream = decoders[key.fd]
-                    text = decoder.decode(data, final=not data)
-                    if text:
-                        self._keep(text)
-                        self._tell(stream, text)
+                    redactors[key.fd].feed(decoders[key.fd][0].decode(data, final=not data))
                     if not data:
+                        redactors[key.fd].finish()
                         selector.unregister(key.fd)
                         os.close(key.fd)
+
+    def _show(self, stream: str, text: str) -> None:
+        self._keep(text)
+        self._tell(stream, text)
 
     def _keep(self, text: str) -> None:
         *lines, self._partial = (self._partial + text).split("\n")

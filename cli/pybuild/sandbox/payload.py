@@ -39,8 +39,8 @@ ULIMITS = {
 """Names as Docker has them, numbers as <asm-generic/resource.h>."""
 
 
-def prepare(mode: IdMode, program: bytes) -> None:
-    """Do what needs no root directory yet. `program` is the seccomp filter."""
+def prepare(mode: IdMode, program: bytes | None) -> None:
+    """Do what needs no root directory yet. `program` is the seccomp filter, None for a process without bounds."""
     os.setsid()
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         # Python ignores them, and exec keeps what is ignored
@@ -49,6 +49,8 @@ def prepare(mode: IdMode, program: bytes) -> None:
     if mode == "single":
         # Set-uid programs have no other user to become; without this privilege the filter needs no rights
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+    if program is None:
+        return
     # Before the capabilities go: they allow a filter without no_new_privs, which would break `sudo`
     syscalls.seccomp_filter(program)
     caps.limit_bounding_set()
@@ -64,7 +66,8 @@ def become(spec: SandboxSpec, who: Identity, mode: IdMode, handover: int = -1) -
     _enter_directory(spec.cwd)
     _limit(spec)
     _become_user(who, mode, spec.emulation)
-    caps.limit_own()
+    if not spec.insecure:
+        caps.limit_own()
     os.umask(0o022)
     syscalls.close_range(3, on_exec=True)
     env = environment(spec, who)

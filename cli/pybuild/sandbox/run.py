@@ -104,8 +104,8 @@ def run(
     signal.signal(signal.SIGTERM, _note)
     resolv_conf = _resolv_conf(spec)
     staging = overlay.prepare(spec)
-    fits = bool(_ready) and spec.network == "host" and not groups
-    pid, reader, orders = _ready.pop() if fits else _begin(mode, spec.network, groups)
+    fits = bool(_ready) and spec.network == "host" and not groups and not spec.insecure
+    pid, reader, orders = _ready.pop() if fits else _begin(mode, spec.network, groups, insecure=spec.insecure)
     supervisor: Supervisor | None = None
     try:
         if spec.emulation == "full":
@@ -142,7 +142,7 @@ def run(
     return end, packed
 
 
-def _begin(mode: IdMode, network: Network, groups: Sequence[int] = ()) -> _Ready:
+def _begin(mode: IdMode, network: Network, groups: Sequence[int] = (), *, insecure: bool = False) -> _Ready:
     """Clone init into its namespaces; it waits for orders then. Raises OSError."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -155,7 +155,7 @@ def _begin(mode: IdMode, network: Network, groups: Sequence[int] = ()) -> _Ready
         if pid == 0:
             try:
                 signal.set_wakeup_fd(-1)
-                _init(mode, network, writer, theirs, groups)
+                _init(mode, network, writer, theirs, groups, insecure)
             finally:
                 os._exit(1)
     except OSError:
@@ -222,7 +222,9 @@ def _judge(records: dict[str, Any], cancelled: bool) -> tuple[RunEnd, Made]:
     return RunEnd(code if code >= 0 else 128 - code, message=records.get("exec", "")), made
 
 
-def _init(mode: IdMode, network: Network, report: int, orders: socket.socket, groups: Sequence[int]) -> NoReturn:
+def _init(
+    mode: IdMode, network: Network, report: int, orders: socket.socket, groups: Sequence[int], insecure: bool
+) -> NoReturn:
     """Be pid 1: prepare, wait for orders, make the root, start the payload, reap until it ends."""
     try:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -242,13 +244,13 @@ def _init(mode: IdMode, network: Network, report: int, orders: socket.socket, gr
         if child == 0:
             starting.close()
             orders.close()
-            _payload(mode, report, waiting)
+            _payload(mode, report, waiting, insecure)
         waiting.close()
         os.umask(0)
         syscalls.mount(b"none", b"/", b"", syscalls.MS_REC | syscalls.MS_PRIVATE)
         if network == "none":
             bring_loopback_up()
-        parts = Parts(own_network=network != "host")
+        parts = Parts(own_network=network != "host", hide=not insecure)
         order = wire.receive(orders)
         if order is None:
             os._exit(1)
@@ -272,11 +274,11 @@ def _init(mode: IdMode, network: Network, report: int, orders: socket.socket, gr
         os._exit(1)
 
 
-def _payload(mode: IdMode, report: int, waiting: socket.socket) -> NoReturn:
+def _payload(mode: IdMode, report: int, waiting: socket.socket, insecure: bool) -> NoReturn:
     """Be the process that is to run: prepare, wait for the root and the identity, execute."""
     try:
         _forbid_imports()
-        payload.prepare(mode, seccomp_program())
+        payload.prepare(mode, None if insecure else seccomp_program())
         go = wire.receive(waiting)
         if go is None:
             # There will be no root, and init says why

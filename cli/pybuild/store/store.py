@@ -9,6 +9,7 @@ from types import TracebackType
 from pybuild.store import locks
 from pybuild.store.blobs import Blobs
 from pybuild.store.cache import Cache
+from pybuild.store.caches import Caches
 from pybuild.store.errors import DamagedIndexError, StoreError, disk_error
 from pybuild.store.images import Images
 from pybuild.store.index import Index, damaged_mark
@@ -47,6 +48,7 @@ class Store:
         self.images = Images(index, self.blobs, self.layers)
         self.cache = Cache(index)
         self.snapshots = Snapshots(place, index, boot)
+        self.caches = Caches(place)
 
     @classmethod
     def open(cls, root: Path, *, create: bool = True) -> "Store":
