@@ -7,7 +7,6 @@ agent of their own, OpenSSH's, which ends with the RUN.
 
 import os
 import shutil
-import signal
 import socket
 import struct
 import subprocess
@@ -31,6 +30,9 @@ MAX_MESSAGE = 256 << 10
 MAX_CONNECTIONS = 32
 MAX_KEY = 100 << 10
 _SECONDS = 10
+_WATCH = '"$1" -D -a "$2" & agent=$!; read -r end; kill "$agent"; wait "$agent"'
+"""An agent that ends when standard input does: whoever holds its other end may die in any way."""
+
 _LENGTH = struct.Struct(">I")
 _NAME = "agent"
 
@@ -200,31 +202,24 @@ def _own_agent(agent: Agent, store: Store) -> Iterator[Path]:
     # Short enough, as the programs inherit the descriptor
     name = f"/proc/self/fd/{directory}/{_NAME}"
     environment = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "SSH_ASKPASS_REQUIRE": "never"}
-    # With a command the agent ends on its own when that has: it reads from a pipe that ends with this process
     process = subprocess.Popen(
-        [ssh_agent, "-a", name, "/bin/sh", "-c", 'echo "$SSH_AGENT_PID"; read -r end'],
+        ["/bin/sh", "-c", _WATCH, "sh", ssh_agent, name],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=environment,
         pass_fds=[directory],
         start_new_session=True,
-        close_fds=True,
     )
-    pid = 0
     try:
         assert process.stdout is not None
-        told = process.stdout.readline().strip()
-        if not told.isdigit():
+        # It tells where it listens once it does
+        if not process.stdout.readline():
             raise PybuildError("ssh-agent did not start")
-        pid = int(told)
         for path in agent.paths:
             _add_key(ssh_add, path, {**environment, "SSH_AUTH_SOCK": name}, directory)
         yield place / _NAME
     finally:
-        if pid:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
         process.communicate()
         os.close(directory)
         shutil.rmtree(place, ignore_errors=True)
@@ -251,6 +246,8 @@ def _add_key(program: str, path: str, environment: dict[str, str], directory: in
     )
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().split("\n")[-1]
+        if "passphrase" in said:
+            said = "it has a passphrase"
         raise PybuildError(
             f"the key of `--ssh` cannot be used: {path}{f': {said}' if said else ''}",
             "one with a passphrase goes into your agent: `ssh-add FILE`, and then `--ssh default`",

@@ -37,6 +37,11 @@ class CacheDirectory(msgspec.Struct, frozen=True):
     created: float
     last_used: float
 
+    @property
+    def shown(self) -> str:
+        """Return the id as people wrote it, or the name of one that was never completed."""
+        return self.id.removeprefix("/") or self.name
+
 
 class _Info(msgspec.Struct, frozen=True):
     id: str = ""
