@@ -39,10 +39,11 @@ def run(params: Any, fds: list[int]) -> RunResult:
     """[spec, mode, how many descriptors are only held, if any]; descriptors: standard output, standard error, the
     layer to be, the namespace of a private network when the spec has one, control groups to enter, and those held.
     """
-    wire, mode, *held = params
+    wire, mode, *counts = params
     assert is_mode(mode)
     spec = SandboxSpec.from_wire(wire)
-    stdout, stderr, tar, *groups = fds[: len(fds) - sum(held)]
+    held = fds[len(fds) - sum(counts) :]
+    stdout, stderr, tar, *groups = fds[: len(fds) - len(held)]
     if spec.network == "private":
         join(groups.pop(0))
 
@@ -51,7 +52,12 @@ def run(params: Any, fds: list[int]) -> RunResult:
         pack_tree(upper, writer, lower_dirs=spec.lowers, owners=_owners(mode))
         return writer.finish()
 
-    return RunResult(*run_sandbox(spec, mode, stdout, stderr, pack, groups))
+    try:
+        return RunResult(*run_sandbox(spec, mode, stdout, stderr, pack, groups))
+    finally:
+        # Before the answer: whoever gets it may want at once what was held
+        for fd in held:
+            os.close(fd)
 
 
 def ingest(params: Any, fds: list[int]) -> Packed:
