@@ -139,3 +139,34 @@ def test_links_lead_nowhere_but_inside(box: Box, own_root: Path, tmp_path: Path)
     ):
         end = box.sh("true", lowers=lowers, volumes=(volume,)).result.end
         assert message in end.problem, (volume, end)
+
+
+@pytest.mark.slow
+def test_a_race_for_a_shared_directory_is_lost_inside(box: Box, tmp_path: Path) -> None:
+    """One RUN swaps a directory and a link to the host's without a pause while others mount below and from it."""
+    canary = directory(tmp_path / "outside", f="canary")
+    (canary / "x").mkdir()
+    shared = directory(tmp_path / "shared")
+    (shared / "d").mkdir()
+    cache = Directory(b"/c", os.fsencode(shared))
+    swap = box.spec(
+        *("/bin/sh", "-c"),
+        f"cd /c; while test ! -e stop; do mv d e; ln -s {canary} d; rm d; ln -s / d; rm d; mv e d; done",
+        volumes=(cache,),
+    )
+    job, fds = box.submit(swap)
+    problems = set()
+    for number in range(30):
+        below = File(b"/c/d/x/f", b"", 0o600) if number % 2 else Memory(b"/c/d/x")
+        ran = box.sh(
+            f"ls {canary}; ls /s; cat /s/f /c/d/f; echo stolen > /s/f; touch /c/d/x/stolen",
+            volumes=(cache, below, Directory(b"/s", os.fsencode(shared), b"d")),
+        )
+        assert "canary" not in ran.out
+        problems.add(ran.result.end.problem)
+    (shared / "stop").touch()
+    assert box.finish(swap, job, fds).status == 0
+    assert "" in problems
+    assert sorted(path.name for path in canary.iterdir()) == ["f", "x"]
+    assert (canary / "f").read_text() == "canary"
+    assert list((canary / "x").iterdir()) == []

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -289,3 +290,26 @@ def test_an_agent_is_used_from_inside(base: Pybuild, context: Path, tmp_path: Pa
     image = base.image(context, "--no-cache", "--ssh", f"k={key}", dockerfile=text)
     assert "inside (ED25519)" in image.read("out")
     assert not leaks(base.store, b"OPENSSH PRIVATE KEY")
+
+
+@pytest.mark.slow
+def test_a_killed_build_lets_go_of_its_cache(inline_base: Pybuild, context: Path) -> None:
+    beat = "trap : TERM; while true; do cat /proc/uptime > /c/beat; usleep 10000; done"
+    text = "FROM base\nRUN --mount=type=cache,id=beat,target=/c,sharing=locked --mount=target=/src,rw "
+    place = inline_base.base / "Beating"
+    place.write_text(f"{text}{beat}\n")
+    killed = inline_base.start("build", "-f", place, context)
+    while not [path for path in inline_base.store.glob("caches/*/fs/beat") if path.read_text()]:
+        time.sleep(0.05)
+    look = 'a=$(cat /c/beat); usleep 300000; test "$a" = "$(cat /c/beat)"'
+    other = inline_base.base / "Looking"
+    other.write_text(f"{text}{look}\n")
+    waiting = inline_base.start("build", "--progress=plain", "-f", other, context)
+    time.sleep(1)
+    assert waiting.poll() is None
+    killed.kill()
+    killed.communicate()
+    result = inline_base.finish(waiting, "build")
+    assert "waiting for a cache that is in use: beat" in result.err
+    inline_base.build(context, dockerfile="FROM base\n")
+    assert os.listdir(inline_base.store / "tmp") == []

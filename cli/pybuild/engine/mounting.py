@@ -120,7 +120,7 @@ class _Preparing:
         self.secrets: list[bytes] = []
 
     def add(self, mount: RunMount, digest: bytes) -> None:
-        target = os.fsencode(getattr(mount, "target", ""))
+        target = os.fsencode(mount.target)
         match mount:
             case BindMount():
                 self.volumes.append(self._bind(mount, target, digest))

@@ -7,6 +7,9 @@ MASK = "****"
 SHORTEST = 6
 """Characters a value has at least to be looked for: shorter ones are found in ordinary words."""
 
+MAX_LINES = 200
+"""Secrets of more lines are only looked for as a whole: each line is searched for in all that a RUN writes."""
+
 
 class Redactor:
     """Takes pieces of a text and tells it on without secrets, which may lie across pieces.
@@ -41,7 +44,8 @@ class Redactor:
 def _values(secret: bytes) -> list[str]:
     """Return what to look for: the whole, and each line of it, as programs print keys and files line by line."""
     text = secret.decode(errors="replace").strip()
-    found = [text, *(line.strip() for line in text.splitlines())]
+    lines = text.splitlines()
+    found = [text, *(line.strip() for line in lines if len(lines) <= MAX_LINES)]
     return [value for value in found if len(value) >= SHORTEST]
 
 
