@@ -21,7 +21,6 @@ from pybuild.plan.ops import (
     FromContext,
     FromScratch,
     MountSource,
-    RunMount,
     RunOp,
     SecretMount,
     SshMount,
@@ -100,9 +99,12 @@ def mounted(op: RunOp, inputs: "Inputs", reads: Reads, digests: list[bytes]) -> 
         return
     with ExitStack() as stack:
         preparing = _Preparing(inputs, reads, stack)
-        preparing.take_caches(list(zip(op.mounts, digests, strict=True)))
-        for mount, digest in zip(op.mounts, digests, strict=True):
-            preparing.add(mount, digest)
+        both = list(zip(op.mounts, digests, strict=True))
+        # Caches last: while one is waited for, or held, nothing is to be done but that
+        for mount, digest in both:
+            if not isinstance(mount, CacheMount):
+                preparing.add(mount, digest)
+        preparing.add_caches([(mount, digest) for mount, digest in both if isinstance(mount, CacheMount)])
         yield Mounted(tuple(preparing.volumes), tuple(preparing.env), tuple(preparing.locks), tuple(preparing.secrets))
 
 
@@ -111,7 +113,6 @@ class _Preparing:
         self._in = inputs
         self._reads = reads
         self._stack = stack
-        self._caches: dict[str, Path] = {}
         self._scratch: Path | None = None
         self._views = 0
         self.volumes: list[Volume] = []
@@ -119,16 +120,11 @@ class _Preparing:
         self.locks: list[int] = []
         self.secrets: list[bytes] = []
 
-    def add(self, mount: RunMount, digest: bytes) -> None:
+    def add(self, mount: BindMount | TmpfsMount | SecretMount | SshMount, digest: bytes) -> None:
         target = os.fsencode(mount.target)
         match mount:
             case BindMount():
                 self.volumes.append(self._bind(mount, target, digest))
-            case CacheMount():
-                # What filled it is all of it, else the source is looked for in what has come together
-                source = b"" if mount.source else os.fsencode(mount.path)
-                path = os.fsencode(self._caches[_cache_name(mount, digest, self._in.workers.mode)])
-                self.volumes.append(Directory(target, path, source, mount.read_only))
             case TmpfsMount():
                 self.volumes.append(Memory(target, mount.size, mount.read_only))
             case SecretMount():
@@ -170,22 +166,24 @@ class _Preparing:
 
     # Caches
 
-    def take_caches(self, mounts: list[tuple[RunMount, bytes]]) -> None:
+    def add_caches(self, mounts: list[tuple[CacheMount, bytes]]) -> None:
         """Take hold of all caches, in an order all builds have: else two could wait for each other."""
-        wanted: dict[str, CacheMount] = {}
-        for mount, digest in mounts:
-            if not isinstance(mount, CacheMount):
-                continue
-            name = _cache_name(mount, digest, self._in.workers.mode)
-            before = wanted.get(name)
+        named = [(_cache_name(mount, digest, self._in.workers.mode), mount) for mount, digest in mounts]
+        strictest: dict[str, CacheMount] = {}
+        for name, mount in named:
+            before = strictest.get(name)
             if before is None or _STRICTNESS.index(mount.sharing) > _STRICTNESS.index(before.sharing):
-                wanted[name] = mount
-        if len(wanted) > MAX_CACHES:
-            raise PybuildError(f"RUN has more than {MAX_CACHES} caches: {len(wanted)}")
-        for name in sorted(wanted):
-            self._take_cache(name, wanted[name])
+                strictest[name] = mount
+        if len(strictest) > MAX_CACHES:
+            raise PybuildError(f"RUN has more than {MAX_CACHES} caches: {len(strictest)}")
+        held = {name: self._take_cache(name, strictest[name]) for name in sorted(strictest)}
+        for name, mount in named:
+            # What filled it is all of it, else the source is looked for in what has come together
+            source = b"" if mount.source else os.fsencode(mount.path)
+            path = os.fsencode(held[name])
+            self.volumes.append(Directory(os.fsencode(mount.target), path, source, mount.read_only))
 
-    def _take_cache(self, name: str, mount: CacheMount) -> None:
+    def _take_cache(self, name: str, mount: CacheMount) -> Path:
         held = self._stack.enter_context(
             self._in.store.caches.use(
                 name,
@@ -197,8 +195,8 @@ class _Preparing:
                 wait=self._waiting(mount),
             )
         )
-        self._caches[name] = held.path
         self.locks.append(held.lock)
+        return held.path
 
     def _waiting(self, mount: CacheMount) -> Callable[[], None]:
         told = False
