@@ -23,7 +23,7 @@ RUN mkdir -p /data/sub && echo text > /data/sub/f && chown 5:6 /data/sub/f && ln
 FROM base
 WORKDIR /w
 RUN --mount=target=/src --mount=target=one,source=sub/b \
-    { ls /src; cat /src/a one; stat -c %a:%u /src/sub/b; readlink /src/link; touch /src/x || echo ro; } > /bind
+    { ls /src; cat /src/a one; stat -c %a:%u /src /src/sub/b; readlink /src/link; touch /src/x || echo ro; } > /bind
 RUN --mount=target=/src,rw rm /src/a; echo new > /src/new; ls /src > /writable
 RUN --mount=target=/src ls /src > /unchanged
 RUN --mount=from=made,source=/link,target=/m --mount=from=made,target=/all,rw \
@@ -54,6 +54,7 @@ def fill(context: Path) -> None:
     (context / "hidden").write_text("hidden\n")
     (context / "link").symlink_to("/etc/shadow")
     (context / ".dockerignore").write_text("hidden\n")
+    context.chmod(0o700)
 
 
 def leaks(root: Path, text: bytes) -> list[Path]:
@@ -64,7 +65,7 @@ def leaks(root: Path, text: bytes) -> list[Path]:
 
 
 def check_all_kinds(image: Image) -> None:
-    assert image.read("bind") == "a\nlink\nsub\na\nb\n640:0\n/etc/shadow\nro\n"
+    assert image.read("bind") == "a\nlink\nsub\na\nb\n755:0\n640:0\n/etc/shadow\nro\n"
     assert image.read("writable") == "link\nnew\nsub\n"
     assert image.read("unchanged") == "a\nlink\nsub\n"
     assert image.read("stage") == "text\n5:6\n.\n..\nsub\ny\nro\n"

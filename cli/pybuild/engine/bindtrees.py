@@ -89,7 +89,8 @@ def _write_tree(root: bytes, selected: Selected, source: Source) -> None:
             _write(path, entry, source)
     # From the bottom up, as long as they can be written
     for path, entry in reversed(directories):
-        os.chmod(path, entry.mode)
+        # How private the directory is where the context lies says nothing of what is in it
+        os.chmod(path, entry.mode if entry.path else 0o755)
         os.utime(path, ns=(entry.mtime, entry.mtime))
 
 

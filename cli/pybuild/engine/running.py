@@ -78,8 +78,8 @@ def run(
             emulation=workers.emulation(request.root_emulation),
         )
         with inputs.limiter.group() as group:
-            told = partial(_told, inputs, number)
-            with _Output(told, mounted.secrets) as output:
+            tell = partial(_tell, inputs, number)
+            with _Output(tell, mounted.secrets) as output:
                 try:
                     end, packed = workers.run(
                         spec,
@@ -110,7 +110,7 @@ def run(
     return packed, blob
 
 
-def _told(inputs: "Inputs", number: int, stream: str, text: str) -> None:
+def _tell(inputs: "Inputs", number: int, stream: str, text: str) -> None:
     inputs.emit(StepLog(number, stream, text))
 
 

@@ -318,8 +318,10 @@ class Solver:
                 return self._in.images[reference].rootfs.diff_ids
             case FromScratch():
                 return []
-            case _:
+            case FromContext():
                 return None
+            case _ as unreachable:
+                assert_never(unreachable)
 
     def _open_source(self, source: MountSource) -> "_Borrowed | LayerSource":
         match source:

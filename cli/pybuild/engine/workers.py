@@ -184,7 +184,8 @@ class Workers:
 
     def make_cache(self, directory: Path, mode: int, uid: int, gid: int, content: int | None = None) -> None:
         """Make the new `directory` of a cache with that mode and owner; `content` is an uncompressed archive."""
-        self._call("make_cache", [os.fsencode(directory), mode, uid, gid, self.mode], _some(content), None)
+        fds = [] if content is None else [content]
+        self._call("make_cache", [os.fsencode(directory), mode, uid, gid, self.mode], fds, None)
 
     def remove(self, directory: Path) -> None:
         """Remove a directory whose files may belong to mapped ids, even when the build was cancelled."""
@@ -227,7 +228,3 @@ class Workers:
         self.prepare()
         assert self._worker is not None
         return self._worker.call(job, params, fds, result=result, cancel_fd=self._cancel_read)
-
-
-def _some(fd: int | None) -> list[int]:
-    return [] if fd is None else [fd]

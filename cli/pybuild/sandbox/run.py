@@ -264,6 +264,8 @@ def _init(
         who = resolve_user(root.fd, spec.user)
         _forbid_imports()
         root.enter()
+        # They are mounted; and secrets in them are not all meant for the user it becomes
+        plain["volumes"] = []
         wire.send(starting, msgspec.msgpack.encode([plain, who]), streams)
         for fd in (*streams, starting.detach(), orders.detach()):
             os.close(fd)

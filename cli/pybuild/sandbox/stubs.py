@@ -10,6 +10,7 @@ import errno
 import os
 import posixpath
 import stat
+from contextlib import suppress
 
 import msgspec
 
@@ -111,6 +112,11 @@ class Stubs:
             except FileNotFoundError:
                 self._make(parent, name, directory=directory)
                 return path
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                # No link: somebody else has made it meanwhile, in a directory that is shared
+                return path
             within = self.path_of(parent)
             return posixpath.normpath(posixpath.join(b"/", within, link)).strip(b"/")
         finally:
@@ -118,11 +124,12 @@ class Stubs:
 
     def _make(self, parent: int, name: bytes, *, directory: bool) -> None:
         if os.fstat(parent).st_dev != self._device:
-            # In another mount, whose own it becomes
-            if directory:
-                os.mkdir(name, 0o755, dir_fd=parent)
-            else:
-                os.close(os.open(name, _NEW_FILE, 0o644, dir_fd=parent))
+            # In another mount, whose own it becomes, and where others may be as fast
+            with suppress(FileExistsError):
+                if directory:
+                    os.mkdir(name, 0o755, dir_fd=parent)
+                else:
+                    os.close(os.open(name, _NEW_FILE, 0o644, dir_fd=parent))
         elif directory:
             self._make_directory(parent, name)
         else:

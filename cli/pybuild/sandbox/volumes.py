@@ -62,6 +62,9 @@ class Socket(msgspec.Struct, frozen=True, array_like=True, tag="socket"):
 
 Volume = Layers | Directory | Memory | File | Socket
 
+# What msgspec has to know of the types it finds out here, before anything is forked
+_NONE = msgspec.convert([], list[Volume])
+
 
 def to_wire(volumes: tuple[Volume, ...]) -> list[Any]:
     """Return plain values."""
