@@ -153,14 +153,15 @@ def test_caches_outlive_builds_until_they_are_pruned(inline_base: Pybuild, conte
         return [int(image.read(name)) for name in ("shared", "locked", "private", "up", "abs", "mode")]
 
     assert counts() == [1, 2, 3, 1, 1, 1]
+    assert counts() == [4, 5, 6, 2, 2, 2]
     assert counts("--build-arg=BUILDKIT_CACHE_MOUNT_NS=a") == [1, 2, 3, 1, 1, 1]
     rows = inline_base("df", "--caches", "--format", "{{.ID}} {{.Target}}").text.splitlines()
     for id in ("n", "../../../../m", "/m", "a/n", "a/../../../../m", "a//m"):
         assert rows.count(f"{id} /c") == (2 if id.endswith("n") else 1), rows
     inline_base("prune", "-f", "--filter", "id=n")
-    assert counts() == [1, 2, 3, 2, 2, 1]
+    left = inline_base("df", "--caches", "--format", "{{.ID}}").text.split()
+    assert sorted({*left}) == sorted({id for id in (row.split()[0] for row in rows) if id != "n"})
     inline_base("prune", "-f", "--filter", "type=exec.cachemount")
-    assert inline_base("df", "--caches", "--format", "{{.ID}}").text == ""
     assert os.listdir(inline_base.store / "caches") == []
 
 
@@ -175,6 +176,7 @@ COPY --from=b /seen /b
 """
 
 
+@pytest.mark.slow
 def test_sharing_at_the_same_time(inline_base: Pybuild, context: Path) -> None:
     def seen(sharing: str, seconds: str) -> tuple[str, str]:
         # Each leaves its name, waits, and looks who else was there
