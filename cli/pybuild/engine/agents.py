@@ -190,7 +190,9 @@ def _try(path: Path, agent: Agent) -> None:
 @contextmanager
 def _own_agent(agent: Agent, store: Store) -> Iterator[Path]:
     """Run an agent that has the keys of `agent` and no others; give its socket."""
-    programs = [shutil.which(name) for name in ("ssh-agent", "ssh-add")]
+    # Never what lies in the working directory, which is a build context as a rule
+    path = os.pathsep.join(part for part in os.get_exec_path() if os.path.isabs(part))
+    programs = [shutil.which(name, path=path) for name in ("ssh-agent", "ssh-add")]
     if None in programs:
         raise PybuildError(
             f"`--ssh {agent.id}=KEY` needs ssh-agent and ssh-add, which are not there",
@@ -201,7 +203,7 @@ def _own_agent(agent: Agent, store: Store) -> Iterator[Path]:
     directory = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     # Short enough, as the programs inherit the descriptor
     name = f"/proc/self/fd/{directory}/{_NAME}"
-    environment = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "SSH_ASKPASS_REQUIRE": "never"}
+    environment = {"PATH": path, "LC_ALL": "C", "SSH_ASKPASS_REQUIRE": "never"}
     process = subprocess.Popen(
         ["/bin/sh", "-c", _WATCH, "sh", ssh_agent, name],
         stdin=subprocess.PIPE,
@@ -216,8 +218,8 @@ def _own_agent(agent: Agent, store: Store) -> Iterator[Path]:
         # It tells where it listens once it does
         if not process.stdout.readline():
             raise PybuildError("ssh-agent did not start")
-        for path in agent.paths:
-            _add_key(ssh_add, path, {**environment, "SSH_AUTH_SOCK": name}, directory)
+        for key in agent.paths:
+            _add_key(ssh_add, key, {**environment, "SSH_AUTH_SOCK": name}, directory)
         yield place / _NAME
     finally:
         process.communicate()
@@ -233,17 +235,20 @@ def _add_key(program: str, path: str, environment: dict[str, str], directory: in
         raise PybuildError(f"cannot read the key of `--ssh`: {path}: {error.strerror}") from error
     if len(key) > MAX_KEY:
         raise PybuildError(f"the key of `--ssh` is over {MAX_KEY} bytes: {path}")
-    done = subprocess.run(
-        [program, "-q", "-"],
-        input=key if key.endswith(b"\n") else key + b"\n",
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env=environment,
-        pass_fds=[directory],
-        start_new_session=True,
-        timeout=_SECONDS,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [program, "-q", "-"],
+            input=key if key.endswith(b"\n") else key + b"\n",
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environment,
+            pass_fds=[directory],
+            start_new_session=True,
+            timeout=_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise PybuildError(f"ssh-add did not end within {_SECONDS} seconds: {path}") from None
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().split("\n")[-1]
         if "passphrase" in said:

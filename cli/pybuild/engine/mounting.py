@@ -206,7 +206,7 @@ class _Preparing:
             self._reads.check()
             if not told:
                 told = True
-                self._in.emit(Notice("info", f"waiting for a cache that is in use: {mount.id.lstrip('/')}"))
+                self._in.emit(Notice("info", f"waiting for a cache that is in use: {mount.id.removeprefix('/')}"))
 
         return wait
 
