@@ -246,7 +246,7 @@ def test_onbuild_of_a_stage_runs_in_the_stage_built_from_it() -> None:
 @pytest.mark.parametrize(
     ("text", "line", "message"),
     [
-        ("FROM scratch\nRUN --mount=type=cache,target=/c x\n", 2, "RUN --mount"),
+        ("FROM scratch\nRUN --mount=type=cache,target=/c,size=1 x\n", 2, "size"),
         ("FROM scratch\nRUN --security=insecure x\n", 2, "--security"),
         ("FROM scratch\nCOPY --exclude=*.o a /\n", 2, "--exclude"),
         ("FROM scratch\nCOPY --parents a /\n", 2, "--parents"),

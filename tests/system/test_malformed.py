@@ -72,7 +72,8 @@ DOCKERFILES = {
     "a bad directive": ("# escape=x\nFROM base\n", 1),
     "binary": ("\x00\x01\x02\x7f\n", 1),
     "an endless line": ("FROM base\nRUN " + "\\\n" * 50, 2),
-    "not done yet": ("FROM base\nRUN --mount=type=secret,id=a true\n", 2),
+    "a secret nobody gave": ("FROM base\nRUN --mount=type=secret,id=a,required true\n", 2),
+    "a device": ("FROM base\nRUN --device=vendor.com/gpu=all,required true\n", 2),
     "a user that is not there": ("FROM base\nUSER not-there\nRUN true\n", 3),
 }
 
@@ -107,6 +108,9 @@ OPTIONS = [
     ["build", "--network", "strange", "."],
     ["build", "--add-host", "no-address", "."],
     ["build", "--label", "=x", "."],
+    ["build", "--secret", "src=/etc/passwd", "."],
+    ["build", "--ssh", "a=/no/such/key", "."],
+    ["build", "--allow", "everything", "."],
     ["build", "--build-arg", "=x", "."],
     ["build", "-t", "UPPER:case", "."],
     ["build", "-t", "a:b:c:d", "."],

@@ -48,6 +48,31 @@ class Limits(NamedTuple):
     best_effort: bool = False
 
 
+class Secret:
+    """The value of a `--secret`. It shows itself nowhere: whoever wants the value asks for it."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: bytes) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self.value == other.value
+
+    def __hash__(self) -> int:
+        return hash(self.value)
+
+    def __repr__(self) -> str:
+        return "Secret(****)"
+
+
+class Agent(NamedTuple):
+    """One `--ssh`: `paths` are absolute ones of one agent's socket, or of private keys."""
+
+    id: str
+    paths: tuple[str, ...]
+
+
 class BuildRequest(NamedTuple):
     """Everything `pybuild build` was told.
 
@@ -58,7 +83,8 @@ class BuildRequest(NamedTuple):
     `network` is private, host, none, or default: private where possible, else host. `shm_size` is in bytes, 0
     the default. `extra_hosts` are "name:ip", where "host-gateway" stands for the host's address.
     `ca_bundle` holds certificates as PEM that RUN trusts. `timeout` of the build and `step_timeout` of each RUN
-    are in seconds, 0 is none. `root_emulation` is auto, off, fake or full.
+    are in seconds, 0 is none. `root_emulation` is auto, off, fake or full. `secrets` are by id. `allow` are names of
+    `entitlements`.
     """
 
     context: str = ""
@@ -81,6 +107,9 @@ class BuildRequest(NamedTuple):
     timeout: float = 0.0
     step_timeout: float = 0.0
     root_emulation: str = "auto"
+    secrets: Mapping[str, Secret] = _NOTHING
+    ssh: tuple[Agent, ...] = ()
+    allow: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -91,6 +120,8 @@ class BuildRequest(NamedTuple):
             "ulimits": [limit._asdict() for limit in self.ulimits],
             "limits": self.limits._asdict(),
             "outputs": [{**output._asdict(), "attrs": dict(output.attrs)} for output in self.outputs],
+            "secrets": {name: secret.value.hex() for name, secret in self.secrets.items()},
+            "ssh": [agent._asdict() for agent in self.ssh],
         }
 
     @staticmethod
@@ -98,13 +129,25 @@ class BuildRequest(NamedTuple):
         """Return the request in `data`; raise UsageError when it is malformed."""
         try:
             values = dict(data)
-            for name in ("tags", "no_cache_filter", "extra_hosts"):
+            for name in ("tags", "no_cache_filter", "extra_hosts", "allow"):
                 values[name] = tuple(str(item) for item in values.get(name, ()))
             values["ulimits"] = tuple(Ulimit(**item) for item in values.get("ulimits", ()))
             values["outputs"] = tuple(Output(**item) for item in values.get("outputs", ()))
             values["limits"] = Limits(**values.get("limits", {}))
+            values["ssh"] = tuple(
+                Agent(str(item["id"]), tuple(str(path) for path in item["paths"])) for item in values.get("ssh", ())
+            )
+            values["secrets"] = _secrets(values.get("secrets", {}))
             for name in ("timeout", "step_timeout"):
                 values[name] = float(values.get(name, 0))
             return BuildRequest(**values)
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, KeyError) as error:
             raise UsageError(f"malformed build request: {error}") from error
+
+
+def _secrets(data: Mapping[str, Any]) -> dict[str, Secret]:
+    """Return the secrets; what is said of malformed ones quotes nothing."""
+    try:
+        return {str(name): Secret(bytes.fromhex(value)) for name, value in data.items()}
+    except (TypeError, ValueError, AttributeError):
+        raise UsageError("malformed build request: secrets") from None

@@ -73,9 +73,21 @@ def build(
         str,
         Option(help="With one user id only, how RUN is root: auto, off, fake or full.", metavar="HOW"),
     ] = "auto",
+    secret: Annotated[
+        list[str] | None,
+        Option(help="For RUN --mount=type=secret: id=ID[,src=FILE|,env=NAME].", metavar="SPEC"),
+    ] = None,
+    ssh: Annotated[
+        list[str] | None,
+        Option(help="For RUN --mount=type=ssh: default, or ID=SOCKET, or ID=KEY[,KEY...].", metavar="SPEC"),
+    ] = None,
+    allow: Annotated[
+        list[str] | None,
+        Option(help="What RUN may ask for: network.host, security.insecure.", metavar="NAME"),
+    ] = None,
 ) -> int:
     """Build an image from a Dockerfile and the directory CONTEXT."""
-    from pybuild.commands import flags
+    from pybuild.commands import flags, given
 
     if progress not in _SHOWN:
         raise UsageError(f"unknown kind of progress: {progress}", f"known: {', '.join(_SHOWN)}")
@@ -102,6 +114,9 @@ def build(
         ca_bundle=flags.ca_bundle(ca_bundle),
         timeout=flags.duration(timeout, "--timeout"),
         step_timeout=flags.duration(step_timeout, "--step-timeout"),
+        secrets=given.secrets(secret, os.environ) if secret else {},
+        ssh=given.agents(ssh, os.environ) if ssh else (),
+        allow=given.entitlements(allow) if allow else (),
     )
     for path in filter(None, (iidfile, metadata_file)):
         _check_parent(path)

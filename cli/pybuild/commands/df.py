@@ -1,11 +1,12 @@
 """`pybuild df`"""
 
+from time import time
 from typing import Annotated, Any
 
 from pybuild.client import connect
 from pybuild.commands.option import Option
 from pybuild.commands.output import write_rows
-from pybuild.progress.amounts import human_bytes
+from pybuild.progress.amounts import human_bytes, human_duration
 
 HEADERS = {
     "Type": "TYPE",
@@ -15,13 +16,19 @@ HEADERS = {
     "Reclaimable": "RECLAIMABLE",
 }
 
+CACHE_HEADERS = {"ID": "ID", "Target": "TARGET", "Size": "SIZE", "Created": "CREATED", "LastUsed": "LAST USED"}
+
 
 def df(
     format_: Annotated[str, Option("--format", help="table, json or a Go template.", metavar="FORMAT")] = "",
+    caches: Annotated[bool, Option("--caches", help="Show each cache of RUN --mount=type=cache instead.")] = False,
 ) -> None:
     """Show how much of the disk is used by what."""
     with connect() as backend:
         usage = backend.df()
+    if caches:
+        write_rows([_cache(row) for row in usage.get("caches", ())], format_, CACHE_HEADERS, list(CACHE_HEADERS))
+        return
     write_rows([_row(row) for row in usage["rows"]], format_, HEADERS, list(HEADERS))
 
 
@@ -34,3 +41,17 @@ def _row(row: dict[str, Any]) -> dict[str, str]:
         "Size": human_bytes(row["size"]),
         "Reclaimable": human_bytes(row["reclaimable"]) + share,
     }
+
+
+def _cache(row: dict[str, Any]) -> dict[str, str]:
+    return {
+        "ID": str(row["id"]),
+        "Target": str(row["target"]),
+        "Size": human_bytes(row["size"]),
+        "Created": _ago(row["created"]),
+        "LastUsed": _ago(row["last_used"]),
+    }
+
+
+def _ago(moment: float) -> str:
+    return f"{human_duration(max(0.0, time() - moment))} ago" if moment else ""

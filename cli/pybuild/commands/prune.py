@@ -17,7 +17,10 @@ def prune(
     ] = False,
     force: Annotated[bool, Option("-f", "--force", help="Do not ask.")] = False,
     dry_run: Annotated[bool, Option("-n", "--dry-run", help="Only tell what would be removed.")] = False,
-    filter_: Annotated[list[str] | None, Option("--filter", help="until=24h or label=NAME.", metavar="NAME=V")] = None,
+    filter_: Annotated[
+        list[str] | None,
+        Option("--filter", help="until=24h, label=NAME, or id=ID of a cache mount alone.", metavar="NAME=V"),
+    ] = None,
     format_: Annotated[str, Option("--format", help="table or json.", metavar="FORMAT")] = "table",
 ) -> int:
     """Remove what nothing needs: images without a name, old cache, leftovers. Tells each with its reason."""

@@ -63,9 +63,11 @@ ALLOWED = {
     MountType.CACHE: (
         "type", "target", "source", "from", "readonly", "readwrite", "id", "sharing", "mode", "uid", "gid",
     ),
-    MountType.TMPFS: ("type", "target", "size"),
-    MountType.SECRET: ("type", "target", "id", "env", "required", "mode", "uid", "gid"),
-    MountType.SSH: ("type", "target", "id", "required", "mode", "uid", "gid"),
+    MountType.TMPFS: ("type", "target", "size", "readonly", "readwrite"),
+    MountType.SECRET: (
+        "type", "target", "source", "id", "env", "required", "mode", "uid", "gid", "readonly", "readwrite",
+    ),
+    MountType.SSH: ("type", "target", "id", "required", "mode", "uid", "gid", "readonly", "readwrite"),
 }  # fmt: skip
 
 FLAGS = ("readonly", "readwrite", "required")
@@ -115,6 +117,12 @@ def parse_mount(text: str, expand: Callable[[str], str] | None = None) -> Mount:
             raise InvalidValueError(f"unexpected key for mount type {type_}: {item.key}")
         mount = _apply(mount, item)
     return _checked(mount)
+
+
+def source_name(text: str) -> str:
+    """Return the `from` of a mount, "" for none; raise InvalidValueError."""
+    fields = [_read_field(item, None) for item in split_csv(text)]
+    return next((item.given() for item in reversed(fields) if item.key == "from"), "")
 
 
 def split_csv(text: str) -> list[str]:
@@ -254,6 +262,10 @@ def _read_size(value: str) -> int:
 def _checked(mount: Mount) -> Mount:
     if "\0" in mount.target + mount.source + (mount.id or "") + (mount.env or ""):
         raise InvalidValueError("mount holds a NUL character")
+    if mount.type is MountType.SECRET and mount.source != "/":
+        if mount.id:
+            raise InvalidValueError("mount of a secret has an id and a source", "give one of them, they mean the same")
+        mount = msgspec.structs.replace(mount, id=mount.source, source="/")
     if mount.type is MountType.SECRET and not (mount.id or mount.target):
         raise InvalidValueError("mount of a secret needs an id or a target")
     if not mount.target and mount.type not in (MountType.SECRET, MountType.SSH):

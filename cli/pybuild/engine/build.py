@@ -18,6 +18,7 @@ from pybuild.context.errors import ContextError
 from pybuild.context.local import LocalContext
 from pybuild.dockerfile.parse import Dockerfile, parse
 from pybuild.engine import exporting, inputs
+from pybuild.engine.bindtrees import BindTrees
 from pybuild.engine.deadline import Deadline
 from pybuild.engine.networks import Networks
 from pybuild.engine.resolve import read_bases
@@ -87,6 +88,7 @@ def build(
             deadline=deadline,
             networks=stack.enter_context(Networks(workers, emit)),
             snapshots=Snapshots(store, workers),
+            binds=stack.enter_context(BindTrees(store, workers)),
             emit=emit,
             cancel=cancel,
             file=dockerfile.name,

@@ -152,11 +152,12 @@ class Images:
     def prune(self, *, all: bool = False, filters: Filters | None = None, dry_run: bool = False) -> dict[str, Any]:
         """Remove what nothing needs and tell each victim with its reason; raise ConflictError while builds run."""
         with self._store() as store, Workers(Flag()) as workers:
-            until, labels = _prune_filters(filters or {})
+            until, labels, only_caches = _prune_filters(filters or {})
             report = store.prune(
                 all=all,
                 until=until,
                 labels=labels,
+                only_caches=only_caches,
                 dry_run=dry_run,
                 remove_tree=workers.remove_if_possible,
             )
@@ -173,7 +174,7 @@ class Images:
             return {"items": items, "reclaimed": report.reclaimed}
 
     def df(self) -> dict[str, Any]:
-        """Return how much of the disk is used by what, in bytes."""
+        """Return how much of the disk is used by what, in bytes, and each cache mount."""
         with self._store() as store:
             return {
                 "rows": [
@@ -185,7 +186,17 @@ class Images:
                         "reclaimable": row.reclaimable,
                     }
                     for row in store.df()
-                ]
+                ],
+                "caches": [
+                    {
+                        "id": cache.shown,
+                        "target": cache.target,
+                        "size": store.caches.size(cache.name),
+                        "created": cache.created,
+                        "last_used": cache.last_used,
+                    }
+                    for cache in store.caches.list()
+                ],
             }
 
 
@@ -273,17 +284,29 @@ def _test(name: str, value: str, store: Store) -> Callable[[ImageRecord], bool]:
     raise UsageError(f"unknown filter: {name}", "known: dangling, label, reference, before, since, until")
 
 
-def _prune_filters(filters: Filters) -> tuple[float | None, list[str]]:
+CACHE_MOUNT = "exec.cachemount"
+"""BuildKit's name for what a cache mount keeps."""
+
+
+def _prune_filters(filters: Filters) -> tuple[float | None, list[str], list[str] | None]:
+    """Return a moment, labels, and ids of cache mounts when only such are meant."""
     until: float | None = None
     labels: list[str] = []
+    ids: list[str] | None = None
     for name, values in filters.items():
         if name == "until":
             until = parse_until(values[-1])
         elif name in ("label", "label!"):
             labels += [value if name == "label" else "!" + value for value in values]
+        elif name == "id":
+            ids = [*(ids or ()), *values]
+        elif name == "type":
+            if values != [CACHE_MOUNT]:
+                raise UsageError(f"unknown type to prune: {', '.join(values)}", f"known: {CACHE_MOUNT}")
+            ids = ids or []
         elif name != "dangling":
-            raise UsageError(f"unknown filter: {name}", "known: until, label")
-    return until, labels
+            raise UsageError(f"unknown filter: {name}", "known: until, label, id, type")
+    return until, labels, ids
 
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}

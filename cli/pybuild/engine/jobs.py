@@ -4,6 +4,7 @@ A job gets parameters in plain types and descriptors, which end with its process
 made and touch files of mapped ids.
 """
 
+import errno
 import os
 from typing import Any
 
@@ -16,11 +17,13 @@ from pybuild.layer.pack import Owners, pack_tree
 from pybuild.layer.remove import remove_tree
 from pybuild.layer.tarwriter import Packed, TarWriter
 from pybuild.sandbox.child import Job
+from pybuild.sandbox.errors import SandboxError
 from pybuild.sandbox.holder import hold
 from pybuild.sandbox.idmap import is_mode
 from pybuild.sandbox.run import run as run_sandbox
 from pybuild.sandbox.spec import RunEnd, SandboxSpec
 from pybuild.tree.entry import Entry
+from pybuild.tree.notes import OWNER_XATTR, owner_note
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -33,13 +36,14 @@ class RunResult(msgspec.Struct, frozen=True):
 
 
 def run(params: Any, fds: list[int]) -> RunResult:
-    """[spec, mode]; descriptors: standard output, standard error, the layer to be, the namespace of a
-    private network when the spec has one, and control groups to enter.
+    """[spec, mode, how many descriptors are only held, if any]; descriptors: standard output, standard error, the
+    layer to be, the namespace of a private network when the spec has one, control groups to enter, and those held.
     """
-    wire, mode = params
+    wire, mode, *counts = params
     assert is_mode(mode)
     spec = SandboxSpec.from_wire(wire)
-    stdout, stderr, tar, *groups = fds
+    held = fds[len(fds) - sum(counts) :]
+    stdout, stderr, tar, *groups = fds[: len(fds) - len(held)]
     namespace = groups.pop(0) if spec.network == "private" else None
 
     def pack(upper: int) -> Packed:
@@ -47,7 +51,12 @@ def run(params: Any, fds: list[int]) -> RunResult:
         pack_tree(upper, writer, lower_dirs=spec.lowers, owners=_owners(mode))
         return writer.finish()
 
-    return RunResult(*run_sandbox(spec, mode, stdout, stderr, pack, namespace, groups))
+    try:
+        return RunResult(*run_sandbox(spec, mode, stdout, stderr, pack, namespace, groups))
+    finally:
+        # Before the answer: whoever gets it may want at once what was held
+        for fd in held:
+            os.close(fd)
 
 
 def ingest(params: Any, fds: list[int]) -> Packed:
@@ -89,6 +98,28 @@ def unpack_context(params: Any, fds: list[int]) -> None:
         extract_context(stream, root)
 
 
+def make_cache(params: Any, fds: list[int]) -> None:
+    """[directory to make, its mode, uid, gid, id mode]; descriptor, if any: an uncompressed archive to fill it."""
+    path, mode, uid, gid, id_mode = params
+    os.mkdir(path, 0o755)
+    root = os.open(path, _DIRECTORY)
+    owners = _owners(id_mode)
+    if fds:
+        os.lseek(fds[0], 0, os.SEEK_SET)
+        with os.fdopen(fds[0], "rb", buffering=1 << 20) as stream:
+            apply_layer(stream, os.dup(root), Rules("delete", owners))
+    if owners == "real":
+        try:
+            os.fchown(root, uid, gid)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise SandboxError(f"a cache cannot belong to {uid}:{gid}: these ids are not mapped here") from error
+    elif (uid, gid) != (0, 0):
+        os.setxattr(root, OWNER_XATTR, owner_note(uid, gid))
+    os.fchmod(root, mode)
+
+
 def remove(params: Any, fds: list[int]) -> None:
     """[directory]: remove it with all below it, whoever owns what."""
     parent, _, name = params[0].rstrip(b"/").rpartition(b"/")
@@ -105,6 +136,7 @@ JOBS: dict[str, Job] = {
     "apply": apply,
     "flatten": flatten,
     "unpack_context": unpack_context,
+    "make_cache": make_cache,
     "remove": remove,
     "hold_network": hold,
 }

@@ -13,6 +13,8 @@ from pybuild.api.events import Notice, StepLog
 from pybuild.api.request import BuildRequest
 from pybuild.engine.deadline import duration
 from pybuild.engine.errors import BuildTimeoutError, RunFailedError
+from pybuild.engine.mounting import Mounted
+from pybuild.engine.redact import Redactor
 from pybuild.layer.tarwriter import Packed
 from pybuild.oci.digest import Digest
 from pybuild.plan.ops import RunOp
@@ -36,7 +38,9 @@ def hostname(request: BuildRequest) -> str:
     return request.build_args.get("BUILDKIT_SANDBOX_HOSTNAME") or DEFAULT_HOSTNAME
 
 
-def run(op: RunOp, inputs: "Inputs", diff_ids: Sequence[Digest], number: int, line: int) -> tuple[Packed, BlobWriter]:
+def run(
+    op: RunOp, inputs: "Inputs", diff_ids: Sequence[Digest], number: int, line: int, mounted: Mounted
+) -> tuple[Packed, BlobWriter]:
     """Run the command, of that step and line, on the layers named and return what it changed, in an uncommitted blob.
 
     The caller owns the blob. Raises RunFailedError for a status other than 0, SandboxError when the
@@ -50,7 +54,11 @@ def run(op: RunOp, inputs: "Inputs", diff_ids: Sequence[Digest], number: int, li
     try:
         spec = SandboxSpec(
             argv=op.argv,
-            env=op.env + op.hidden_env + certificates.variables(request.ca_bundle, {name for name, _ in op.env}),
+            env=(
+                *(op.env + op.hidden_env),
+                *certificates.variables(request.ca_bundle, {name for name, _ in op.env}),
+                *mounted.env,
+            ),
             cwd=op.cwd,
             user=op.user,
             network=network.mode,
@@ -60,13 +68,16 @@ def run(op: RunOp, inputs: "Inputs", diff_ids: Sequence[Digest], number: int, li
             shm_size=request.shm_size,
             ulimits=(*inputs.limiter.ulimits, *((limit.name, limit.soft, limit.hard) for limit in request.ulimits)),
             mounts=certificates.mounts(request.ca_bundle),
+            volumes=mounted.volumes,
+            insecure=op.insecure,
             lowers=tuple(os.fsencode(path) for path in lowers),
             staging=os.fsencode(staging),
             scripts=op.scripts,
             emulation=workers.emulation(request.root_emulation),
         )
         with inputs.limiter.group() as group:
-            with _Output(lambda stream, text: inputs.emit(StepLog(number, stream, text))) as output:
+            tell = partial(_tell, inputs, number)
+            with _Output(tell, mounted.secrets) as output:
                 try:
                     end, packed = workers.run(
                         spec,
@@ -77,6 +88,7 @@ def run(op: RunOp, inputs: "Inputs", diff_ids: Sequence[Digest], number: int, li
                         group.entries,
                         request.step_timeout,
                         output.readers,
+                        mounted.locks,
                     )
                 except TimeoutError:
                     raise _too_long(op, request.step_timeout, output.last) from None
@@ -98,6 +110,10 @@ def run(op: RunOp, inputs: "Inputs", diff_ids: Sequence[Digest], number: int, li
         workers.remove(staging)
         raise
     return packed, blob
+
+
+def _tell(inputs: "Inputs", number: int, stream: str, text: str) -> None:
+    inputs.emit(StepLog(number, stream, text))
 
 
 def _publish(inputs: "Inputs", staging: Path, diff_id: Digest) -> None:
@@ -149,10 +165,14 @@ def _failed(op: RunOp, end: RunEnd, log: Sequence[str]) -> RunFailedError:
 
 
 class _Output:
-    """Two pipes, read while their writers are waited for: text goes to `tell`, the last lines are kept."""
+    """Two pipes, read while their writers are waited for: text goes to `tell`, the last lines are kept.
 
-    def __init__(self, tell: Callable[[str, str], None]) -> None:
+    Neither has a secret in it.
+    """
+
+    def __init__(self, tell: Callable[[str, str], None], secrets: Sequence[bytes] = ()) -> None:
         self._tell = tell
+        self._secrets = secrets
         self._lines: deque[str] = deque(maxlen=LOG_LINES)
         self._partial = ""
 
@@ -163,11 +183,14 @@ class _Output:
 
     def __enter__(self) -> "_Output":
         self.readers: dict[int, Callable[[], bool]] = {}
+        self._redactors = []
         writers = []
         for stream in ("stdout", "stderr"):
             reader, writer = os.pipe2(os.O_CLOEXEC)
             os.set_blocking(reader, False)
-            self.readers[reader] = partial(self._read, reader, stream, getincrementaldecoder("utf-8")("replace"))
+            redactor = Redactor(self._secrets, partial(self._show, stream))
+            self._redactors.append(redactor)
+            self.readers[reader] = partial(self._read, reader, getincrementaldecoder("utf-8")("replace"), redactor)
             writers.append(writer)
         self.stdout, self.stderr = writers
         return self
@@ -180,18 +203,21 @@ class _Output:
             while read():
                 continue
             os.close(reader)
+        for redactor in self._redactors:
+            redactor.finish()
 
-    def _read(self, fd: int, stream: str, decoder: IncrementalDecoder) -> bool:
+    def _read(self, fd: int, decoder: IncrementalDecoder, redactor: Redactor) -> bool:
         """Take what is there; return False when nothing more is."""
         try:
             data = os.read(fd, 65536)
         except BlockingIOError:
             return False
-        text = decoder.decode(data, final=not data)
-        if text:
-            self._keep(text)
-            self._tell(stream, text)
+        redactor.feed(decoder.decode(data, final=not data))
         return bool(data)
+
+    def _show(self, stream: str, text: str) -> None:
+        self._keep(text)
+        self._tell(stream, text)
 
     def _keep(self, text: str) -> None:
         *lines, self._partial = (self._partial + text).split("\n")

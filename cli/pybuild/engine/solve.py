@@ -8,14 +8,15 @@ from functools import partial
 from itertools import pairwise
 from threading import Event as Flag
 from threading import Lock
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 import msgspec
 
 from pybuild.api.events import Event, StepDone, StepStarted, Transfer
 from pybuild.api.request import BuildRequest
 from pybuild.dockerfile.errors import DockerfileError
-from pybuild.engine import copying, running
+from pybuild.engine import copying, mounting, running
+from pybuild.engine.bindtrees import BindTrees
 from pybuild.engine.deadline import Deadline
 from pybuild.engine.errors import StepError
 from pybuild.engine.networks import Networks
@@ -33,6 +34,7 @@ from pybuild.plan.ops import (
     FromImage,
     FromScratch,
     FromStage,
+    MountSource,
     Op,
     Plan,
     PlannedStage,
@@ -71,6 +73,7 @@ class Inputs(msgspec.Struct, frozen=True):
     limiter: Limiter
     deadline: Deadline
     snapshots: Snapshots
+    binds: BindTrees
     emit: Callable[[Event], None]
     cancel: Flag
     file: str
@@ -260,20 +263,23 @@ class Solver:
         }
         chain = chain_id(state.diff_ids)
         mode = self._mode()
-        key = run_key(op, chain, self._plan.platform, mode, options)
+        reads = _Reads(self._open_source, self._layers_of, self._check)
+        contents = mounting.contents(op, self._in, reads)
+        key = run_key(op, chain, self._plan.platform, mode, options, contents)
         record = self._lookup(key, stage)
         if record is None:
             # Only a worker that runs shows that its ids can be mapped as planned
             self._in.workers.prepare()
             if mode != self._mode():
-                key = run_key(op, chain, self._plan.platform, self._mode(), options)
+                key = run_key(op, chain, self._plan.platform, self._mode(), options, contents)
                 record = self._lookup(key, stage)
         if record is not None:
             return record, ""
         line = next(step.line for step in stage.steps if step.op is op)
-        packed, blob = running.run(op, self._in, state.diff_ids, number, line)
-        with blob:
-            self._keep(blob, packed)
+        with mounting.mounted(op, self._in, reads, contents) as mounted:
+            packed, blob = running.run(op, self._in, state.diff_ids, number, line, mounted)
+            with blob:
+                self._keep(blob, packed)
         return self._record(key, packed.diff_id, packed.size, "RUN " + op.argv[-1][:200]), _why(stage)
 
     def _mode(self) -> str:
@@ -313,13 +319,31 @@ class Solver:
         return self._record(key, packed.diff_id, packed.size, f"WORKDIR {op.path}"), _why(stage)
 
     def _source_of(self, op: CopyOp) -> "_Borrowed | LayerSource":
-        match op.source:
+        return self._open_source(op.source)
+
+    def _layers_of(self, source: MountSource) -> list[Digest] | None:
+        match source:
+            case FromStage(index=index):
+                return self._state_of(index).diff_ids
+            case FromImage(reference=reference):
+                return self._in.images[reference].rootfs.diff_ids
+            case FromScratch():
+                return []
+            case FromContext():
+                return None
+            case _ as unreachable:
+                assert_never(unreachable)
+
+    def _open_source(self, source: MountSource) -> "_Borrowed | LayerSource":
+        match source:
             case FromContext():
                 return _Borrowed(self._in.context, self._context_lock)
             case FromStage(index=index):
                 return stage_source(self._in.store, self._state_of(index).diff_ids)
             case FromImage(reference=reference):
                 return stage_source(self._in.store, self._in.images[reference].rootfs.diff_ids)
+            case FromScratch():
+                return stage_source(self._in.store, [])
             case _ as unreachable:
                 assert_never(unreachable)
 
@@ -351,6 +375,14 @@ class _Borrowed:
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
+
+
+class _Reads(NamedTuple):
+    """See mounting.Reads."""
+
+    open: "Callable[[MountSource], _Borrowed | LayerSource]"
+    layers: Callable[[MountSource], list[Digest] | None]
+    check: Callable[[], None]
 
 
 class _Abandoned(CancelledError):

@@ -161,6 +161,7 @@ class Workers:
         groups: Sequence[int] = (),
         seconds: float = 0,
         readers: Mapping[int, Callable[[], bool]] = MappingProxyType({}),
+        held: Sequence[int] = (),
     ) -> tuple[RunEnd, Packed | None]:
         """Run a sandbox and pack its changes into `tar`.
 
@@ -174,7 +175,8 @@ class Workers:
         self._check()
         self.prepare()
         assert self._worker is not None
-        job = self._worker.submit("run", [spec, self.mode], [stdout, stderr, tar, *private, *groups])
+        fds = [stdout, stderr, tar, *private, *groups, *held]
+        job = self._worker.submit("run", [spec, self.mode, len(held)], fds)
         try:
             result = job.result(RunResult, self._cancel_read, seconds, readers)
         except CancelledError:
@@ -210,6 +212,11 @@ class Workers:
         """Unpack a context that was sent into `directory`, which belongs to this user; raise LayerError."""
         self._call("unpack_context", [os.fsencode(directory)], [archive], None)
 
+    def make_cache(self, directory: Path, mode: int, uid: int, gid: int, content: int | None = None) -> None:
+        """Make the new `directory` of a cache with that mode and owner; `content` is an uncompressed archive."""
+        fds = [] if content is None else [content]
+        self._call("make_cache", [os.fsencode(directory), mode, uid, gid, self.mode], fds, None)
+
     def remove(self, directory: Path) -> None:
         """Remove a directory whose files may belong to mapped ids, even when the build was cancelled."""
         self.prepare()
@@ -223,6 +230,11 @@ class Workers:
         self.prepare()
         assert self._worker is not None
         self._removals.append(self._worker.submit("remove", [os.fsencode(directory)]))
+
+    def remove_soon(self, directory: Path) -> None:
+        """Do as `remove_later`, and leave it to the next one that opens the store when the worker is gone."""
+        with suppress(SandboxError):
+            self.remove_later(directory)
 
     def _finish_removal(self) -> None:
         # What it leaves is swept by the next one that opens the store

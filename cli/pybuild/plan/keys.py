@@ -5,16 +5,43 @@ the keys of all that follows.
 """
 
 import json
+from collections.abc import Sequence
+from typing import assert_never
 
 from pybuild.oci.digest import Digest, digest_of
-from pybuild.plan.ops import CopyOp, RunOp, WorkdirOp
+from pybuild.plan.ops import (
+    BindMount,
+    CacheMount,
+    CopyOp,
+    RunMount,
+    RunOp,
+    SecretMount,
+    SshMount,
+    TmpfsMount,
+    WorkdirOp,
+)
 
 VERSION = 1
 """Raised when the meaning of an op changes, so that no older result is taken for it."""
 
 
-def run_key(op: RunOp, chain: Digest | None, platform: str, mode: str, options: dict[str, object]) -> str:
-    """Return the key of a RUN; `options` are the build-wide settings a command can notice."""
+def run_key(
+    op: RunOp,
+    chain: Digest | None,
+    platform: str,
+    mode: str,
+    options: dict[str, object],
+    contents: Sequence[bytes] = (),
+) -> str:
+    """Return the key of a RUN; `options` are the build-wide settings a command can notice.
+
+    `contents` are digests of what the mounts read, in their order, b"" for one that reads nothing.
+    """
+    more: dict[str, object] = {}
+    if op.mounts:
+        more["mounts"] = [[*_mount(mount), content.hex()] for mount, content in zip(op.mounts, contents, strict=True)]
+    if op.insecure:
+        more["security"] = "insecure"
     return _key(
         "run",
         chain=chain,
@@ -28,7 +55,27 @@ def run_key(op: RunOp, chain: Digest | None, platform: str, mode: str, options: 
         network="default" if op.network == "private" else op.network,
         scripts=[[name, digest_of(content)] for name, content in op.scripts],
         options=options,
+        **more,
     )
+
+
+def _mount(mount: RunMount) -> list[object]:
+    """Return what of a mount decides a result. Values of secrets do not, nor where a source's content lies."""
+    match mount:
+        case BindMount():
+            return ["bind", mount.target, mount.read_only]
+        case CacheMount():
+            # What a cache is called, or who else uses it, is not meant to make a difference
+            return ["cache", mount.target, mount.read_only, mount.mode, mount.uid, mount.gid]
+        case TmpfsMount():
+            return ["tmpfs", mount.target, mount.read_only, mount.size]
+        case SecretMount():
+            rights = [mount.mode, mount.uid, mount.gid]
+            return ["secret", mount.id, mount.target, mount.env, mount.required, *rights]
+        case SshMount():
+            return ["ssh", mount.id, mount.target, mount.required, mount.mode, mount.uid, mount.gid]
+        case _ as unreachable:
+            assert_never(unreachable)
 
 
 def copy_key(op: CopyOp, chain: Digest | None, content: bytes, epoch: int | None) -> str:

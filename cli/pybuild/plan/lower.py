@@ -6,6 +6,7 @@ from typing import assert_never
 
 import msgspec
 
+from pybuild.api import entitlements
 from pybuild.api.request import BuildRequest
 from pybuild.dockerfile.errors import Span
 from pybuild.dockerfile.heredocs import Heredoc
@@ -36,7 +37,8 @@ from pybuild.dockerfile.ports import parse_port_spec
 from pybuild.dockerfile.signals import check_signal
 from pybuild.oci.image import DEFAULT_PATH, RunConfig
 from pybuild.oci.image import Healthcheck as HealthcheckConfig
-from pybuild.plan.ops import CopyOp, CopySource, Op, RunOp, Step, Warned, WorkdirOp
+from pybuild.plan import mounting
+from pybuild.plan.ops import CopyOp, CopySource, MountSource, Op, RunOp, Step, Warned, WorkdirOp
 from pybuild.plan.scope import MAX_ENVIRONMENT, PROXY_NAMES, Scope
 from pybuild.plan.text import Text
 
@@ -79,11 +81,11 @@ class StageBuilder:
             self._config, Env=self.scope.environment(), WorkingDir=self._config.WorkingDir or "/"
         )
 
-    def apply(self, instruction: Instruction, source: CopySource) -> None:
-        """Put one instruction into effect; `source` is what a COPY reads from."""
+    def apply(self, instruction: Instruction, source: CopySource, mounted: Sequence[MountSource | None] = ()) -> None:
+        """Put one instruction into effect; `source` is what a COPY reads, `mounted` what each mount of a RUN reads."""
         match instruction:
             case Run():
-                self._run(instruction)
+                self._run(instruction, mounted)
             case Copy() | Add():
                 self._copy(instruction, source)
             case Env():
@@ -137,8 +139,8 @@ class StageBuilder:
     def _shell(self) -> tuple[str, ...]:
         return tuple(self._config.Shell) if self._config.Shell else DEFAULT_SHELL
 
-    def _run(self, run: Run) -> None:
-        self._refuse_run_flags(run)
+    def _run(self, run: Run, mounted: Sequence[MountSource | None]) -> None:
+        self._look_at_devices(run)
         scripts: tuple[tuple[str, bytes], ...] = ()
         match run.command:
             case ExecForm(argv=given):
@@ -155,27 +157,44 @@ class StageBuilder:
                     argv = (*self._shell(), lone.body)
         if not argv:
             raise self._text.error("RUN needs a command", run.span)
-        declared = self.scope.declared()
+        namespace = self._request.build_args.get("BUILDKIT_CACHE_MOUNT_NS") or ""
+        mounts = mounting.lower(run, mounted, self._text, self.scope.values, self._cwd(), namespace)
+        declared = mounting.masked(self.scope.declared(), mounts)
         prefix = [f"|{len(declared)}", *declared] if declared else []
+        env = self.scope.run_environment()
         op = RunOp(
             argv=argv,
-            env=tuple(self.scope.run_environment().items()),
+            env=tuple({**env, **mounting.variables(mounts, env)}.items()),
             hidden_env=self._proxies(),
             cwd=self._cwd(),
             user=self._config.User,
             network=self._network(run),
             scripts=scripts,
+            mounts=mounts,
+            insecure=self._is_insecure(run),
         )
         self._step(run, "RUN " + " ".join([*prefix, *argv]) + " # buildkit", op)
 
-    def _refuse_run_flags(self, run: Run) -> None:
-        for given, what in (
-            (run.mounts, "RUN --mount"),
-            (run.devices, "RUN --device"),
-            (run.security not in (None, "", "sandbox"), "RUN --security=insecure"),
-        ):
-            if given:
-                raise self._text.error(f"{what} is not supported yet", run.span, "take the flag out of this RUN")
+    def _look_at_devices(self, run: Run) -> None:
+        """Raise DockerfileError for a device that is required: none can be had here, so others are left out."""
+        for device in run.devices:
+            name, *options = device.split(",")
+            if any(option.partition("=")[0].strip().lower() == "required" for option in options):
+                raise self._text.error(
+                    f"there are no devices for RUN: {name}", run.span, "without `required` the RUN goes on without it"
+                )
+            self._warnings.append(Warned(f"RUN goes on without the device: {name}", run.span.start_line))
+
+    def _is_insecure(self, run: Run) -> bool:
+        if run.security != "insecure":
+            return False
+        if entitlements.INSECURE not in self._request.allow:
+            raise self._text.error(
+                "RUN --security=insecure needs the permission of whoever builds",
+                run.span,
+                f"build with `--allow {entitlements.INSECURE}` if you trust it as you trust yourself",
+            )
+        return True
 
     def _file_name(self, name: str, span: Span) -> str:
         """Return a heredoc's name, which becomes that of a file."""
@@ -187,9 +206,14 @@ class StageBuilder:
         if run.network in (None, "", "default"):
             return self._request.network
         if run.network == "host" and self._request.network != "host":
-            raise self._text.error(
-                "RUN --network=host needs the permission of whoever builds", run.span, "build with `--network=host`"
-            )
+            if entitlements.HOST_NETWORK not in self._request.allow:
+                raise self._text.error(
+                    "RUN --network=host needs the permission of whoever builds",
+                    run.span,
+                    f"build with `--network=host`, or `--allow {entitlements.HOST_NETWORK}`",
+                )
+            if self._request.network == "none":
+                raise self._text.error("RUN --network=host in a build without a network", run.span)
         return str(run.network)
 
     def _proxies(self) -> tuple[tuple[str, str], ...]:

@@ -7,11 +7,12 @@ import msgspec
 
 from pybuild.api.request import BuildRequest
 from pybuild.dockerfile.errors import Span
-from pybuild.dockerfile.instructions import Copy, From, Instruction, Onbuild
+from pybuild.dockerfile.instructions import Copy, From, Instruction, Onbuild, Run
 from pybuild.dockerfile.parse import Dockerfile, Stage, parse_onbuild
 from pybuild.errors import NotFoundError, UsageError
 from pybuild.oci.image import RunConfig
 from pybuild.oci.platform import Platform, parse_platform
+from pybuild.plan import mounting
 from pybuild.plan.lower import StageBuilder
 from pybuild.plan.ops import (
     Base,
@@ -21,6 +22,7 @@ from pybuild.plan.ops import (
     FromImage,
     FromScratch,
     FromStage,
+    MountSource,
     NeedBases,
     Plan,
     PlannedStage,
@@ -176,6 +178,9 @@ def _static_needs(making: _Making, target: int) -> set[int]:
                 source = _source_of(making, stage.index, instruction.from_, instruction.span)
                 if isinstance(source, FromStage):
                     pending.append(source.index)
+            if isinstance(instruction, Run):
+                mounted = _mounted(making, stage.index, instruction)
+                pending += [source.index for source in mounted if isinstance(source, FromStage)]
     return needed
 
 
@@ -220,6 +225,11 @@ def _source_of(making: _Making, index: int, name: str, span: Span) -> CopySource
             f"stage needs to be defined before its use: {name}", span, "move the stage that others copy from up"
         )
     return FromImage(name)
+
+
+def _mounted(making: _Making, index: int, run: Run) -> tuple[MountSource | None, ...]:
+    """Return what the `from` of each mount of a RUN in stage `index` means."""
+    return mounting.sources(run, making.text, lambda name: _source_of(making, index, name, run.span))
 
 
 def _plan_stage(making: _Making, index: int) -> None:
@@ -308,6 +318,10 @@ def _apply(
         source = _source_of(making, index, instruction.from_, instruction.span)
         if isinstance(source, FromImage) and source.reference not in making.bases:
             making.missing[source.reference] = instruction.span.start_line
+    mounted = _mounted(making, index, instruction) if isinstance(instruction, Run) else ()
+    for item in mounted:
+        if isinstance(item, FromImage) and item.reference not in making.bases:
+            making.missing[item.reference] = instruction.span.start_line
     if trigger and isinstance(instruction, Onbuild):
         raise making.text.error("ONBUILD in an ONBUILD trigger is not allowed", instruction.span)
-    builder.apply(instruction, source)
+    builder.apply(instruction, source, mounted)

@@ -30,12 +30,76 @@ class FromScratch(msgspec.Struct, frozen=True):
 
 CopySource = FromContext | FromStage | FromImage
 Base = FromScratch | FromStage | FromImage
+MountSource = CopySource | FromScratch
+
+
+class BindMount(msgspec.Struct, frozen=True):
+    """Files of the context, a stage or an image. `path` is relative to the source's root, "" for all.
+
+    What is written to one that is not `read_only` is thrown away.
+    """
+
+    target: str
+    source: MountSource
+    path: str = ""
+    read_only: bool = True
+
+
+class CacheMount(msgspec.Struct, frozen=True):
+    """A directory that outlives the build. `id` has its namespace in front.
+
+    It begins as `path` of `source`, or empty with `mode`, `uid` and `gid`. `sharing` is shared, private or locked.
+    """
+
+    target: str
+    id: str
+    sharing: str = "shared"
+    source: MountSource | None = None
+    path: str = ""
+    read_only: bool = False
+    mode: int = 0o755
+    uid: int = 0
+    gid: int = 0
+
+
+class TmpfsMount(msgspec.Struct, frozen=True):
+    """An empty directory in memory; `size` is in bytes, 0 for no limit of its own."""
+
+    target: str
+    size: int = 0
+    read_only: bool = False
+
+
+class SecretMount(msgspec.Struct, frozen=True):
+    """A secret of whoever builds, as a file (`target` "" for none) and as the variable `env` ("" for none)."""
+
+    id: str
+    target: str = ""
+    env: str = ""
+    required: bool = False
+    mode: int = 0o400
+    uid: int = 0
+    gid: int = 0
+
+
+class SshMount(msgspec.Struct, frozen=True):
+    """The socket of an ssh agent."""
+
+    id: str
+    target: str
+    required: bool = False
+    mode: int = 0o600
+    uid: int = 0
+    gid: int = 0
+
+
+RunMount = BindMount | CacheMount | TmpfsMount | SecretMount | SshMount
 
 
 class RunOp(msgspec.Struct, frozen=True):
     """A command in a sandbox. `hidden_env` reaches the process but neither history nor cache key.
 
-    `scripts` are (file name, content) that appear read-only below /dev/pipes.
+    `scripts` are (file name, content) that appear read-only below /dev/pipes. `insecure` takes the confinement away.
     """
 
     argv: tuple[str, ...]
@@ -45,6 +109,12 @@ class RunOp(msgspec.Struct, frozen=True):
     user: str
     network: str
     scripts: tuple[tuple[str, bytes], ...] = ()
+    mounts: tuple[RunMount, ...] = ()
+    insecure: bool = False
+
+    def sources(self) -> list[MountSource]:
+        """Return what the mounts read."""
+        return [mount.source for mount in self.mounts if isinstance(mount, BindMount | CacheMount) and mount.source]
 
 
 class CopyOp(msgspec.Struct, frozen=True):
@@ -107,6 +177,8 @@ class PlannedStage(msgspec.Struct, frozen=True):
         for step in self.steps:
             if isinstance(step.op, CopyOp) and isinstance(step.op.source, FromStage):
                 found.add(step.op.source.index)
+            elif isinstance(step.op, RunOp):
+                found.update(source.index for source in step.op.sources() if isinstance(source, FromStage))
         return found
 
 

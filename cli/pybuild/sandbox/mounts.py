@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from pybuild.sandbox import overlay, syscalls
+from pybuild.sandbox.attach import Attaching
 from pybuild.sandbox.errors import SandboxError
 from pybuild.sandbox.spec import DEFAULT_SHM_SIZE, FileMount, SandboxSpec
 from pybuild.sandbox.stubs import Stubs
@@ -53,10 +54,11 @@ class Parts:
 
     Made in the namespaces of the sandbox, over the host's /proc and /sys: a mount that lies nowhere yet takes
     no other mounts. The last of them, /sys, has to be moved away before /dev. With `own_network` there is a network
-    namespace for /sys to show.
+    namespace for /sys to show. Without `hide` nothing is hidden or
+    read-only.
     """
 
-    def __init__(self, *, own_network: bool) -> None:
+    def __init__(self, *, own_network: bool, hide: bool = True) -> None:
         devices = {name: syscalls.open_tree(_FDCWD, b"/dev/" + name.encode()) for name in DEVICES}
         self._null = os.open("/dev/null", os.O_PATH | os.O_CLOEXEC)
         state = os.fstat(self._null)
@@ -66,15 +68,16 @@ class Parts:
             self.proc = _new_proc()
             _put(self.proc, b"/proc")
         with _step("mount /sys"):
-            self.sys = _new_sys(own_network)
+            self.sys = _new_sys(own_network, MOUNT_ATTR_RDONLY if hide else 0)
         with _step("mount /dev"):
             self.dev = syscalls.new_mount(b"tmpfs", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, mode="0755", size="65536k")
             # Not over the host's /dev: the store may be in its /dev/shm
             _put(self.dev, b"/sys")
             self._fill_dev(devices)
         _put(self.sys, b"/sys")
-        with _step("hide what belongs to the host"):
-            self._hide()
+        if hide:
+            with _step("hide what belongs to the host"):
+                self._hide()
         self.files = syscalls.new_mount(b"tmpfs", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, mode="0755")
 
     def _fill_dev(self, devices: dict[str, int]) -> None:
@@ -178,6 +181,7 @@ class Root:
             with _step(f"mount {item.target}"):
                 self._bind_ours(f"file{number}".encode(), place)
         self.stubs.settle()
+        Attaching(self._spec, self.fd, self._files, self.stubs).attach_all()
 
     def enter(self) -> None:
         """Make this the root directory of the process, and nothing else reachable."""
@@ -276,8 +280,8 @@ def _new_proc() -> int:
         return syscalls.open_tree(_FDCWD, b"/proc", recursive=True)
 
 
-def _new_sys(own_network: bool) -> int:
-    flags = _SAFE | MOUNT_ATTR_RDONLY
+def _new_sys(own_network: bool, more: int) -> int:
+    flags = _SAFE | more
     if own_network:
         try:
             return syscalls.new_mount(b"sysfs", flags)

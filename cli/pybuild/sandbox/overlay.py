@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+from collections.abc import Sequence
 
 from pybuild.sandbox import advice, syscalls
 from pybuild.sandbox.errors import SandboxError
@@ -23,13 +24,18 @@ def prepare(spec: SandboxSpec) -> int:
     os.mkdir(UPPER, 0o755, dir_fd=staging)
     os.mkdir(WORK, 0o700, dir_fd=staging)
     if spec.lowers:
-        state = os.stat(spec.lowers[-1])
-        os.chown(UPPER, state.st_uid, state.st_gid, dir_fd=staging)
-        os.chmod(UPPER, stat.S_IMODE(state.st_mode), dir_fd=staging)
+        take_after(spec.staging + b"/" + UPPER, spec.lowers[-1])
     else:
         # The kernel insists on one
         os.mkdir(_EMPTY, 0o755, dir_fd=staging)
     return staging
+
+
+def take_after(upper: bytes, lower: bytes) -> None:
+    """Give the upper directory the owner and mode of the topmost layer's root."""
+    state = os.stat(lower)
+    os.chown(upper, state.st_uid, state.st_gid)
+    os.chmod(upper, stat.S_IMODE(state.st_mode))
 
 
 def clear(staging: int) -> None:
@@ -56,8 +62,14 @@ def _remove(parent: int, name: bytes) -> None:
 
 def mount(spec: SandboxSpec) -> int:
     """Return the overlay as a detached mount; changes this process's working directory."""
-    lowers = list(reversed(spec.lowers)) or [spec.staging + b"/" + _EMPTY]
-    paths = [*lowers, spec.staging + b"/" + UPPER, spec.staging + b"/" + WORK]
+    lowers = spec.lowers or (spec.staging + b"/" + _EMPTY,)
+    return mount_layers(lowers, spec.staging + b"/" + UPPER, spec.staging + b"/" + WORK)
+
+
+def mount_layers(layers_below: Sequence[bytes], upper_path: bytes, work_path: bytes) -> int:
+    """Return an overlay of these directories, bottom first; changes this process's working directory."""
+    lowers = list(reversed(layers_below))
+    paths = [*lowers, upper_path, work_path]
     # The process inside can read these paths in its /proc/mounts: relative ones tell nothing of the host
     common = os.path.commonpath(paths)
     os.chdir(common)

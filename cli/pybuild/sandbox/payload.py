@@ -47,8 +47,8 @@ _SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM)
 """Python ignores some, and exec keeps what is ignored; the last is to end this process before its exec too."""
 
 
-def prepare(mode: IdMode, program: bytes) -> None:
-    """Do what needs no root directory yet. `program` is the seccomp filter."""
+def prepare(mode: IdMode, program: bytes | None) -> None:
+    """Do what needs no root directory yet. `program` is the seccomp filter, None for a process without bounds."""
     os.setsid()
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_DFL)
@@ -56,10 +56,12 @@ def prepare(mode: IdMode, program: bytes) -> None:
     _confine(mode, program)
 
 
-def _confine(mode: IdMode, program: bytes) -> None:
+def _confine(mode: IdMode, program: bytes | None) -> None:
     if mode == "single":
         # Set-uid programs have no other user to become; without this privilege the filter needs no rights
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+    if program is None:
+        return
     # Before the capabilities go: they allow a filter without no_new_privs, which would break `sudo`
     syscalls.seccomp_filter(program)
     caps.limit_bounding_set()
@@ -67,7 +69,7 @@ def _confine(mode: IdMode, program: bytes) -> None:
 
 def can_be_spawned(spec: SandboxSpec, who: Identity, mode: IdMode) -> bool:
     """Can init start this without a process that prepares itself? Then its own user and limits are the program's."""
-    return mode != "single" and (who.uid, who.gid) == (0, 0) and not spec.ulimits
+    return mode != "single" and (who.uid, who.gid) == (0, 0) and not spec.ulimits and not spec.insecure
 
 
 def become_like(spec: SandboxSpec, who: Identity, mode: IdMode, program: bytes) -> None:
@@ -108,7 +110,8 @@ def become(spec: SandboxSpec, who: Identity, mode: IdMode, handover: int = -1) -
     _enter_directory(spec.cwd)
     _limit(spec)
     _become_user(who, mode, spec.emulation)
-    caps.limit_own()
+    if not spec.insecure:
+        caps.limit_own()
     os.umask(0o022)
     syscalls.close_range(3, on_exec=True)
     env = environment(spec, who)

@@ -116,8 +116,11 @@ def run(
     signal.signal(signal.SIGTERM, _note)
     resolv_conf = _resolv_conf(spec)
     staging = overlay.prepare(spec)
-    usual = spec.network == "host" and not groups
-    pid, reader, orders = _ready.pop() if _ready and usual else _begin(mode, spec.network, namespace, groups)
+    usual = spec.network == "host" and not groups and not spec.insecure
+    if _ready and usual:
+        pid, reader, orders = _ready.pop()
+    else:
+        pid, reader, orders = _begin(mode, spec.network, namespace, groups, insecure=spec.insecure)
     supervisor: Supervisor | None = None
     try:
         if spec.emulation == "full":
@@ -156,7 +159,14 @@ def run(
     return end, packed
 
 
-def _begin(mode: IdMode, network: Network, namespace: int | None = None, groups: Sequence[int] = ()) -> _Ready:
+def _begin(
+    mode: IdMode,
+    network: Network,
+    namespace: int | None = None,
+    groups: Sequence[int] = (),
+    *,
+    insecure: bool = False,
+) -> _Ready:
     """Clone init into its namespaces; it waits for orders then. Raises OSError."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -169,7 +179,7 @@ def _begin(mode: IdMode, network: Network, namespace: int | None = None, groups:
         if pid == 0:
             try:
                 signal.set_wakeup_fd(-1)
-                _init(mode, network, writer, theirs, namespace, groups)
+                _init(mode, network, writer, theirs, namespace, groups, insecure)
             finally:
                 os._exit(1)
     except OSError:
@@ -249,6 +259,7 @@ def _init(
     orders: socket.socket,
     namespace: int | None,
     groups: Sequence[int],
+    insecure: bool,
 ) -> NoReturn:
     """Be pid 1: prepare, wait for orders, make the root, start the payload, reap until it ends."""
     try:
@@ -266,12 +277,12 @@ def _init(
             syscalls.unshare(syscalls.CLONE_NEWCGROUP)
         close_all_but(report, orders.fileno())
         # Forked now, the payload's process prepares itself while the root is made; pivot_root takes it along
-        forked = _fork_payload(mode, report) if mode == "single" else None
+        forked = _fork_payload(mode, report, insecure) if mode == "single" or insecure else None
         os.umask(0)
         syscalls.mount(b"none", b"/", b"", syscalls.MS_REC | syscalls.MS_PRIVATE)
         if network == "none":
             bring_loopback_up()
-        parts = Parts(own_network=network != "host")
+        parts = Parts(own_network=network != "host", hide=not insecure)
         order = wire.receive(orders)
         if order is None:
             os._exit(1)
@@ -286,6 +297,8 @@ def _init(
         _forbid_imports()
         root.enter()
         os.close(orders.detach())
+        # They are mounted; and secrets in them are not all meant for the user it becomes
+        plain["volumes"] = []
         if payload.can_be_spawned(spec, who, mode):
             payload.become_like(spec, who, mode, seccomp_program())
             try:
@@ -294,7 +307,7 @@ def _init(
                 _tell(report, "status", _cannot_execute(report, streams[1], spec, error) << 8)
                 os._exit(0)
         else:
-            child, starting = forked or _fork_payload(mode, report)
+            child, starting = forked or _fork_payload(mode, report, insecure)
             wire.send(starting, msgspec.msgpack.encode([plain, who]), streams)
             os.close(starting.detach())
         for fd in streams:
@@ -306,22 +319,22 @@ def _init(
         os._exit(1)
 
 
-def _fork_payload(mode: IdMode, report: int) -> tuple[int, socket.socket]:
+def _fork_payload(mode: IdMode, report: int, insecure: bool) -> tuple[int, socket.socket]:
     """Start the process that is to run; return its pid and what it waits at for its orders."""
     waiting, starting = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     pid = syscalls.clone(0)
     if pid == 0:
         close_all_but(report, waiting.fileno())
-        _payload(mode, report, waiting)
+        _payload(mode, report, waiting, insecure)
     waiting.close()
     return pid, starting
 
 
-def _payload(mode: IdMode, report: int, waiting: socket.socket) -> NoReturn:
+def _payload(mode: IdMode, report: int, waiting: socket.socket, insecure: bool) -> NoReturn:
     """Be the process that is to run: prepare, wait for the root and the identity, execute."""
     try:
         _forbid_imports()
-        payload.prepare(mode, seccomp_program())
+        payload.prepare(mode, None if insecure else seccomp_program())
         go = wire.receive(waiting)
         if go is None:
             # There will be no root, and init says why

@@ -5,7 +5,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from pybuild.sandbox import volumes
 from pybuild.sandbox.errors import SandboxError
+from pybuild.sandbox.volumes import Volume
 
 Network = Literal["none", "host", "private"]
 NETWORKS: tuple[Network, ...] = ("none", "host", "private")
@@ -61,8 +63,9 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
     for unlimited. `extra_hosts` are "name:ip". `resolv_conf` takes the place of the host's when not None; with the
     network "private" the caller has joined it. `scripts` are (name, content) of files below /dev/pipes.
     `emulation` of root, for where one id is mapped: "fake" lets changes of owner and identity seem to
-    succeed, "full" keeps track of them. `grace` is how many seconds a cancelled process has between SIGTERM
-    and SIGKILL.
+    succeed, "full" keeps track of them. `insecure` leaves the process all that root of a user namespace may do: all
+    capabilities, all system calls, nothing of /proc and /sys hidden. `grace` is how many seconds a cancelled
+    process has between SIGTERM and SIGKILL.
     """
 
     argv: tuple[str, ...]
@@ -79,6 +82,8 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
     ulimits: tuple[tuple[str, int, int], ...] = ()
     scripts: tuple[tuple[str, bytes], ...] = ()
     mounts: tuple[Mount, ...] = ()
+    volumes: tuple[Volume, ...] = ()
+    insecure: bool = False
     grace: float = 2.0
     emulation: Emulation = "off"
 
@@ -119,6 +124,8 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
             "mounts": [
                 [os.fsencode(item.target), item.content, item.mode, item.optional, item.lent] for item in self.mounts
             ],
+            "volumes": volumes.to_wire(self.volumes),
+            "insecure": self.insecure,
             "grace": self.grace,
             "emulation": self.emulation,
         }
@@ -142,6 +149,8 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
             ulimits=tuple((name, soft, hard) for name, soft, hard in data["ulimits"]),
             scripts=tuple((text(name), content) for name, content in data["scripts"]),
             mounts=tuple(FileMount(text(target), *rest) for target, *rest in data["mounts"]),
+            volumes=volumes.from_wire(data["volumes"]),
+            insecure=data["insecure"],
             grace=data["grace"],
             emulation=data["emulation"],
         )

@@ -8,6 +8,7 @@ through a link: the RUN had its hands on this tree.
 
 import errno
 import os
+import posixpath
 import stat
 from contextlib import suppress
 
@@ -22,6 +23,9 @@ MAX_KEPT = 4 << 20
 """Largest file that is remembered while another one is lent in its place, in bytes."""
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_MAX_LINKS = 40
+_MAX_DEPTH = 200
 
 
 class Lent(msgspec.Struct):
@@ -55,7 +59,9 @@ class Stubs:
         self._root = root
         self._upper = upper
         self.made = Made()
-        self._known: set[bytes] = set()
+        self._device = os.fstat(root).st_dev
+        self._times: dict[bytes, int] = {}
+        self._touched: set[bytes] = set()
 
     def keep_directory(self, name: bytes) -> None:
         """Make a directory in the root if it is missing; it becomes part of the layer, as with other builders."""
@@ -112,21 +118,82 @@ class Stubs:
         inode = os.stat(path, dir_fd=self._upper, follow_symlinks=False).st_ino
         self.made.lent.append(Lent(path, inode, content, before))
 
+    def place(self, target: bytes, *, directory: bool) -> int:
+        """Return a descriptor of a directory or file to mount upon, all links followed inside the image.
+
+        What is missing is made, and noted unless it is in something else that is mounted there. Raises OSError, and
+        SandboxError for what is of the other kind.
+        """
+        path = target.strip(b"/")
+        if path.count(b"/") > _MAX_DEPTH:
+            raise SandboxError(f"target of a mount is too deep: {os.fsdecode(target):.100}...")
+        for _ in range(_MAX_LINKS):
+            try:
+                found = syscalls.openat2(self._root, path, os.O_PATH, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+            except FileNotFoundError:
+                path = self._make_missing(path, directory=directory)
+                continue
+            if stat.S_ISDIR(os.fstat(found).st_mode) != directory:
+                os.close(found)
+                is_, not_ = ("no directory", "a directory is") if directory else ("a directory", "a file is")
+                raise SandboxError(f"{not_} to be mounted on what is {is_}: {os.fsdecode(target)}")
+            return found
+        raise SandboxError(f"too many symbolic links: {os.fsdecode(target)}")
+
+    def _make_missing(self, path: bytes, *, directory: bool) -> bytes:
+        """Make what is missing at `path`, or follow a link that leads nowhere; return where to look then."""
+        above, _, name = path.rpartition(b"/")
+        parent = self.place(above, directory=True) if above else os.dup(self._root)
+        try:
+            try:
+                link = os.readlink(name, dir_fd=parent)
+            except FileNotFoundError:
+                self._make(parent, name, directory=directory)
+                return path
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                # No link: somebody else has made it meanwhile, in a directory that is shared
+                return path
+            within = self.path_of(parent)
+            return posixpath.normpath(posixpath.join(b"/", within, link)).strip(b"/")
+        finally:
+            os.close(parent)
+
+    def _make(self, parent: int, name: bytes, *, directory: bool) -> None:
+        if os.fstat(parent).st_dev != self._device:
+            # In another mount, whose own it becomes, and where others may be as fast
+            with suppress(FileExistsError):
+                if directory:
+                    os.mkdir(name, 0o755, dir_fd=parent)
+                else:
+                    os.close(os.open(name, _NEW_FILE, 0o644, dir_fd=parent))
+        elif directory:
+            self._make_directory(parent, name)
+        else:
+            self._make_file(parent, name, link=False)
+
+    def path_of(self, fd: int) -> bytes:
+        """Return the path of something below the root, without links."""
+        root = os.readlink(b"/proc/self/fd/%d" % self._root)
+        return os.readlink(b"/proc/self/fd/%d" % fd).removeprefix(root).strip(b"/")
+
     def settle(self) -> None:
-        """Give directories the times they had before something was made in them."""
-        for path, _, _, _, mtime in self.made.parents:
+        """Give directories the times they had before something was made in them. Before they are hidden by a mount."""
+        for path in self._touched:
+            mtime = self._times[path]
             fd = syscalls.openat2(self._root, path or b".", _DIRECTORY, RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS)
             os.utime(fd, ns=(mtime, mtime))
             os.close(fd)
+        self._touched.clear()
 
-    def _make_file(self, directory: int, name: bytes) -> None:
+    def _make_file(self, directory: int, name: bytes, *, link: bool = True) -> None:
         path = self._note_parent(directory)
-        if self.made.files:
+        if self.made.files and link:
             # Names are cheaper than inodes, and what is mounted hides that they share one
             os.link(self.made.files[0][0], name, src_dir_fd=self._root, dst_dir_fd=directory, follow_symlinks=False)
         else:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            os.close(os.open(name, flags, 0o644, dir_fd=directory))
+            os.close(os.open(name, _NEW_FILE, 0o644, dir_fd=directory))
         path = path + b"/" + name if path else name
         self.made.files.append((path, os.stat(path, dir_fd=self._upper, follow_symlinks=False).st_ino))
 
@@ -138,23 +205,27 @@ class Stubs:
             above, _, name = path.rpartition(b"/")
             parent = self._directory(above)
         try:
-            within = self._note_parent(parent)
-            os.mkdir(name, 0o755, dir_fd=parent)
-            made = within + b"/" + name if within else name
-            self.made.directories.append((made, os.stat(made, dir_fd=self._upper, follow_symlinks=False).st_ino))
+            self._make_directory(parent, name)
         finally:
             os.close(parent)
         return syscalls.openat2(self._root, path, _DIRECTORY, resolve)
 
+    def _make_directory(self, parent: int, name: bytes) -> None:
+        within = self._note_parent(parent)
+        os.mkdir(name, 0o755, dir_fd=parent)
+        made = within + b"/" + name if within else name
+        self.made.directories.append((made, os.stat(made, dir_fd=self._upper, follow_symlinks=False).st_ino))
+
     def _note_parent(self, directory: int) -> bytes:
         """Remember a directory as it is before something is made in it; return its path without links."""
-        root = os.readlink(b"/proc/self/fd/%d" % self._root)
-        path = os.readlink(b"/proc/self/fd/%d" % directory).removeprefix(root).strip(b"/")
+        path = self.path_of(directory)
+        self._touched.add(path)
         above = path
         # Those further up are copied to the upper directory along with it
-        while above not in self._known:
-            self._known.add(above)
+        while above not in self._times:
             state = os.stat(above or b".", dir_fd=self._root, follow_symlinks=False)
+            self._times[above] = state.st_mtime_ns
+            self._touched.add(above)
             self.made.parents.append(
                 (above, stat.S_IMODE(state.st_mode), state.st_uid, state.st_gid, state.st_mtime_ns)
             )

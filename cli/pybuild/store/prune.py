@@ -15,6 +15,7 @@ import msgspec
 
 from pybuild.oci.digest import Digest, chain_id
 from pybuild.store.cache import CacheRecord
+from pybuild.store.caches import CacheDirectory
 from pybuild.store.errors import disk_error
 from pybuild.store.images import ImageRecord
 from pybuild.store.place import allocated, hold_reserve, is_left_over, release_reserve, remove_own
@@ -29,8 +30,8 @@ RemoveTree = Callable[[Path], object]
 class Pruned(msgspec.Struct, frozen=True):
     """A thing that was removed, or would be.
 
-    `kind` is image, cache, layer, blob, snapshot, context or temporary. `size` are allocated bytes, each byte counted
-    with one thing only. `last_used` in seconds since the epoch, 0 when unknown.
+    `kind` is image, cache, layer, blob, snapshot, cache mount, context or temporary. `size` are allocated bytes, each
+    byte counted with one thing only. `last_used` in seconds since the epoch, 0 when unknown.
     """
 
     kind: str
@@ -67,6 +68,7 @@ class _Plan(msgspec.Struct):
     layers: list[Digest] = msgspec.field(default_factory=list)
     files: list[tuple[Path, str]] = msgspec.field(default_factory=list)
     snapshots: list[tuple[str, str]] = msgspec.field(default_factory=list)
+    caches: list[tuple[CacheDirectory, str]] = msgspec.field(default_factory=list)
     contexts: list[Path] = msgspec.field(default_factory=list)
     memos: bool = False
 
@@ -77,24 +79,31 @@ def prune(
     all: bool,
     until: float | None,
     labels: Sequence[str],
+    only_caches: Sequence[str] | None,
     dry_run: bool,
     remove_tree: RemoveTree | None,
 ) -> PruneReport:
     """See Store.prune."""
+
+    def planned() -> _Plan:
+        if only_caches is None:
+            return _plan(store, all, until, labels)
+        return _Plan(caches=_chosen_caches(store, only_caches, until))
+
     if dry_run:
-        return PruneReport(tuple(_told(store, _plan(store, all, until, labels), _left_over(store))))
+        return PruneReport(tuple(_told(store, planned(), _left_over(store))))
     with store.exclusive():
         # What removes things writes first: names go before content
         release_reserve(store.place)
         try:
             store.cache.flush()
-            plan = _plan(store, all, until, labels)
+            plan = planned()
             left_over = _left_over(store)
             items = list(_told(store, plan, left_over))
             gone = _carry_out(store, plan, left_over, remove_tree or remove_own)
         finally:
             hold_reserve(store.place)
-        trees = ("snapshot", "temporary")
+        trees = ("snapshot", "cache mount", "temporary")
         return PruneReport(tuple(item for item in items if item.kind not in trees or item.name in gone))
 
 
@@ -118,10 +127,31 @@ def _plan(store: "Store", all: bool, until: float | None, labels: Sequence[str])
     live = recorded & needed
     plan.files = list(_unknown_files(store, live, plan.layers, kept_images))
     plan.snapshots = list(_dead_snapshots(store, live, kept_images))
+    if not labels:
+        plan.caches = list(_old_caches(store, all, until))
     if not labels and (all or until is not None):
         contexts = _entries(store.place.contexts)
         plan.contexts = [path for path in contexts if until is None or path.stat().st_mtime < until]
     return plan
+
+
+def _old_caches(store: "Store", all: bool, until: float | None) -> Iterator[tuple[CacheDirectory, str]]:
+    for cache in store.caches.list():
+        if until is not None:
+            if cache.last_used < until:
+                yield cache, "not used lately"
+        elif all:
+            yield cache, "all of the cache was asked for"
+        elif not cache.created:
+            yield cache, "it was never completed"
+
+
+def _chosen_caches(store: "Store", ids: Sequence[str], until: float | None) -> list[tuple[CacheDirectory, str]]:
+    return [
+        (cache, "it was asked for")
+        for cache in store.caches.list()
+        if (not ids or cache.shown in ids) and (until is None or cache.last_used < until)
+    ]
 
 
 def _matches(image: ImageRecord, until: float | None, labels: Sequence[str]) -> bool:
@@ -208,6 +238,8 @@ def _told(store: "Store", plan: _Plan, left_over: Iterable[Path]) -> Iterator[Pr
         yield Pruned("blob", f"sha256:{path.name}", allocated(path), reason)
     for name, reason in plan.snapshots:
         yield Pruned("snapshot", name, store.snapshots.size(name), reason)
+    for cache, reason in plan.caches:
+        yield Pruned("cache mount", cache.shown, store.caches.size(cache.name), reason, cache.last_used)
     for path in plan.contexts:
         yield Pruned("context", path.name, allocated(path), "its file digests are found again by reading")
     for path in left_over:
@@ -240,6 +272,10 @@ def _carry_out(store: "Store", plan: _Plan, left_over: Iterable[Path], remove_tr
         trash = store.snapshots.trash(name)
         if trash is None or _remove(trash, remove_tree):
             gone.add(name)
+    for cache, _ in plan.caches:
+        trash = store.caches.trash(cache.name)
+        if trash is None or _remove(trash, remove_tree):
+            gone.add(cache.shown)
     gone.update(path.name for path in left_over if _remove(path, remove_tree))
     if plan.memos:
         # Last: emptying a table writes much, and by now there is room
@@ -282,7 +318,9 @@ def df(store: "Store") -> list[Usage]:
     dead = [name for name, _ in plan.snapshots]
     # An image without a name frees its layers, unless an image that stays has them too
     freed = sum(sizes[diff_id] for diff_id in doomed & of_images) + sum(configs[image.id] for image, _ in plan.images)
-    other = allocated(store.place.root) - in_images - in_cache - sum(trees.values())
+    mounts = store.caches.list()
+    in_mounts = sum(store.caches.size(cache.name) for cache in mounts)
+    other = allocated(store.place.root) - in_images - in_cache - sum(trees.values()) - in_mounts
     counted = {image.id[7:] for image, _ in plan.images}
     loose = sum(allocated(path) for path, _ in plan.files if path.name not in counted)
     waste = loose + sum(allocated(path) for path in (*plan.contexts, *_left_over(store)))
@@ -302,5 +340,6 @@ def df(store: "Store") -> list[Usage]:
             sum(trees.values()),
             sum(trees[name] for name in dead),
         ),
+        Usage("Cache Mounts", len(mounts), 0, in_mounts, in_mounts),
         Usage("Other", len(_entries(store.place.tmp)) + len(_entries(store.place.contexts)), 0, max(other, 0), waste),
     ]

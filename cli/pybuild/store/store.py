@@ -9,6 +9,7 @@ from types import TracebackType
 from pybuild.store import locks
 from pybuild.store.blobs import Blobs
 from pybuild.store.cache import Cache
+from pybuild.store.caches import Caches
 from pybuild.store.errors import DamagedIndexError, StoreError, disk_error
 from pybuild.store.images import Images
 from pybuild.store.index import Index, damaged_mark
@@ -47,6 +48,7 @@ class Store:
         self.images = Images(index, self.blobs, self.layers)
         self.cache = Cache(index)
         self.snapshots = Snapshots(place, index, boot)
+        self.caches = Caches(place)
 
     @classmethod
     def open(cls, root: Path, *, create: bool = True) -> "Store":
@@ -136,6 +138,7 @@ class Store:
         all: bool = False,
         until: float | None = None,
         labels: Sequence[str] = (),
+        only_caches: Sequence[str] | None = None,
         dry_run: bool = False,
         remove_tree: "RemoveTree | None" = None,
     ) -> "PruneReport":
@@ -144,12 +147,22 @@ class Store:
 
         With `all` the cache goes too. `until` (seconds since the epoch) spares images that came later and cache records
         used later, and takes cache records not used since, `all` or not. `labels` (`key`, `key=value`, either with `!`
-        before it) spare other images and the cache. `remove_tree` is asked for trees of mapped ids; what it leaves is
-        not in the report. Raises StoreBusyError while builds run, unless `dry_run`.
+        before it) spare other images and the cache. With `only_caches` cache mounts of these ids go, of any when it is
+        empty, and nothing else but leftovers; otherwise cache mounts go with `all` or `until`. `remove_tree` is asked
+        for trees of mapped ids; what it leaves is not in the report. Raises StoreBusyError while builds run, unless
+        `dry_run`.
         """
         from pybuild.store.prune import prune
 
-        return prune(self, all=all, until=until, labels=labels, dry_run=dry_run, remove_tree=remove_tree)
+        return prune(
+            self,
+            all=all,
+            until=until,
+            labels=labels,
+            only_caches=only_caches,
+            dry_run=dry_run,
+            remove_tree=remove_tree,
+        )
 
     def df(self) -> "list[Usage]":
         """Return the allocated bytes by kind; together they are what `du` says of the store."""

@@ -114,6 +114,12 @@ def select(tree: Tree, source: str) -> list[Selected]:
     return matches
 
 
+def select_plain(tree: Tree, source: str) -> Selected:
+    """Return what is at `source`, whose characters all mean themselves; raise SourceNotFoundError."""
+    path = source.encode(errors="surrogateescape")
+    return _select_one(tree, resolve(tree, path), clean(path), source or "/")
+
+
 def _select_one(tree: Tree, path: bytes, named: bytes, source: str) -> Selected:
     entry = tree.get(path)
     if entry is None:
