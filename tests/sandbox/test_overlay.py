@@ -1,13 +1,17 @@
 """The overlay by the way of older kernels, which is not taken by itself on a newer one."""
 
+import errno
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pybuild.sandbox import syscalls
+from pybuild.sandbox import overlay, syscalls
+from pybuild.sandbox.errors import SandboxError
+from pybuild.sandbox.spec import SandboxSpec
 
 pytestmark = pytest.mark.userns
 
@@ -48,3 +52,24 @@ def test_any_number_of_layers_with_long_names(tmp_path: Path, count: int) -> Non
 def test_options_the_kernel_would_cut_are_an_error() -> None:
     with pytest.raises(OSError, match="too long"):
         syscalls.mount(b"overlay", b"/nowhere", b"overlay", 0, b"x" * 4096)
+
+
+def refusing(at: str) -> Callable[..., None]:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument", at)
+
+    return refuse
+
+
+def test_kernels_before_6_5_refuse_late_and_get_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(syscalls, "fsopen", lambda kind: os.open("/dev/null", os.O_RDONLY))
+    monkeypatch.setattr(overlay, "by_options", lambda lowers, upper, work: 7)
+    spec = SandboxSpec(argv=("x",), lowers=(b"/a", b"/b"), staging=os.fsencode(tmp_path))
+    for name in ("fsconfig_string", "fsconfig_flag"):
+        monkeypatch.setattr(syscalls, name, lambda *_: None)
+    monkeypatch.setattr(syscalls, "fsconfig_create", refusing("fsconfig create"))
+    assert overlay.mount(spec) == 7
+    monkeypatch.setattr(syscalls, "fsconfig_flag", refusing("fsconfig userxattr"))
+    with pytest.raises(SandboxError, match="cannot mount the layers"):
+        overlay.mount(spec)
