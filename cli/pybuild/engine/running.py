@@ -4,16 +4,18 @@ import codecs
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
 from signal import Signals
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pybuild.api.events import StepLog
 from pybuild.api.request import BuildRequest
 from pybuild.engine.deadline import duration
-from pybuild.engine.errors import BuildTimeoutError, RunFailedError
+from pybuild.engine.errors import BuildTimeoutError, RunFailedError, StepError
+from pybuild.engine.networks import Joined
 from pybuild.layer.tarwriter import Packed
 from pybuild.oci.digest import Digest
 from pybuild.plan.ops import RunOp
@@ -23,6 +25,7 @@ from pybuild.sandbox.spec import RunEnd, SandboxSpec
 from pybuild.store.blobs import BlobWriter
 
 if TYPE_CHECKING:
+    from pybuild.engine.recovery import FailedRun
     from pybuild.engine.solve import Inputs
 
 LOG_LINES = 20
@@ -37,11 +40,24 @@ def hostname(request: BuildRequest) -> str:
     return request.build_args.get("BUILDKIT_SANDBOX_HOSTNAME") or DEFAULT_HOSTNAME
 
 
-def run(op: RunOp, inputs: "Inputs", diff_ids: Sequence[Digest], number: int) -> tuple[Packed, BlobWriter]:
-    """Run the command on the layers named and return what it changed, packed into an uncommitted blob.
+class Ran(NamedTuple):
+    """What a command changed, packed into an uncommitted blob; the caller owns that.
 
-    The caller owns the blob. Raises RunFailedError for a status other than 0, SandboxError when the
-    sandbox could not be made, CancelledError.
+    `by_hand` tells that somebody had a hand in it after it had failed: it is not what the command does.
+    """
+
+    packed: Packed
+    blob: BlobWriter
+    by_hand: bool = False
+
+
+def run(
+    op: RunOp, inputs: "Inputs", diff_ids: Sequence[Digest], number: int, place: Callable[[StepError], None]
+) -> Ran:
+    """Run the command on the layers named; step `number` shows it, and `place` tells an error where it is.
+
+    Raises RunFailedError for a status other than 0, SandboxError when the sandbox could not be made,
+    CancelledError.
     """
     store, workers, request = inputs.store, inputs.workers, inputs.request
     network = inputs.networks.get(op.network)
@@ -66,35 +82,60 @@ def run(op: RunOp, inputs: "Inputs", diff_ids: Sequence[Digest], number: int) ->
             scripts=op.scripts,
             emulation=workers.emulation(request.root_emulation),
         )
-        with inputs.limiter.group() as group:
-            with _Output(lambda stream, text: inputs.emit(StepLog(number, stream, text))) as output:
-                try:
-                    end, packed = workers.run(
-                        spec,
-                        output.stdout,
-                        output.stderr,
-                        blob.fd,
-                        network.namespace,
-                        group.entries,
-                        request.step_timeout,
-                    )
-                except TimeoutError:
-                    raise _too_long(op, request.step_timeout, output.last) from None
-                except SandboxError as error:
-                    # The kernel may choose the sandbox's own first process
-                    if not group.out_of_memory():
-                        raise
-                    raise _out_of_memory(op, request.limits.memory, output.last, 137) from error
-            if packed is None and group.out_of_memory():
-                raise _out_of_memory(op, request.limits.memory, output.last, end.status)
-        if packed is None:
-            raise _failed(op, end, output.last)
+        by_hand = False
+        try:
+            packed = _attempt(op, spec, network, inputs, number, blob.fd)
+        except StepError as error:
+            if not request.on_fail:
+                raise
+            from pybuild.engine.recovery import FailedRun, recover
+
+            place(error)
+            failed = FailedRun(op, spec, network, staging, blob.fd, diff_ids, number)
+            packed = recover(error, failed, inputs, partial(_once_more, failed, inputs, place))
+            by_hand = True
         _publish(inputs, staging, packed.diff_id)
     except BaseException:
         blob.abort()
         workers.remove(staging)
         raise
-    return packed, blob
+    return Ran(packed, blob, by_hand)
+
+
+def _attempt(op: RunOp, spec: SandboxSpec, network: Joined, inputs: "Inputs", number: int, tar: int) -> Packed:
+    """Run the command once."""
+    with inputs.limiter.group() as group:
+        with _Output(lambda stream, text: inputs.emit(StepLog(number, stream, text))) as output:
+            try:
+                end, packed = inputs.workers.run(
+                    spec,
+                    output.stdout,
+                    output.stderr,
+                    tar,
+                    network.namespace,
+                    group.entries,
+                    inputs.request.step_timeout,
+                )
+            except TimeoutError:
+                raise _too_long(op, inputs.request.step_timeout, output.last) from None
+            except SandboxError as error:
+                # The kernel may choose the sandbox's own first process
+                if not group.out_of_memory():
+                    raise
+                raise _out_of_memory(op, inputs.request.limits.memory, output.last, 137) from error
+        if packed is None and group.out_of_memory():
+            raise _out_of_memory(op, inputs.request.limits.memory, output.last, end.status)
+    if packed is None:
+        raise _failed(op, end, output.last)
+    return packed
+
+
+def _once_more(failed: "FailedRun", inputs: "Inputs", place: Callable[[StepError], None]) -> Packed:
+    try:
+        return _attempt(failed.op, failed.spec, failed.network, inputs, failed.number, failed.tar)
+    except StepError as error:
+        place(error)
+        raise
 
 
 def _publish(inputs: "Inputs", staging: Path, diff_id: Digest) -> None:

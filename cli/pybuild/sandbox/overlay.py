@@ -17,16 +17,23 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 def prepare(spec: SandboxSpec) -> int:
     """Make the directories of the overlay in the staging directory; return a descriptor of it.
 
-    The root directory of the merged tree is the upper one, so it takes after the topmost layer's.
+    The root directory of the merged tree is the upper one, so it takes after the topmost layer's. An upper directory
+    that is there already is used as it is.
     """
     staging = os.open(spec.staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    os.mkdir(UPPER, 0o755, dir_fd=staging)
+    try:
+        os.mkdir(UPPER, 0o755, dir_fd=staging)
+        new = True
+    except FileExistsError:
+        # Whoever used it before may have been killed
+        clear(staging)
+        new = False
     os.mkdir(WORK, 0o700, dir_fd=staging)
-    if spec.lowers:
+    if spec.lowers and new:
         state = os.stat(spec.lowers[-1])
         os.chown(UPPER, state.st_uid, state.st_gid, dir_fd=staging)
         os.chmod(UPPER, stat.S_IMODE(state.st_mode), dir_fd=staging)
-    else:
+    if not spec.lowers:
         # The kernel insists on one
         os.mkdir(_EMPTY, 0o755, dir_fd=staging)
     return staging

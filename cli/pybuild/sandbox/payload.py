@@ -8,7 +8,7 @@ import os
 import resource
 import signal
 
-from pybuild.sandbox import advice, caps, syscalls
+from pybuild.sandbox import advice, caps, syscalls, terminal
 from pybuild.sandbox.emulate import install
 from pybuild.sandbox.errors import ImageUserError, SandboxError
 from pybuild.sandbox.idmap import IdMode
@@ -54,13 +54,20 @@ def prepare(mode: IdMode, program: bytes) -> None:
     caps.limit_bounding_set()
 
 
-def become(spec: SandboxSpec, who: Identity, mode: IdMode, handover: int = -1) -> dict[bytes, bytes]:
+def become(spec: SandboxSpec, who: Identity, mode: IdMode, *others: int) -> dict[bytes, bytes]:
     """Turn this process, inside the new root, into the one that is to run; return its environment.
 
-    Only the exec is left then. `handover` is the socket of the supervisor if there is one. Raises SandboxError.
+    Only the exec is left then. `others` are the descriptor of standard input if the spec says that it is given,
+    and the socket of the supervisor if there is one. Raises SandboxError.
     """
-    null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-    os.dup2(null, 0, inheritable=True)
+    given, handover = others[:1], others[1:]
+    if spec.stdin != "given":
+        given, handover = (), others
+    if spec.stdin == "terminal":
+        terminal.take(1, None if mode == "single" else who.uid)
+    else:
+        null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        os.dup2(given[0] if given else null, 0, inheritable=True)
     _enter_directory(spec.cwd)
     _limit(spec)
     _become_user(who, mode, spec.emulation)
@@ -70,8 +77,8 @@ def become(spec: SandboxSpec, who: Identity, mode: IdMode, handover: int = -1) -
     env = environment(spec, who)
     if spec.emulation == "fake":
         install.install_fake()
-    elif handover >= 0:
-        install.install_full(handover, who)
+    elif handover:
+        install.install_full(handover[0], who)
     return env
 
 

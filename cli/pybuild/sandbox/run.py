@@ -87,12 +87,19 @@ def make_ready(mode: IdMode) -> None:
 
 
 def run(
-    spec: SandboxSpec, mode: IdMode, stdout: int, stderr: int, pack: Callable[[int], T], groups: Sequence[int] = ()
+    spec: SandboxSpec,
+    mode: IdMode,
+    stdout: int,
+    stderr: int,
+    pack: Callable[[int], T],
+    groups: Sequence[int] = (),
+    stdin: Sequence[int] = (),
 ) -> tuple[RunEnd, T | None]:
     """Run a process to its end; its changes are in the directory `fs` of the staging directory afterwards.
 
     After status 0 they go through `pack`, which is given a descriptor of that directory; its result is the
-    second value. `groups` are descriptors by which the sandbox enters control groups. SIGTERM to this process
+    second value. `groups` are descriptors by which the sandbox enters control groups, `stdin` is the one that the
+    spec says is given. SIGTERM to this process
     cancels: it reaches the payload's process group and, after the grace period, everything is killed. What keeps
     the sandbox from being made is the `problem` of the result; raises OSError when not even the staging directory
     can be used, and what `pack` raises.
@@ -110,14 +117,14 @@ def run(
     try:
         if spec.emulation == "full":
             supervisor = Supervisor()
-        streams = [stdout, stderr, *([supervisor.handover.fileno()] if supervisor else [])]
+        streams = [stdout, stderr, *stdin, *([supervisor.handover.fileno()] if supervisor else [])]
         with orders, suppress(ConnectionError):
             # Should it be gone, its report says why
             wire.send(orders, msgspec.msgpack.encode([spec.to_wire(), resolv_conf]), streams)
         if supervisor:
             supervisor.handover.close()
         # Whoever reads the output waits for the last one who could write
-        for fd in {stdout, stderr}:
+        for fd in {stdout, stderr, *stdin}:
             os.close(fd)
         records, cancelled = _watch(pid, reader, wake_reader, spec.grace)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -281,12 +288,12 @@ def _payload(mode: IdMode, report: int, waiting: socket.socket) -> NoReturn:
         if go is None:
             # There will be no root, and init says why
             os._exit(1)
-        data, (out, err, *handover) = go
+        data, (out, err, *others) = go
         os.dup2(out, 1)
         os.dup2(err, 2)
         plain, who = msgspec.msgpack.decode(data)
         spec = SandboxSpec.from_wire(plain)
-        env = payload.become(spec, msgspec.convert(who, Identity), mode, *handover)
+        env = payload.become(spec, msgspec.convert(who, Identity), mode, *others)
         error = payload.execute(spec.argv, env)
         message = f"cannot execute `{spec.argv[0]}`: {error.strerror}"
         _tell(report, "exec", message)

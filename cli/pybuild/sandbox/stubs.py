@@ -1,6 +1,6 @@
 """Empty files and directories made in an image to mount upon, and taking them out of its changes again.
 
-The upper directory of a RUN is empty at first. What is made for a mount, and the directories above it that
+The upper directory of a RUN is empty at first, as a rule. What is made for a mount, and the directories above it that
 overlayfs copies up for that, are noted with their inodes and times; afterwards whatever still is as it was
 made disappears, so that no trace gets into the layer. Removing goes by directory descriptors and never
 through a link: the RUN had its hands on this tree.
@@ -39,6 +39,7 @@ class Stubs:
         self._upper = upper
         self.made = Made()
         self._known: set[bytes] = set()
+        self._times: list[tuple[bytes, int]] = []
 
     def keep_directory(self, name: bytes) -> None:
         """Make a directory in the root if it is missing; it becomes part of the layer, as with other builders."""
@@ -75,7 +76,7 @@ class Stubs:
 
     def settle(self) -> None:
         """Give directories the times they had before something was made in them."""
-        for path, _, _, _, mtime in self.made.parents:
+        for path, mtime in self._times:
             fd = syscalls.openat2(self._root, path or b".", _DIRECTORY, RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS)
             os.utime(fd, ns=(mtime, mtime))
             os.close(fd)
@@ -116,11 +117,21 @@ class Stubs:
         while above not in self._known:
             self._known.add(above)
             state = os.stat(above or b".", dir_fd=self._root, follow_symlinks=False)
-            self.made.parents.append(
-                (above, stat.S_IMODE(state.st_mode), state.st_uid, state.st_gid, state.st_mtime_ns)
-            )
+            self._times.append((above, state.st_mtime_ns))
+            if not self._is_changed(above):
+                self.made.parents.append(
+                    (above, stat.S_IMODE(state.st_mode), state.st_uid, state.st_gid, state.st_mtime_ns)
+                )
             above = above.rpartition(b"/")[0]
         return path
+
+    def _is_changed(self, directory: bytes) -> bool:
+        """Does a directory belong to the changes already, as those of a failed RUN that goes on?"""
+        try:
+            os.stat(directory or b".", dir_fd=self._upper, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
 
 
 def remove_stubs(upper: int, made: Made) -> None:

@@ -29,8 +29,8 @@ RemoveTree = Callable[[Path], object]
 class Pruned(msgspec.Struct, frozen=True):
     """A thing that was removed, or would be.
 
-    `kind` is image, cache, layer, blob, snapshot, context or temporary. `size` are allocated bytes, each byte counted
-    with one thing only. `last_used` in seconds since the epoch, 0 when unknown.
+    `kind` is image, cache, layer, blob, snapshot, kept, context or temporary. `size` are allocated bytes, each byte
+    counted with one thing only. `last_used` in seconds since the epoch, 0 when unknown.
     """
 
     kind: str
@@ -68,6 +68,7 @@ class _Plan(msgspec.Struct):
     files: list[tuple[Path, str]] = msgspec.field(default_factory=list)
     snapshots: list[tuple[str, str]] = msgspec.field(default_factory=list)
     contexts: list[Path] = msgspec.field(default_factory=list)
+    kept: list[str] = msgspec.field(default_factory=list)
     memos: bool = False
 
 
@@ -94,7 +95,7 @@ def prune(
             gone = _carry_out(store, plan, left_over, remove_tree or remove_own)
         finally:
             hold_reserve(store.place)
-        trees = ("snapshot", "temporary")
+        trees = ("snapshot", "kept", "temporary")
         return PruneReport(tuple(item for item in items if item.kind not in trees or item.name in gone))
 
 
@@ -108,6 +109,11 @@ def _plan(store: "Store", all: bool, until: float | None, labels: Sequence[str])
             plan.images.append((image, "no name points at it"))
     recorded = {Digest(row[0]) for row in store.index.rows("SELECT diff_id FROM layers")}
     needed = {diff_id for image in kept_images for diff_id in image.diff_ids}
+    for name, step in store.kept.steps().items():
+        if step is None or not store.kept.has(name) or (not labels and (until is None or step.created < until)):
+            plan.kept.append(name)
+        else:
+            needed.update(step.diff_ids)
     for key, record in store.cache.list().items():
         reason = _stale(record, recorded, needed, all=all and not labels, until=None if labels else until)
         if reason:
@@ -208,6 +214,8 @@ def _told(store: "Store", plan: _Plan, left_over: Iterable[Path]) -> Iterator[Pr
         yield Pruned("blob", f"sha256:{path.name}", allocated(path), reason)
     for name, reason in plan.snapshots:
         yield Pruned("snapshot", name, store.snapshots.size(name), reason)
+    for name in plan.kept:
+        yield Pruned("kept", name, store.kept.size(name), "what a failed step had done, kept for a look into it")
     for path in plan.contexts:
         yield Pruned("context", path.name, allocated(path), "its file digests are found again by reading")
     for path in left_over:
@@ -240,6 +248,7 @@ def _carry_out(store: "Store", plan: _Plan, left_over: Iterable[Path], remove_tr
         trash = store.snapshots.trash(name)
         if trash is None or _remove(trash, remove_tree):
             gone.add(name)
+    gone.update(name for name in plan.kept if _remove(store.kept.trash(name), remove_tree))
     gone.update(path.name for path in left_over if _remove(path, remove_tree))
     if plan.memos:
         # Last: emptying a table writes much, and by now there is room
@@ -282,7 +291,9 @@ def df(store: "Store") -> list[Usage]:
     dead = [name for name, _ in plan.snapshots]
     # An image without a name frees its layers, unless an image that stays has them too
     freed = sum(sizes[diff_id] for diff_id in doomed & of_images) + sum(configs[image.id] for image, _ in plan.images)
-    other = allocated(store.place.root) - in_images - in_cache - sum(trees.values())
+    steps = store.kept.steps()
+    kept = sum(map(store.kept.size, steps))
+    other = allocated(store.place.root) - in_images - in_cache - sum(trees.values()) - kept
     counted = {image.id[7:] for image, _ in plan.images}
     loose = sum(allocated(path) for path, _ in plan.files if path.name not in counted)
     waste = loose + sum(allocated(path) for path in (*plan.contexts, *_left_over(store)))
@@ -302,5 +313,6 @@ def df(store: "Store") -> list[Usage]:
             sum(trees.values()),
             sum(trees[name] for name in dead),
         ),
+        Usage("Failed Steps", len(steps), sum(map(store.kept.has, steps)), kept, kept),
         Usage("Other", len(_entries(store.place.tmp)) + len(_entries(store.place.contexts)), 0, max(other, 0), waste),
     ]

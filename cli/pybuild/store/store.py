@@ -12,6 +12,7 @@ from pybuild.store.cache import Cache
 from pybuild.store.errors import DamagedIndexError, StoreError, disk_error
 from pybuild.store.images import Images
 from pybuild.store.index import Index, damaged_mark
+from pybuild.store.kept import Kept
 from pybuild.store.layers import Layers
 from pybuild.store.place import (
     Place,
@@ -47,6 +48,7 @@ class Store:
         self.images = Images(index, self.blobs, self.layers)
         self.cache = Cache(index)
         self.snapshots = Snapshots(place, index, boot)
+        self.kept = Kept(place, boot)
 
     @classmethod
     def open(cls, root: Path, *, create: bool = True) -> "Store":
@@ -140,7 +142,8 @@ class Store:
         remove_tree: "RemoveTree | None" = None,
     ) -> "PruneReport":
         """Remove what nothing needs, and tell it: images without a name, cache records without a layer, layers and
-        blobs nobody refers to, snapshots of layers that are gone, leftovers of dead processes.
+        blobs nobody refers to, snapshots of layers that are gone, kept trees of failed steps, leftovers of dead
+        processes.
 
         With `all` the cache goes too. `until` (seconds since the epoch) spares images that came later and cache records
         used later, and takes cache records not used since, `all` or not. `labels` (`key`, `key=value`, either with `!`
