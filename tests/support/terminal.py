@@ -13,6 +13,7 @@ import termios
 import time
 from pathlib import Path
 
+from support import processes
 from support.program import Pybuild
 
 SECONDS = 30.0
@@ -36,6 +37,7 @@ class Terminal:
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
+        processes.waited_for.add(self.process.pid)
         self.shown = ""
         self._seen = 0
 
@@ -46,6 +48,7 @@ class Terminal:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
+        processes.waited_for.discard(self.process.pid)
         os.close(self._slave)
         os.close(self._master)
 
@@ -75,9 +78,10 @@ class Terminal:
             assert time.monotonic() < end, f"hangs: {self.shown[self._seen :]!r}"
         while self._read(0):
             pass
-        assert termios.tcgetattr(self._slave) == self.before
+        now = termios.tcgetattr(self._slave)
+        assert now == self.before, f"{now} was {self.before}"
         assert "Traceback" not in self.shown, self.shown
-        assert status is None or self.process.returncode == status, self.shown
+        assert status in (None, self.process.returncode), f"{self.process.returncode}: {self.shown}"
         return self.shown
 
     def hang_up(self) -> None:

@@ -31,8 +31,8 @@ def attend(event: ShellOpened | ShellEnded, backend: Backend) -> None:
 
 
 def _ask() -> str:
-    _tell(_QUESTION)
     try:
+        _tell(_QUESTION)
         while line := sys.stdin.readline():
             for answer, decision in _ANSWERS.items():
                 if line.strip().lower() in (answer, decision):

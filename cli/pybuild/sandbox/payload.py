@@ -63,13 +63,14 @@ def become(spec: SandboxSpec, who: Identity, mode: IdMode, *others: int) -> dict
     given, handover = others[:1], others[1:]
     if spec.stdin != "given":
         given, handover = (), others
-    if spec.stdin == "terminal":
-        terminal.take(1, None if mode == "single" else who.uid)
-    else:
+    if spec.stdin != "terminal":
         null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         os.dup2(given[0] if given else null, 0, inheritable=True)
     _enter_directory(spec.cwd)
     _limit(spec)
+    if spec.stdin == "terminal":
+        # Late, as somebody comes to use it, but as root: it has to be given to the user
+        terminal.take(1, None if mode == "single" else who.uid)
     _become_user(who, mode, spec.emulation)
     caps.limit_own()
     os.umask(0o022)
