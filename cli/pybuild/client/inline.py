@@ -40,12 +40,14 @@ class Inline:
         *,
         build: Build | None = None,
         images: Any = None,
+        shell: Any = None,
         failure_of: Callable[[BaseException], Failure] | None = None,
     ) -> None:
         from pybuild.engine import paths
 
         self._root = store_root or paths.store_root()
         self._build = build
+        self._shell = shell
         self._failure_of = failure_of
         self._made = images
 
@@ -81,9 +83,12 @@ class Inline:
         """Run the shell in a thread, as a build."""
 
         def work(emit: Callable[[Event], None], cancel: Flag) -> Event:
-            from pybuild.engine.shell import run_shell
-
-            return run_shell(request, store_root=self._root, emit=emit, cancel=cancel)
+            if self._shell is None:
+                from pybuild.engine.shell import run_shell
+            else:
+                run_shell = self._shell
+            ended: Event = run_shell(request, store_root=self._root, emit=emit, cancel=cancel)
+            return ended
 
         return self._events("shell", work)
 

@@ -33,7 +33,7 @@ def visit_terminal(fds: Sequence[int], source: int, out: int) -> None:
             with _handing_over(source, out, master):
                 # Now that it knows its size it may begin
                 console.close()
-                _copy(source, _Pending(master), {master: out})
+                _copy(source, _Pending(master), {master: out}, is_terminal=True)
         finally:
             os.close(master)
 
@@ -43,7 +43,7 @@ def visit_pipes(fds: Sequence[int], source: int, out: int, err: int) -> None:
     write, inner_out, inner_err = fds
     to = _Pending(write)
     try:
-        _copy(source, to, {inner_out: out, inner_err: err})
+        _copy(source, to, {inner_out: out, inner_err: err}, is_terminal=False)
     finally:
         to.close()
         os.close(inner_out)
@@ -57,60 +57,64 @@ class _Pending:
         os.set_blocking(fd, False)
         self.fd = fd
         self.data = bytearray()
-        self.ends = False
-        self.closed = False
+        self.open = True
 
-    def send(self) -> None:
-        """Write what can be written; afterwards close it if that was all there will be."""
-        with suppress(BlockingIOError):
-            try:
-                del self.data[: os.write(self.fd, self.data)]
-            except OSError as error:
-                if error.errno not in (errno.EPIPE, errno.EIO):
-                    raise
-                # Nobody reads it any more
-                self.data.clear()
-                self.ends = True
-        if self.ends and not self.data:
-            self.close()
+    def send(self) -> bool:
+        """Write what can be written; tell whether somebody is still there to read it."""
+        try:
+            del self.data[: os.write(self.fd, self.data)]
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            self.data.clear()
+            return False
+        return True
 
     def close(self) -> None:
-        if not self.closed:
-            self.closed = True
+        if self.open:
+            self.open = False
             os.close(self.fd)
 
 
-def _copy(source: int, to: _Pending, outputs: dict[int, int]) -> None:
-    """Copy `source` to `to`, and each key of `outputs` to its value until all of them have ended."""
-    left = dict(outputs)
-    is_terminal = to.fd in left
+def _copy(source: int, to: _Pending, outputs: dict[int, int], *, is_terminal: bool) -> None:
+    """Copy `source` to `to`, and each key of `outputs` to its value until all of them have ended.
+
+    `to` is closed when `source` ends or nobody reads it; a terminal is both, and the end of `source` that of all.
+    """
+    left, typing = dict(outputs), True
     while left:
-        poll = select.poll()
-        for fd in left:
-            poll.register(fd, select.POLLIN)
-        if not to.closed:
-            if to.data:
-                poll.register(to.fd, select.POLLOUT | (select.POLLIN if is_terminal else 0))
-            if not to.ends and len(to.data) < _AHEAD:
-                poll.register(source, select.POLLIN)
-        for fd, what in poll.poll():
-            if fd == source:
-                data = _read(source)
-                to.data += data
-                if not data:
-                    # A terminal has no end: the key for it says so
-                    to.data += b"\x04" if is_terminal else b""
-                    to.ends = True
-                    if not to.data:
-                        to.close()
-            elif fd in left and what & (select.POLLIN | select.POLLHUP):
+        wanted = dict.fromkeys(left, select.POLLIN)
+        if typing and len(to.data) < _AHEAD:
+            wanted[source] = select.POLLIN
+        if to.open and to.data:
+            wanted[to.fd] = wanted.get(to.fd, 0) | select.POLLOUT
+        ready = dict(_poll(wanted))
+        if source in ready and source in wanted:
+            data = _read(source)
+            if not data and is_terminal:
+                return
+            to.data += data
+            typing = bool(data)
+        if ready.get(to.fd, 0) & (select.POLLOUT | select.POLLERR) and to.data:
+            typing = to.send() and typing
+        if not typing and not to.data and not is_terminal:
+            to.close()
+        for fd in ready.keys() & left.keys():
+            if ready[fd] & ~select.POLLOUT:
                 data = _read(fd)
                 if data:
                     _write(left[fd], data)
                 else:
                     del left[fd]
-            if fd == to.fd and what & (select.POLLOUT | select.POLLERR) and not to.closed:
-                to.send()
+
+
+def _poll(wanted: dict[int, int]) -> list[tuple[int, int]]:
+    poll = select.poll()
+    for fd, what in wanted.items():
+        poll.register(fd, what)
+    return poll.poll()
 
 
 def _read(fd: int) -> bytes:

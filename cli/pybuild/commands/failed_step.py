@@ -1,9 +1,11 @@
 """A step that failed while its user is there: a shell in its tree, and the question how to go on."""
 
 import sys
+from contextlib import suppress
 
 from pybuild.api.events import ABORT, ACCEPT, AGAIN, RETRY, ShellEnded, ShellOpened
 from pybuild.client.backend import Backend
+from pybuild.errors import NotFoundError
 
 _QUESTION = """\
   r  run the step again, on the tree as it is now
@@ -19,7 +21,11 @@ def attend(event: ShellOpened | ShellEnded, backend: Backend) -> None:
     if isinstance(event, ShellOpened):
         from pybuild.client.relay import visit_terminal
 
-        fds = backend.attach(event.token)
+        try:
+            fds = backend.attach(event.token)
+        except NotFoundError:
+            # The build has just ended for another reason, and its last event says for which
+            return
         _tell("a shell in the step's tree, `exit` leaves it:\n")
         visit_terminal(fds, 0, 2)
         return
@@ -27,7 +33,9 @@ def attend(event: ShellOpened | ShellEnded, backend: Backend) -> None:
         from pybuild.progress.escape import one_line
 
         _tell(f"no shell: {one_line(event.message)}; `--shell-command` names another\n")
-    backend.decide(event.token, _ask())
+    decision = _ask()
+    with suppress(NotFoundError):
+        backend.decide(event.token, decision)
 
 
 def _ask() -> str:
