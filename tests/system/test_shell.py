@@ -80,6 +80,7 @@ def test_a_failed_step_is_mended_by_hand(base: Pybuild, context: Path) -> None:
     check_all_gone()
 
 
+@pytest.mark.slow
 def test_a_step_may_fail_again_and_its_tree_be_accepted(base: Pybuild, context: Path) -> None:
     write(context, 'FROM base\nSHELL ["/bin/sh", "-e", "-c"]\nRUN echo x >> /count; false\nRUN echo after >> /count\n')
     with build(base, context, "-t", "accepted", "--progress=plain", "--shell-command", "/bin/sh -c 'echo hi; cat'") as (
@@ -105,6 +106,7 @@ def test_a_step_may_fail_again_and_its_tree_be_accepted(base: Pybuild, context: 
     assert base("shell", "accepted", "--", "cat", "/count").text.split() == ["x", "x", "after"]
 
 
+@pytest.mark.slow
 def test_giving_up_keeps_the_tree(base: Pybuild, context: Path) -> None:
     write(context, "FROM base\nRUN echo half > /half; false\n")
     with build(base, context, "-q") as terminal:
