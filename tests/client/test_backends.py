@@ -1,13 +1,14 @@
 """What both doors must do alike, and what is special about the socket."""
 
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pybuild.api.events import Built, Failed, StepLog
-from pybuild.api.request import BuildRequest
+from pybuild.api.events import Built, Failed, ShellEnded, ShellOpened, StepLog
+from pybuild.api.request import BuildRequest, ShellRequest
 from pybuild.client import Backend, connect, start, wants_inline
 from pybuild.client.inline import Inline
 from pybuild.client.remote import Remote
@@ -24,7 +25,8 @@ def backend(request: pytest.FixtureRequest, world: World) -> Iterator[Backend]:
             yield remote
     else:
         images = fake_engine.Images(world.store)
-        with Inline(world.store, build=fake_engine.build, images=images, failure_of=fake_engine.failure_of) as inline:
+        parts = {"build": fake_engine.build, "shell": fake_engine.shell, "failure_of": fake_engine.failure_of}
+        with Inline(world.store, images=images, **parts) as inline:
             yield inline
 
 
@@ -71,6 +73,53 @@ def test_closing_the_events_cancels_the_build(backend: Backend, world: World) ->
             break
     events.close()
     world.wait(world.store / "seen" / "cancelled")
+
+
+def test_a_shell_is_attached_to_and_decided_upon(backend: Backend) -> None:
+    events = backend.shell(ShellRequest("app", ("a", "b"), env={"C": "d"}, terminal=True))
+    opened = next(events)
+    assert isinstance(opened, ShellOpened)
+    write, out, err = backend.attach(opened.token)
+    with pytest.raises(NotFoundError):
+        backend.attach(opened.token)
+    os.write(write, b"typed ")
+    with pytest.raises(UsageError):
+        backend.decide(opened.token, "perhaps")
+    backend.decide(opened.token, "retry")
+    [last] = events
+    assert isinstance(last, ShellEnded)
+    assert (last.status, last.token) == (7, opened.token)
+    assert (os.read(out, 100), os.read(err, 100)) == (b"a b", b"typed retry")
+    assert os.read(out, 1) == os.read(err, 1) == b""
+    for fd in (write, out, err):
+        os.close(fd)
+    with pytest.raises(NotFoundError):
+        backend.decide(opened.token, "retry")
+
+
+def test_a_shell_in_nothing_fails(backend: Backend) -> None:
+    [last] = backend.shell(ShellRequest("other"))
+    assert isinstance(last, Failed)
+    assert (last.failure.kind, last.failure.exit_code) == ("NotFoundError", ExitCode.FAILED)
+
+
+def test_a_shell_nobody_comes_to_ends_with_its_events(backend: Backend) -> None:
+    events = backend.shell(ShellRequest("app"))
+    opened = next(events)
+    assert isinstance(opened, ShellOpened)
+    events.close()
+    if isinstance(backend, Remote):
+        backend = Remote.connect()
+
+    def is_gone() -> bool:
+        try:
+            backend.decide(opened.token, "retry")
+        except NotFoundError:
+            return True
+        return False
+
+    with backend:
+        wait_for(is_gone)
 
 
 def test_several_builds_follow_each_other(backend: Backend) -> None:

@@ -68,3 +68,8 @@ def test_the_traceback_is_for_those_who_debug() -> None:
     failure = Failure("E", "m", traceback="Traceback\n  x\n")
     assert failure_lines(failure) == ["error: m"]
     assert failure_lines(failure, debug=True) == ["Traceback", "  x", "error: m"]
+
+
+def test_a_kept_tree_is_told_last_with_the_way_in() -> None:
+    failure = Failure("E", "it broke", "mend it", kept="failed-0123abcd")
+    assert failure_lines(failure)[-1] == "its tree is kept: `pybuild shell failed-0123abcd` enters it"

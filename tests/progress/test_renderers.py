@@ -15,6 +15,8 @@ from pybuild.api.events import (
     Notice,
     Planned,
     PlannedStep,
+    ShellEnded,
+    ShellOpened,
     StepDone,
     StepLog,
     StepStarted,
@@ -161,6 +163,42 @@ def test_the_terminal_tells_a_failure_once() -> None:
     text = on_terminal(BAD, pause=0.2)
     assert text.count("Dockerfile:2: it broke") == 1
     assert "=> ERROR [build 2/2] RUN make" in text
+
+
+SHELL: list[Event] = [
+    *GOOD[:5],
+    ShellOpened(1, "token", NOW + 1, Failure("E", "it broke", file="Dockerfile", line=2)),
+    ShellEnded(1, "token", NOW + 9, 0),
+]
+
+
+def test_a_failure_is_told_before_its_shell() -> None:
+    assert render("plain", SHELL).split("\n")[3:] == [
+        "#2 [build 2/2] RUN make",
+        "#2 T compi",
+        "#2 ERROR",
+        "",
+        "Dockerfile:2: it broke",
+        "",
+    ]
+    assert render("quiet", SHELL) == "Dockerfile:2: it broke\n"
+    assert [from_json(json.loads(line)) for line in render("json", SHELL).splitlines()] == SHELL
+
+
+def test_nothing_is_drawn_over_a_shell() -> None:
+    out = io.StringIO()
+    renderer = TtyRenderer(out, colours=False)
+    for event in SHELL:
+        renderer.show(event)
+        if isinstance(event, ShellOpened | ShellEnded):
+            shown = out.getvalue()
+            assert shown.endswith("Dockerfile:2: it broke\n")
+            time.sleep(0.25)
+            assert out.getvalue() == shown
+    renderer.show(StepLog(1, "stdout", "again\n"))
+    time.sleep(0.25)
+    assert "again" in out.getvalue()
+    renderer.close()
 
 
 def test_json_lines_trace_bugs_only() -> None:

@@ -4,6 +4,7 @@
 "noisy" prints a lot, "gate" waits for a file named by the target; anything else succeeds.
 """
 
+import os
 import sys
 import threading
 import time
@@ -18,11 +19,14 @@ from pybuild.api.events import (
     Notice,
     Planned,
     PlannedStep,
+    ShellEnded,
+    ShellOpened,
     StepDone,
     StepLog,
     StepStarted,
 )
-from pybuild.api.request import BuildRequest
+from pybuild.api.request import BuildRequest, ShellRequest
+from pybuild.engine.attach import Streams, Visit, decide, take
 from pybuild.errors import CancelledError, ConflictError, NotFoundError, PybuildError
 
 ID = "sha256:" + "ab" * 32
@@ -98,6 +102,29 @@ def build(
         emit(Notice("warning", "old syntax", 3))
     emit(StepDone(1, time.time(), cached=False, size=5))
     return Built(ID, request.tags, time.time(), digest="sha256:" + "cd" * 32)
+
+
+def shell(
+    request: ShellRequest, *, store_root: Path, emit: Callable[[Event], None], cancel: threading.Event
+) -> ShellEnded:
+    """Say on the pipes what was asked for, and how its user decides."""
+
+    def check() -> None:
+        if cancel.is_set():
+            raise CancelledError("cancelled")
+
+    if request.name != "app":
+        raise NotFoundError(f"No such image: {request.name}", "see `pybuild images`")
+    streams = Streams(terminal=False)
+    with Visit(streams) as visit:
+        emit(ShellOpened(-1, visit.token, time.time()))
+        visit.wait(check)
+        os.write(streams.stdout, " ".join(request.command).encode())
+        assert streams.stdin is not None
+        os.write(streams.stderr, os.read(streams.stdin, 100))
+        os.write(streams.stderr, visit.decision(check).encode())
+        streams.close_inner()
+        return ShellEnded(-1, visit.token, time.time(), 7)
 
 
 class Images:
@@ -193,7 +220,7 @@ def daemon_main() -> int:
     from pybuild.engine import paths
 
     root = paths.store_root()
-    return serve.main(sys.argv[1:], load=lambda: Engine(build, Images(root), failure_of))
+    return serve.main(sys.argv[1:], load=lambda: Engine(build, Images(root), failure_of, shell, take, decide))
 
 
 if __name__ == "__main__":

@@ -80,10 +80,15 @@ def wait_until_gone(*words: str, seconds: float = 10) -> None:
         time.sleep(0.02)
 
 
+waited_for: set[int] = set()
+"""Leaders of sessions that somebody else waits for."""
+
+
 def adopt_orphans() -> None:
     """Make this process the parent of every descendant that loses its own, and bury those that end.
 
-    Daemons lead a session of their own: only such are waited for here, so that no child is taken from `subprocess`.
+    Daemons lead a session of their own: only such are waited for here, so that no child is taken from `subprocess`;
+    nor are those in `waited_for`.
     """
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "cannot adopt orphans")
@@ -102,7 +107,9 @@ def _bury() -> None:
                 continue
             for pid in children:
                 process = _read(pid)
-                if process and process.state == "Z" and process.parent == own and process.session != session:
+                if process is None or process.pid in waited_for:
+                    continue
+                if process.state == "Z" and process.parent == own and process.session != session:
                     try:
                         os.waitpid(process.pid, os.WNOHANG)
                     except ChildProcessError:

@@ -1,7 +1,8 @@
-"""What a build tells while it runs: a closed union, one JSON object a line (`{"event": NAME, ...}`).
+"""What a build, or a shell, tells while it runs: a closed union, one JSON object a line (`{"event": NAME, ...}`).
 
 The order of a build's events: Planned; StepStarted, StepLog, Transfer, StepDone and Notice in any
-interleaving (steps of independent stages overlap); last exactly one of Built and Failed.
+interleaving (steps of independent stages overlap), among them ShellOpened and ShellEnded in turn where shells
+were asked for; last exactly one of Built and Failed.
 Times are seconds since the epoch as float. `step` is an index into `Planned.steps`.
 
 They are named tuples rather than dataclasses: the client makes these classes at every start, and a dataclass
@@ -83,7 +84,8 @@ class Failure(NamedTuple):
 
     `kind` is the exception's class name, `exit_code` the one to leave with. `file`, `line`, `column`
     (1-based, 0 unknown), `length` and `source` (the text of the lines) place it. `log` are the last
-    lines of a failed RUN, `status` its exit status (-1 when there is none).
+    lines of a failed RUN, `status` its exit status (-1 when there is none), `kept` the name of its tree when
+    that was kept for `pybuild shell`.
     """
 
     kind: str
@@ -98,6 +100,7 @@ class Failure(NamedTuple):
     log: tuple[str, ...] = ()
     status: int = -1
     traceback: str = ""
+    kept: str = ""
 
 
 class Failed(NamedTuple):
@@ -108,10 +111,43 @@ class Failed(NamedTuple):
     time: float
 
 
-Event = Planned | StepStarted | StepLog | Transfer | StepDone | Notice | Built | Failed
+class ShellOpened(NamedTuple):
+    """A shell waits for its visitor, who takes its descriptors by `token` (`Backend.attach`).
+
+    In a build `failure` is that of the step it is opened in.
+    """
+
+    step: int
+    token: str
+    time: float
+    failure: Failure | None = None
+
+
+class ShellEnded(NamedTuple):
+    """The shell ended with `status`; `message` says why it could not be had when that is so.
+
+    In a build its visitor decides how to go on (`Backend.decide`). Of a shell alone it is the last event.
+    """
+
+    step: int
+    token: str
+    time: float
+    status: int
+    message: str = ""
+
+
+RETRY, ACCEPT, AGAIN, ABORT = DECISIONS = ("retry", "accept", "shell", "abort")
+"""How a build goes on after a shell in a failed step: do the step on the tree as it is now, take the tree for its
+result, open another shell, or fail."""
+
+Event = Planned | StepStarted | StepLog | Transfer | StepDone | Notice | Built | Failed | ShellOpened | ShellEnded
 
 _KINDS: dict[str, type[Event]] = {
-    kind.__name__: kind for kind in (Planned, StepStarted, StepLog, Transfer, StepDone, Notice, Built, Failed)
+    kind.__name__: kind
+    for kind in (
+        *(Planned, StepStarted, StepLog, Transfer, StepDone, Notice, Built, Failed),
+        *(ShellOpened, ShellEnded),
+    )
 }
 
 
@@ -120,7 +156,7 @@ def to_json(event: Event) -> dict[str, Any]:
     values = event._asdict()
     if isinstance(event, Planned):
         values["steps"] = [step._asdict() for step in event.steps]
-    elif isinstance(event, Failed):
+    elif isinstance(event, Failed | ShellOpened) and event.failure is not None:
         values["failure"] = event.failure._asdict()
     return {"event": type(event).__name__, **values}
 
@@ -134,7 +170,7 @@ def from_json(data: dict[str, Any]) -> Event:
     try:
         if kind is Planned:
             values["steps"] = tuple(PlannedStep(**step) for step in values["steps"])
-        elif kind is Failed:
+        elif kind in (Failed, ShellOpened) and values.get("failure") is not None:
             failure = values["failure"]
             values["failure"] = Failure(**{**failure, "log": tuple(failure.get("log", ()))})
         elif kind is Built:

@@ -84,7 +84,9 @@ class BuildRequest(NamedTuple):
     the default. `extra_hosts` are "name:ip", where "host-gateway" stands for the host's address.
     `ca_bundle` holds certificates as PEM that RUN trusts. `timeout` of the build and `step_timeout` of each RUN
     are in seconds, 0 is none. `root_emulation` is auto, off, fake or full. `secrets` are by id. `allow` are names of
-    `entitlements`.
+    `entitlements`. `on_fail` says what becomes of the tree of a RUN that fails: "" nothing, "keep" for `pybuild shell`,
+    "shell" opens one there and then on a terminal of kind `term`, with `shell_command` if that is not empty; what is
+    not gone on with is kept.
     """
 
     context: str = ""
@@ -110,6 +112,9 @@ class BuildRequest(NamedTuple):
     secrets: Mapping[str, Secret] = _NOTHING
     ssh: tuple[Agent, ...] = ()
     allow: tuple[str, ...] = ()
+    on_fail: str = ""
+    shell_command: tuple[str, ...] = ()
+    term: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -129,7 +134,7 @@ class BuildRequest(NamedTuple):
         """Return the request in `data`; raise UsageError when it is malformed."""
         try:
             values = dict(data)
-            for name in ("tags", "no_cache_filter", "extra_hosts", "allow"):
+            for name in ("tags", "no_cache_filter", "extra_hosts", "allow", "shell_command"):
                 values[name] = tuple(str(item) for item in values.get(name, ()))
             values["ulimits"] = tuple(Ulimit(**item) for item in values.get("ulimits", ()))
             values["outputs"] = tuple(Output(**item) for item in values.get("outputs", ()))
@@ -151,3 +156,39 @@ def _secrets(data: Mapping[str, Any]) -> dict[str, Secret]:
         return {str(name): Secret(bytes.fromhex(value)) for name, value in data.items()}
     except (TypeError, ValueError, AttributeError):
         raise UsageError("malformed build request: secrets") from None
+
+
+class ShellRequest(NamedTuple):
+    """Everything `pybuild shell` was told.
+
+    `name` is that of an image or of a kept tree. `command` empty is a shell. `env` comes on top of the image's or
+    the step's; `user`, `workdir` and `network` take the place of theirs when not "". With `terminal` it runs on one,
+    of kind `term`, else on three pipes. `proxies` are variables that are never kept.
+    """
+
+    name: str
+    command: tuple[str, ...] = ()
+    env: Mapping[str, str] = _NOTHING
+    user: str = ""
+    workdir: str = ""
+    network: str = ""
+    terminal: bool = False
+    term: str = ""
+    proxies: Mapping[str, str] = _NOTHING
+    root_emulation: str = "auto"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {**self._asdict(), "env": dict(self.env), "proxies": dict(self.proxies)}
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> "ShellRequest":
+        """Return the request in `data`; raise UsageError when it is malformed."""
+        try:
+            values = dict(data)
+            values["command"] = tuple(str(word) for word in values.get("command", ()))
+            for name in ("env", "proxies"):
+                values[name] = {str(key): str(value) for key, value in values.get(name, {}).items()}
+            return ShellRequest(**values)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise UsageError(f"malformed request of a shell: {error}") from error

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
 
 from pybuild.api.events import Event
-from pybuild.api.request import BuildRequest
+from pybuild.api.request import BuildRequest, ShellRequest
 
 
 class Backend(Protocol):
@@ -26,6 +26,22 @@ class Backend(Protocol):
 
         `context` is read when `request.context` is "": a tar, compressed or not, or a bare Dockerfile.
         """
+        ...
+
+    def shell(self, request: ShellRequest) -> Generator[Event, None, None]:
+        """Open a shell; the last event is ShellEnded or Failed. Closing the iterator early ends it."""
+        ...
+
+    def attach(self, token: str) -> list[int]:
+        """Return the descriptors of a shell that was opened, the caller's from now on.
+
+        They are a socket over which a terminal comes (`sandbox.terminal.receive`), or pipes to write to, of its
+        output and of its errors. They are given once; then it begins. Raises NotFoundError.
+        """
+        ...
+
+    def decide(self, token: str, decision: str) -> None:
+        """Say how a build goes on after its shell: one of `api.events.DECISIONS`."""
         ...
 
     def images(self, *, all: bool = False, filters: dict[str, list[str]] | None = None) -> list[dict[str, Any]]:

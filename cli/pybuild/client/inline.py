@@ -9,10 +9,12 @@ from time import time
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
 
-from pybuild.api.events import Built, Event, Failed, Failure
-from pybuild.api.request import BuildRequest
+from pybuild.api.events import Built, Event, Failed, Failure, ShellEnded
+from pybuild.api.request import BuildRequest, ShellRequest
 
 Filters = dict[str, list[str]]
+Work = Callable[[Callable[[Event], None], Flag], Event]
+"""Does something of the engine's and returns its last event: (emit, cancel)."""
 
 
 class Build(Protocol):
@@ -38,12 +40,14 @@ class Inline:
         *,
         build: Build | None = None,
         images: Any = None,
+        shell: Any = None,
         failure_of: Callable[[BaseException], Failure] | None = None,
     ) -> None:
         from pybuild.engine import paths
 
         self._root = store_root or paths.store_root()
         self._build = build
+        self._shell = shell
         self._failure_of = failure_of
         self._made = images
 
@@ -65,30 +69,58 @@ class Inline:
 
     def build(self, request: BuildRequest, context: BinaryIO | None = None) -> Generator[Event, None, None]:
         """Run the build in a thread and yield its events; closing the iterator cancels it and waits for its end."""
+
+        def work(emit: Callable[[Event], None], cancel: Flag) -> Event:
+            if self._build is None:
+                from pybuild.engine.build import build
+            else:
+                build = self._build
+            return build(request, store_root=self._root, context_stream=context, emit=emit, cancel=cancel)
+
+        return self._events("build", work)
+
+    def shell(self, request: ShellRequest) -> Generator[Event, None, None]:
+        """Run the shell in a thread, as a build."""
+
+        def work(emit: Callable[[Event], None], cancel: Flag) -> Event:
+            if self._shell is None:
+                from pybuild.engine.shell import run_shell
+            else:
+                run_shell = self._shell
+            ended: Event = run_shell(request, store_root=self._root, emit=emit, cancel=cancel)
+            return ended
+
+        return self._events("shell", work)
+
+    def attach(self, token: str) -> list[int]:
+        from pybuild.engine.attach import take
+
+        return [*take(token)]
+
+    def decide(self, token: str, decision: str) -> None:
+        from pybuild.engine.attach import decide
+
+        decide(token, decision)
+
+    def _events(self, name: str, work: Work) -> Generator[Event, None, None]:
         queue: SimpleQueue[Event] = SimpleQueue()
         cancel = Flag()
-        worker = Thread(target=self._run, args=(request, context, queue, cancel), name="build", daemon=True)
+        worker = Thread(target=self._run, args=(work, queue, cancel), name=name, daemon=True)
         worker.start()
         try:
             while True:
                 event = queue.get()
                 yield event
-                if isinstance(event, Built | Failed):
+                if isinstance(event, Built | Failed) or (isinstance(event, ShellEnded) and event.step < 0):
                     break
         finally:
             # Ctrl-C lands here: a second one breaks off this waiting
             cancel.set()
             worker.join()
 
-    def _run(self, request: BuildRequest, context: BinaryIO | None, queue: "SimpleQueue[Event]", cancel: Flag) -> None:
+    def _run(self, work: Work, queue: "SimpleQueue[Event]", cancel: Flag) -> None:
         try:
-            if self._build is None:
-                from pybuild.engine.build import build
-            else:
-                build = self._build
-            queue.put(
-                build(request, store_root=self._root, context_stream=context, emit=queue.put, cancel=cancel),
-            )
+            queue.put(work(queue.put, cancel))
         except BaseException as error:
             # Whatever it is, the main thread must learn of it or wait for ever
             step = getattr(error, "step", -1)

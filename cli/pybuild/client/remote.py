@@ -3,13 +3,14 @@
 import json
 import os
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from pybuild import __version__
-from pybuild.api.events import Built, Event, Failed, from_json
-from pybuild.api.request import BuildRequest
+from pybuild.api.events import Built, Event, Failed, ShellEnded, from_json
+from pybuild.api.request import BuildRequest, ShellRequest
 from pybuild.client.errors import DaemonBusyError, DaemonError, DaemonGoneError
 from pybuild.client.start import Place, connect_or_start, place, try_connect, wait_for_end
 from pybuild.client.wire import Connection, Response
@@ -79,7 +80,25 @@ class Remote:
         """Yield the events the daemon sends; an end without Built or Failed raises DaemonGoneError."""
         # The first line of the body is the request, the rest is the context
         body = json.dumps(request.to_json(), separators=(",", ":")).encode() + b"\n"
-        response = self._connection.request("POST", "/build", headers=BUILD, body=body, stream=context)
+        yield from self._events(self._connection.request("POST", "/build", headers=BUILD, body=body, stream=context))
+
+    def shell(self, request: ShellRequest) -> Generator[Event, None, None]:
+        """Yield the events the daemon sends, as in a build."""
+        body = json.dumps(request.to_json(), separators=(",", ":")).encode()
+        yield from self._events(self._connection.request("POST", "/pybuild/v1/shell", headers=JSON, body=body))
+
+    def attach(self, token: str) -> list[int]:
+        from pybuild.client.descriptors import fetch
+
+        return fetch(self._connection.path, f"/pybuild/v1/attach?{_query({'token': token})}")
+
+    def decide(self, token: str, decision: str) -> None:
+        # The connection of the build is still telling its events
+        with closing(Connection(self._connection.path)) as another:
+            query = _query({"token": token, "decision": decision})
+            another.request("POST", f"/pybuild/v1/decide?{query}").read()
+
+    def _events(self, response: Response) -> Generator[Event, None, None]:
         ended = False
         try:
             for line in response.lines():
@@ -87,7 +106,7 @@ class Remote:
                     event = from_json(json.loads(line))
                 except ValueError as error:
                     raise DaemonError(f"cannot understand the daemon: {error}") from error
-                ended = isinstance(event, Built | Failed)
+                ended = isinstance(event, Built | Failed) or (isinstance(event, ShellEnded) and event.step < 0)
                 yield event
         finally:
             if not ended:

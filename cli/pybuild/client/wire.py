@@ -41,6 +41,7 @@ class Connection:
     """A connection that carries one request after the other. Not for several threads."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._socket = connect(path)
         self._reader = cast(BinaryIO, self._socket.makefile("rb", buffering=1 << 16))
 

@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
-from pybuild.api.events import Built, Failed
+from pybuild.api.events import Built, Failed, ShellEnded, ShellOpened
 from pybuild.api.request import BuildRequest, Output
 from pybuild.commands.option import Argument, Option
 from pybuild.errors import ExitCode, PybuildError, UsageError
@@ -85,6 +85,13 @@ def build(
         list[str] | None,
         Option(help="What RUN may ask for: network.host, security.insecure.", metavar="NAME"),
     ] = None,
+    shell_on_fail: Annotated[
+        bool,
+        Option("--shell-on-fail", help="Open a shell where a RUN fails; without a terminal keep its tree for one."),
+    ] = False,
+    shell_command: Annotated[
+        str, Option(help="What that opens, instead of the image's shell.", metavar="COMMAND")
+    ] = "",
 ) -> int:
     """Build an image from a Dockerfile and the directory CONTEXT."""
     from pybuild.commands import flags, given
@@ -108,7 +115,7 @@ def build(
         ulimits=tuple(map(flags.ulimit, ulimit or ())),
         outputs=tuple(item for item in outputs if item is not to_stdout),
         platform=platform,
-        root_emulation=_emulation(root_emulation),
+        root_emulation=flags.emulation(root_emulation),
         dockerfile_text=_dockerfile_text(file, context),
         limits=flags.limits(memory, memory_swap, cpus, cpu_quota, cpu_period, cpuset_cpus, pids_limit, limits),
         ca_bundle=flags.ca_bundle(ca_bundle),
@@ -117,6 +124,9 @@ def build(
         secrets=given.secrets(secret, os.environ) if secret else {},
         ssh=given.agents(ssh, os.environ) if ssh else (),
         allow=given.entitlements(allow) if allow else (),
+        on_fail=_on_fail(shell_on_fail, progress),
+        shell_command=flags.words(shell_command, "--shell-command"),
+        term=os.environ.get("TERM", "") if shell_on_fail else "",
     )
     for path in filter(None, (iidfile, metadata_file)):
         _check_parent(path)
@@ -166,8 +176,12 @@ def _run(
                     if isinstance(event, Built | Failed):
                         last = event
                     renderer.show(event)
+                    if isinstance(event, ShellOpened | ShellEnded):
+                        from pybuild.commands.failed_step import attend
+
+                        attend(event, backend)
         if isinstance(last, Failed):
-            return _failed(last)
+            return failed(last)
         if last is None:
             raise PybuildError("the build ended without a result")
         if to_stdout is not None:
@@ -185,7 +199,7 @@ def _run(
     return ExitCode.OK
 
 
-def _failed(last: Failed) -> int:
+def failed(last: Failed) -> int:
     """Return the exit status; the renderer has told the failure."""
     trace = last.failure.traceback
     if trace and os.environ.get("PYBUILD_DEBUG", "") not in ("", "0"):
@@ -228,11 +242,11 @@ def _one_to_stdout(outputs: list[Output]) -> Output | None:
     return found[0] if found else None
 
 
-def _emulation(text: str) -> str:
-    known = ("auto", "off", "fake", "full")
-    if text not in known:
-        raise UsageError(f"unknown emulation of root: {text}", f"known: {', '.join(known)}")
-    return text
+def _on_fail(wanted: bool, progress: str) -> str:
+    """Return what becomes of a failed step: a shell takes somebody to use it, and a terminal to show both."""
+    if not wanted:
+        return ""
+    return "shell" if os.isatty(0) and os.isatty(2) and progress != "json" else "keep"
 
 
 def _directory(context: str) -> str:

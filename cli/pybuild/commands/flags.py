@@ -157,6 +157,26 @@ def output(text: str, directory: Path) -> Output:
     return Output(kind, destination, attributes)
 
 
+def emulation(text: str) -> str:
+    """Return how root is emulated."""
+    known = ("auto", "off", "fake", "full")
+    if text not in known:
+        raise UsageError(f"unknown emulation of root: {text}", f"known: {', '.join(known)}")
+    return text
+
+
+def words(text: str, option: str) -> tuple[str, ...]:
+    """Return a command line as words, quoted as a shell has it."""
+    if not text:
+        return ()
+    import shlex
+
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise UsageError(f"invalid command for {option}: {text}: {str(error).lower()}") from error
+
+
 def tag(text: str) -> str:
     """Return a name for the image, checked."""
     from pybuild.oci.reference import parse_reference

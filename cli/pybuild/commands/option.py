@@ -18,7 +18,7 @@ class Option:
 
 
 class Argument:
-    """A positional argument; a list takes all that are left, and at least one."""
+    """A positional argument; a list takes all that are left, and at least one unless it has a default."""
 
     __slots__ = ("help", "metavar")
 

@@ -102,7 +102,9 @@ class _Command:
             return False
         for name, several in self._arguments:
             if several:
-                values[name], words = words, []
+                # None at all is what the default is for
+                if words:
+                    values[name], words = words, []
             elif words:
                 values[name], *words = words
         return not words and all(values.get(name) for name in self._required)

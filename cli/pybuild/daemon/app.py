@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from pybuild.daemon import builds, images, system
+from pybuild.daemon import builds, images, shells, system
 from pybuild.daemon.answers import Handler, add_headers, boundary
 from pybuild.daemon.state import STATE, State
 
@@ -35,6 +35,9 @@ OURS: list[tuple[str, str, Handler]] = [
     ("GET", "/pybuild/v1/export", images.export),
     ("POST", "/pybuild/v1/prune", images.prune_ours),
     ("GET", "/pybuild/v1/df", images.df_ours),
+    ("POST", "/pybuild/v1/shell", shells.shell),
+    ("POST", "/pybuild/v1/attach", shells.attach),
+    ("POST", "/pybuild/v1/decide", shells.decide),
 ]
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from threading import Event as Flag
 from time import time
 from typing import BinaryIO, cast
@@ -17,6 +18,7 @@ from pybuild.api.request import BuildRequest
 from pybuild.daemon.answers import boolean
 from pybuild.daemon.bridges import Body, Outbox, in_thread
 from pybuild.daemon.dockerbuild import DockerStream, request_from_query
+from pybuild.daemon.engine import Engine
 from pybuild.daemon.state import STATE
 from pybuild.errors import UsageError
 from pybuild.progress.escape import one_line
@@ -27,6 +29,9 @@ MAX_REQUEST = 16 << 20
 """Largest request of our own dialect in bytes; a Dockerfile from standard input is part of it."""
 
 log = logging.getLogger("pybuild.daemon")
+
+Work = Callable[[Engine, Path, Callable[[Event], None], Flag, BinaryIO | None], Event]
+"""Does something of the engine's and returns its last event: (engine, store, emit, cancel, body)."""
 
 
 async def build(request: web.Request) -> web.StreamResponse:
@@ -45,23 +50,40 @@ async def build(request: web.Request) -> web.StreamResponse:
         if not isinstance(data, dict):
             raise UsageError("malformed build request: no JSON object")
         asked = BuildRequest.from_json(data)
-        return await _stream(request, asked, rest, EVENTS, _own_lines)
+        return await _build(request, asked, rest, EVENTS, own_lines)
     asked = request_from_query(request.query)
     docker = DockerStream(quiet=boolean(request.query, "q"))
 
     def docker_lines(event: Event) -> bytes:
         return b"".join(json.dumps(item).encode() + b"\r\n" for item in docker.objects(event))
 
-    return await _stream(request, asked, b"", "application/json", docker_lines)
+    return await _build(request, asked, b"", "application/json", docker_lines)
 
 
-def _own_lines(event: Event) -> bytes:
+def own_lines(event: Event) -> bytes:
+    """Return an event as a line of our own dialect."""
     return json.dumps(to_json(event), separators=(",", ":")).encode() + b"\n"
 
 
-async def _stream(
+async def _build(
     request: web.Request, asked: BuildRequest, first: bytes, content_type: str, encode: Callable[[Event], bytes]
 ) -> web.StreamResponse:
+    def work(engine: Engine, root: Path, emit: Callable[[Event], None], cancel: Flag, body: BinaryIO | None) -> Event:
+        return engine.build(asked, store_root=root, context_stream=body, emit=emit, cancel=cancel)
+
+    return await stream(request, work, content_type, encode, first, sends_context=not asked.context)
+
+
+async def stream(
+    request: web.Request,
+    work: Work,
+    content_type: str,
+    encode: Callable[[Event], bytes],
+    first: bytes = b"",
+    *,
+    sends_context: bool = False,
+) -> web.StreamResponse:
+    """Do something of the engine's in a thread and send its events; a client that goes away cancels it."""
     state = request.app[STATE]
     response = web.StreamResponse(headers={"Content-Type": content_type})
     cancel = state.begin_build()
@@ -70,13 +92,11 @@ async def _stream(
     engine_running = False
     try:
         engine = await state.engine()
-        async with _body(request, first, cancel, wanted=not asked.context) as body:
+        async with _body(request, first, cancel, wanted=sends_context) as body:
 
             def run() -> Event:
                 try:
-                    return engine.build(
-                        asked, store_root=state.store_root, context_stream=body, emit=outbox.put, cancel=cancel
-                    )
+                    return work(engine, state.store_root, outbox.put, cancel, body)
                 except BaseException as error:
                     step = getattr(error, "step", -1)
                     return Failed(engine.failure_of(error), step if isinstance(step, int) else -1, time())

@@ -11,6 +11,8 @@ from pybuild.api.events import (
     Notice,
     Planned,
     PlannedStep,
+    ShellEnded,
+    ShellOpened,
     StepDone,
     StepLog,
     StepStarted,
@@ -140,6 +142,9 @@ class DockerStream:
                 ]
             case Failed():
                 return [error_object(event.failure)]
+            case ShellOpened() | ShellEnded():
+                # Docker's parameters cannot ask for one
+                return []
             case _ as unreachable:
                 assert_never(unreachable)
 

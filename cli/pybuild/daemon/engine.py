@@ -1,13 +1,13 @@
-"""The engine as the daemon sees it: three callables, loaded once and late."""
+"""The engine as the daemon sees it: a few callables, loaded once and late."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event as Flag
 from typing import Any, BinaryIO, Protocol
 
-from pybuild.api.events import Built, Event, Failure
-from pybuild.api.request import BuildRequest
+from pybuild.api.events import Built, Event, Failure, ShellEnded
+from pybuild.api.request import BuildRequest, ShellRequest
 
 
 class Build(Protocol):
@@ -24,19 +24,34 @@ class Build(Protocol):
     ) -> Built: ...
 
 
+class Shell(Protocol):
+    """`engine.shell.run_shell`."""
+
+    def __call__(
+        self, request: ShellRequest, *, store_root: Path, emit: Callable[[Event], None], cancel: Flag
+    ) -> ShellEnded: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What a daemon serves. `images` has the methods of `engine.images.Images`."""
+    """What a daemon serves. `images` has the methods of `engine.images.Images`, `take` and `decide` are those of
+    `engine.attach`.
+    """
 
     build: Build
     images: Any
     failure_of: Callable[[BaseException], Failure]
+    shell: Shell
+    take: Callable[[str], Sequence[int]]
+    decide: Callable[[str, str], None]
 
 
 def load(store_root: Path) -> Engine:
     """Import the real engine. Takes a while, so it happens in a thread after the socket is open."""
+    from pybuild.engine.attach import decide, take
     from pybuild.engine.build import build
     from pybuild.engine.failure import failure_of
     from pybuild.engine.images import Images
+    from pybuild.engine.shell import run_shell
 
-    return Engine(build, Images(store_root), failure_of)
+    return Engine(build, Images(store_root), failure_of, run_shell, take, decide)

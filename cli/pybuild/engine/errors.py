@@ -13,6 +13,7 @@ class StepError(PybuildError):
     """A step that failed: `file` and `line` place it, `source` is the instruction, `step` its number shown.
 
     `log` are the last lines of a RUN, `status` its exit status (128 + signal when killed), -1 when there is none.
+    `kept` is the name of its tree when that was kept.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class StepError(PybuildError):
         self.step = step
         self.log = log
         self.status = status
+        self.kept = ""
 
 
 class RunFailedError(StepError):

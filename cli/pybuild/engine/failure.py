@@ -39,6 +39,7 @@ def failure_of(error: BaseException) -> Failure:
             log=error.log,
             status=error.status,
             traceback=trace,
+            kept=error.kept,
         )
     if isinstance(error, PybuildError):
         return Failure(type(error).__name__, error.message, error.hint, exit_code=error.exit_code, traceback=trace)

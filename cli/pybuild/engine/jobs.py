@@ -59,6 +59,25 @@ def run(params: Any, fds: list[int]) -> RunResult:
             os.close(fd)
 
 
+def shell(params: Any, fds: list[int]) -> RunEnd:
+    """As `run`, but its changes stay where they are; instead of the layer, standard input if it is given."""
+    wire, mode = params
+    assert is_mode(mode)
+    spec = SandboxSpec.from_wire(wire)
+    stdout, stderr, *others = fds
+    stdin = [others.pop(0)] if spec.stdin == "given" else []
+    namespace = others.pop(0) if spec.network == "private" else None
+    return run_sandbox(spec, mode, stdout, stderr, lambda _: None, namespace, others, stdin)[0]
+
+
+def pack(params: Any, fds: list[int]) -> Packed:
+    """[changed tree, directories of the layers below, mode]; descriptor: the layer to be."""
+    path, lowers, mode = params
+    writer = TarWriter(fds[0])
+    pack_tree(os.open(path, _DIRECTORY), writer, lower_dirs=lowers, owners=_owners(mode))
+    return writer.finish()
+
+
 def ingest(params: Any, fds: list[int]) -> Packed:
     """[is it a layer]; descriptors: an archive of a stranger, compressed or not, and its uncompressed copy."""
     source, out = fds
@@ -132,6 +151,8 @@ def _owners(mode: str) -> Owners:
 
 JOBS: dict[str, Job] = {
     "run": run,
+    "shell": shell,
+    "pack": pack,
     "ingest": ingest,
     "apply": apply,
     "flatten": flatten,

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from signal import Signals
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pybuild.api.events import Notice, StepLog
 from pybuild.api.request import BuildRequest
 from pybuild.engine.deadline import duration
-from pybuild.engine.errors import BuildTimeoutError, RunFailedError
+from pybuild.engine.errors import BuildTimeoutError, RunFailedError, StepError
 from pybuild.engine.mounting import Mounted
+from pybuild.engine.networks import Joined
 from pybuild.engine.redact import Redactor
 from pybuild.layer.tarwriter import Packed
 from pybuild.oci.digest import Digest
@@ -38,13 +39,30 @@ def hostname(request: BuildRequest) -> str:
     return request.build_args.get("BUILDKIT_SANDBOX_HOSTNAME") or DEFAULT_HOSTNAME
 
 
-def run(
-    op: RunOp, inputs: "Inputs", diff_ids: Sequence[Digest], number: int, line: int, mounted: Mounted
-) -> tuple[Packed, BlobWriter]:
-    """Run the command, of that step and line, on the layers named and return what it changed, in an uncommitted blob.
+class Ran(NamedTuple):
+    """What a command changed, packed into an uncommitted blob; the caller owns that.
 
-    The caller owns the blob. Raises RunFailedError for a status other than 0, SandboxError when the
-    sandbox could not be made, CancelledError.
+    `by_hand` tells that somebody had a hand in it after it had failed: it is not what the command does.
+    """
+
+    packed: Packed
+    blob: BlobWriter
+    by_hand: bool = False
+
+
+def run(
+    op: RunOp,
+    inputs: "Inputs",
+    diff_ids: Sequence[Digest],
+    mounted: Mounted,
+    number: int,
+    line: int,
+    place: Callable[[StepError], None],
+) -> Ran:
+    """Run the command of that line on the layers named; step `number` shows it, `place` tells an error where it is.
+
+    Raises RunFailedError for a status other than 0, SandboxError when the sandbox could not be made,
+    CancelledError.
     """
     store, workers, request = inputs.store, inputs.workers, inputs.request
     network = inputs.networks.get(op.network)
@@ -75,41 +93,76 @@ def run(
             scripts=op.scripts,
             emulation=workers.emulation(request.root_emulation),
         )
-        with inputs.limiter.group() as group:
-            tell = partial(_tell, inputs, number)
-            with _Output(tell, mounted.secrets) as output:
-                try:
-                    end, packed = workers.run(
-                        spec,
-                        output.stdout,
-                        output.stderr,
-                        blob.fd,
-                        network.namespace,
-                        group.entries,
-                        request.step_timeout,
-                        output.readers,
-                        mounted.locks,
-                    )
-                except TimeoutError:
-                    raise _too_long(op, request.step_timeout, output.last) from None
-                except SandboxError as error:
-                    # The kernel may choose the sandbox's own first process
-                    if not group.out_of_memory():
-                        raise
-                    raise _out_of_memory(op, request.limits.memory, output.last, 137) from error
-            if group.out_of_memory():
-                if packed is None:
-                    raise _out_of_memory(op, request.limits.memory, output.last, end.status)
-                # Only the exit code counts, as with other builders: some commands are made for this
-                inputs.emit(Notice("warning", _survived(op, request.limits.memory), line))
-        if packed is None:
-            raise _failed(op, end, output.last)
+        by_hand = False
+        attempt = partial(_attempt, op, spec, network, inputs, mounted, number, line, blob.fd)
+        try:
+            packed = attempt()
+        except StepError as error:
+            if not request.on_fail:
+                raise
+            from pybuild.engine.recovery import FailedRun, recover
+
+            place(error)
+            failed = FailedRun(op, spec, network, staging, blob.fd, diff_ids, number)
+            packed = recover(error, failed, inputs, partial(_placed, attempt, place))
+            by_hand = True
         _publish(inputs, staging, packed.diff_id)
     except BaseException:
         blob.abort()
         workers.remove(staging)
         raise
-    return packed, blob
+    return Ran(packed, blob, by_hand)
+
+
+def _attempt(
+    op: RunOp,
+    spec: SandboxSpec,
+    network: Joined,
+    inputs: "Inputs",
+    mounted: Mounted,
+    number: int,
+    line: int,
+    tar: int,
+) -> Packed:
+    """Run the command once."""
+    limit = inputs.request.limits.memory
+    with inputs.limiter.group() as group:
+        with _Output(partial(_tell, inputs, number), mounted.secrets) as output:
+            try:
+                end, packed = inputs.workers.run(
+                    spec,
+                    output.stdout,
+                    output.stderr,
+                    tar,
+                    network.namespace,
+                    group.entries,
+                    inputs.request.step_timeout,
+                    output.readers,
+                    mounted.locks,
+                )
+            except TimeoutError:
+                raise _too_long(op, inputs.request.step_timeout, output.last) from None
+            except SandboxError as error:
+                # The kernel may choose the sandbox's own first process
+                if not group.out_of_memory():
+                    raise
+                raise _out_of_memory(op, limit, output.last, 137) from error
+        if group.out_of_memory():
+            if packed is None:
+                raise _out_of_memory(op, limit, output.last, end.status)
+            # Only the exit code counts, as with other builders: some commands are made for this
+            inputs.emit(Notice("warning", _survived(op, limit), line))
+    if packed is None:
+        raise _failed(op, end, output.last)
+    return packed
+
+
+def _placed(attempt: Callable[[], Packed], place: Callable[[StepError], None]) -> Packed:
+    try:
+        return attempt()
+    except StepError as error:
+        place(error)
+        raise
 
 
 def _tell(inputs: "Inputs", number: int, stream: str, text: str) -> None:

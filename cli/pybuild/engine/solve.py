@@ -12,7 +12,7 @@ from typing import NamedTuple, assert_never
 
 import msgspec
 
-from pybuild.api.events import Event, StepDone, StepStarted, Transfer
+from pybuild.api.events import Event, Notice, StepDone, StepStarted, Transfer
 from pybuild.api.request import BuildRequest
 from pybuild.dockerfile.errors import DockerfileError
 from pybuild.engine import copying, mounting, running
@@ -48,6 +48,10 @@ from pybuild.store.cache import CacheRecord
 from pybuild.store.store import Store
 
 HISTORY_COMMENT = "buildkit.dockerfile.v0"
+BY_HAND_COMMENT = f"{HISTORY_COMMENT}; continued by hand after it had failed"
+BY_HAND = "by_hand"
+"""Key in the value of a record that is never kept: its step was not left to itself."""
+
 MAX_PARALLEL = 64
 """Most stages worked on at once; a stage that waits for another holds a thread and nothing else."""
 
@@ -78,6 +82,7 @@ class Inputs(msgspec.Struct, frozen=True):
     cancel: Flag
     file: str
     text: str
+    turn: Lock = msgspec.field(default_factory=Lock)
 
 
 class Solver:
@@ -163,7 +168,7 @@ class Solver:
             if record.diff_id is not None:
                 state.diff_ids.append(record.diff_id)
             state.created = self._created(record)
-            state.history.append(self._history(step, state.created, empty=record.diff_id is None))
+            state.history.append(self._history(step, state.created, empty=record.diff_id is None, by=record))
             self._in.emit(StepDone(number, time.time(), cached, record.size, reason))
         state.author = stage.author
         return state
@@ -185,9 +190,10 @@ class Solver:
         self._in.emit(StepDone(number, time.time(), cached=True))
         return state
 
-    def _history(self, step: Step, created: str, *, empty: bool) -> History:
+    def _history(self, step: Step, created: str, *, empty: bool, by: CacheRecord | None = None) -> History:
+        comment = BY_HAND_COMMENT if by is not None and BY_HAND in by.value else HISTORY_COMMENT
         return History(
-            created=created, created_by=step.created_by, author=step.author, comment=HISTORY_COMMENT, empty_layer=empty
+            created=created, created_by=step.created_by, author=step.author, comment=comment, empty_layer=empty
         )
 
     def _created(self, record: CacheRecord) -> str:
@@ -204,9 +210,8 @@ class Solver:
         except (StepError, CancelledError, DockerfileError) as error:
             if isinstance(error, CancelledError) and self._in.deadline.passed:
                 error = self._in.deadline.error()
-            if isinstance(error, StepError) and not error.line:
-                error.file, error.line, error.step = self._in.file, step.line, number
-                error.source = self._source(step)
+            if isinstance(error, StepError):
+                self._place(step, number, error)
                 raise error
             raise
         except PybuildError as error:
@@ -218,6 +223,11 @@ class Solver:
                 source=self._source(step),
                 step=number,
             ) from error
+
+    def _place(self, step: Step, number: int, error: StepError) -> None:
+        if not error.line:
+            error.file, error.line, error.step = self._in.file, step.line, number
+            error.source = self._source(step)
 
     def _source(self, step: Step) -> str:
         return "\n".join(self._in.text.split("\n")[step.line - 1 : step.end_line])
@@ -275,11 +285,15 @@ class Solver:
                 record = self._lookup(key, stage)
         if record is not None:
             return record, ""
-        line = next(step.line for step in stage.steps if step.op is op)
+        step = next(step for step in stage.steps if step.op is op)
+        place = partial(self._place, step, number)
         with mounting.mounted(op, self._in, reads, contents) as mounted:
-            packed, blob = running.run(op, self._in, state.diff_ids, number, line, mounted)
+            packed, blob, by_hand = running.run(op, self._in, state.diff_ids, mounted, number, step.line, place)
             with blob:
                 self._keep(blob, packed)
+        if by_hand:
+            self._in.emit(Notice("warning", "continued by hand, so this step's result is not cached", step.line))
+            return CacheRecord(packed.diff_id, packed.size, time.time(), value={BY_HAND: True}), "continued by hand"
         return self._record(key, packed.diff_id, packed.size, "RUN " + op.argv[-1][:200]), _why(stage)
 
     def _mode(self) -> str:

@@ -191,6 +191,34 @@ class Workers:
             raise SandboxError(result.end.problem, result.end.hint)
         return result.end, result.packed
 
+    def shell(
+        self,
+        spec: SandboxSpec,
+        stdout: int,
+        stderr: int,
+        stdin: int | None = None,
+        network: int | None = None,
+        groups: Sequence[int] = (),
+    ) -> RunEnd:
+        """Run a sandbox whose changes stay in its staging directory; `stdin` is what the spec says is given.
+
+        The other parameters are those of `run`. Raises SandboxError, CancelledError.
+        """
+        given = [fd for fd in (stdin, network) if fd is not None]
+        end = self._call("shell", [spec, self.mode], [stdout, stderr, *given, *groups], RunEnd)
+        assert isinstance(end, RunEnd)
+        if end.cancelled:
+            raise CancelledError("the build was cancelled")
+        if end.problem:
+            raise SandboxError(end.problem, end.hint)
+        return end
+
+    def pack(self, tree: Path, lowers: Sequence[bytes], tar: int) -> Packed:
+        """Pack what `tree` changes of the layers below into `tar`; raise LayerError, CancelledError."""
+        packed = self._call("pack", [os.fsencode(tree), list(lowers), self.mode], [tar], Packed)
+        assert isinstance(packed, Packed)
+        return packed
+
     def ingest(self, source: int, out: int, *, layer: bool) -> Packed:
         """Check and index an untrusted archive, its uncompressed bytes going to `out`; raise LayerError.
 
@@ -248,6 +276,10 @@ class Workers:
         except SandboxError:
             # Without namespaces there are no files of mapped ids either
             shutil.rmtree(directory, ignore_errors=True)
+
+    def check(self) -> None:
+        """Raise CancelledError when no more jobs are taken on."""
+        self._check()
 
     def _check(self) -> None:
         if self._cancel.is_set() or self._stopped:

@@ -27,6 +27,8 @@ def failure_lines(failure: Failure, *, ci: bool = False, debug: bool = False) ->
     lines += _source(failure)
     if failure.hint:
         lines.append(f"hint: {one_line(failure.hint)}")
+    if failure.kept:
+        lines.append(f"its tree is kept: `pybuild shell {one_line(failure.kept)}` enters it")
     return [without_commands(line) for line in lines] if ci else lines
 
 

@@ -9,6 +9,8 @@ from pybuild.api.events import (
     Notice,
     Planned,
     PlannedStep,
+    ShellEnded,
+    ShellOpened,
     StepDone,
     StepLog,
     StepStarted,
@@ -81,6 +83,13 @@ class PlainRenderer:
                 if event.step >= 0:
                     lines += [f"#{event.step + 1} ERROR", ""]
                 return [*lines, *failure_lines(event.failure, ci=self._ci)]
+            case ShellOpened():
+                if event.failure is None:
+                    return []
+                lines = [self._log(event.step, line) for line in self._lines.flush(event.step)]
+                return [*lines, f"#{event.step + 1} ERROR", "", *failure_lines(event.failure, ci=self._ci)]
+            case ShellEnded():
+                return []
             case _ as unreachable:
                 assert_never(unreachable)
 

@@ -2,7 +2,7 @@
 
 from typing import TextIO
 
-from pybuild.api.events import Event, Failed
+from pybuild.api.events import Event, Failed, ShellOpened
 from pybuild.progress.failure import failure_lines
 
 
@@ -14,7 +14,7 @@ class QuietRenderer:
 
     def show(self, event: Event) -> None:
         """Write the failure, if it is one."""
-        if isinstance(event, Failed):
+        if isinstance(event, Failed | ShellOpened) and event.failure is not None:
             self._out.write("\n".join(failure_lines(event.failure, ci=self._ci)) + "\n")
             self._out.flush()
 

@@ -20,6 +20,8 @@ from pybuild.api.events import (
     Notice,
     Planned,
     PlannedStep,
+    ShellEnded,
+    ShellOpened,
     StepDone,
     StepLog,
     StepStarted,
@@ -50,6 +52,7 @@ class TtyRenderer:
         self._lines = Lines()
         self._above: list[str] = []
         self._drawn = 0
+        self._paused = False
         self._lock = RLock()
         self._closed = Flag()
         self._ticker: Thread | None = None
@@ -57,8 +60,10 @@ class TtyRenderer:
     def show(self, event: Event) -> None:
         """Take an event in; what ends a step is drawn at once, the rest at the next tick."""
         with self._lock:
+            # While there is a shell, and its user is asked how to go on, the terminal is theirs
+            self._paused = isinstance(event, ShellOpened | ShellEnded)
             self._take(event)
-            if isinstance(event, Built | Failed):
+            if isinstance(event, Built | Failed | ShellOpened | ShellEnded):
                 self._draw(live=False)
             elif self._ticker is None and isinstance(event, StepStarted | Transfer):
                 self._ticker = Thread(target=self._tick, daemon=True, name="progress")
@@ -78,7 +83,8 @@ class TtyRenderer:
         while not self._closed.wait(_INTERVAL):
             with self._lock:
                 try:
-                    self._draw(live=True)
+                    if not self._paused:
+                        self._draw(live=True)
                 except (OSError, ValueError):
                     # The terminal is gone; the build need not be
                     return
@@ -117,14 +123,23 @@ class TtyRenderer:
                 self._above += [f"tagged {one_line(tag)}" for tag in event.tags]
                 self._running.clear()
             case Failed():
-                if event.step >= 0:
-                    took = max(0.0, event.time - self._running.get(event.step, event.time))
-                    line = self._timed(f" => ERROR {self._label(event.step)}", took)
-                    self._above.append(self._paint(_RED, line))
+                self._above += self._failed(event.step, event.time)
                 self._running.clear()
                 self._above += failure_lines(event.failure, ci=self._ci)
+            case ShellOpened():
+                if event.failure is not None:
+                    self._above += self._failed(event.step, event.time)
+                    self._above += failure_lines(event.failure, ci=self._ci)
+            case ShellEnded():
+                pass
             case _ as unreachable:
                 assert_never(unreachable)
+
+    def _failed(self, step: int, time: float) -> list[str]:
+        if step < 0:
+            return []
+        line = self._timed(f" => ERROR {self._label(step)}", max(0.0, time - self._running.get(step, time)))
+        return [self._paint(_RED, line)]
 
     def _forget(self, step: int) -> None:
         self._lines.flush(step)

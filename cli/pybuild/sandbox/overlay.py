@@ -18,14 +18,21 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 def prepare(spec: SandboxSpec) -> int:
     """Make the directories of the overlay in the staging directory; return a descriptor of it.
 
-    The root directory of the merged tree is the upper one, so it takes after the topmost layer's.
+    The root directory of the merged tree is the upper one, so it takes after the topmost layer's. An upper directory
+    that is there already is used as it is.
     """
     staging = os.open(spec.staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    os.mkdir(UPPER, 0o755, dir_fd=staging)
+    try:
+        os.mkdir(UPPER, 0o755, dir_fd=staging)
+        new = True
+    except FileExistsError:
+        # Whoever used it before may have been killed
+        clear(staging)
+        new = False
     os.mkdir(WORK, 0o700, dir_fd=staging)
-    if spec.lowers:
+    if spec.lowers and new:
         take_after(spec.staging + b"/" + UPPER, spec.lowers[-1])
-    else:
+    if not spec.lowers:
         # The kernel insists on one
         os.mkdir(_EMPTY, 0o755, dir_fd=staging)
     return staging

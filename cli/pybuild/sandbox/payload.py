@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
-from pybuild.sandbox import advice, caps, syscalls
+from pybuild.sandbox import advice, caps, syscalls, terminal
 from pybuild.sandbox.emulate import install
 from pybuild.sandbox.errors import ImageUserError, SandboxError
 from pybuild.sandbox.idmap import IdMode
@@ -69,7 +69,8 @@ def _confine(mode: IdMode, program: bytes | None) -> None:
 
 def can_be_spawned(spec: SandboxSpec, who: Identity, mode: IdMode) -> bool:
     """Can init start this without a process that prepares itself? Then its own user and limits are the program's."""
-    return mode != "single" and (who.uid, who.gid) == (0, 0) and not spec.ulimits and not spec.insecure
+    usual = not spec.ulimits and not spec.insecure and spec.stdin == "null"
+    return usual and mode != "single" and (who.uid, who.gid) == (0, 0)
 
 
 def become_like(spec: SandboxSpec, who: Identity, mode: IdMode, program: bytes) -> None:
@@ -100,15 +101,23 @@ def spawn(spec: SandboxSpec, who: Identity, out: int, err: int) -> int:
     return _search(spec.argv, environment(spec, who), start)
 
 
-def become(spec: SandboxSpec, who: Identity, mode: IdMode, handover: int = -1) -> dict[bytes, bytes]:
+def become(spec: SandboxSpec, who: Identity, mode: IdMode, *others: int) -> dict[bytes, bytes]:
     """Turn this process, inside the new root, into the one that is to run; return its environment.
 
-    Only the exec is left then. `handover` is the socket of the supervisor if there is one. Raises SandboxError.
+    Only the exec is left then. `others` are the descriptor of standard input if the spec says that it is given,
+    and the socket of the supervisor if there is one. Raises SandboxError.
     """
-    null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-    os.dup2(null, 0, inheritable=True)
+    given, handover = others[:1], others[1:]
+    if spec.stdin != "given":
+        given, handover = (), others
+    if spec.stdin != "terminal":
+        null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        os.dup2(given[0] if given else null, 0, inheritable=True)
     _enter_directory(spec.cwd)
     _limit(spec)
+    if spec.stdin == "terminal":
+        # Late, as somebody comes to use it, but as root: it has to be given to the user
+        terminal.take(1, None if mode == "single" else who.uid)
     _become_user(who, mode, spec.emulation)
     if not spec.insecure:
         caps.limit_own()
@@ -117,8 +126,8 @@ def become(spec: SandboxSpec, who: Identity, mode: IdMode, handover: int = -1) -
     env = environment(spec, who)
     if spec.emulation == "fake":
         install.install_fake()
-    elif handover >= 0:
-        install.install_full(handover, who)
+    elif handover:
+        install.install_full(handover[0], who)
     return env
 
 

@@ -99,14 +99,15 @@ def run(
     pack: Callable[[int], T],
     namespace: int | None = None,
     groups: Sequence[int] = (),
+    stdin: Sequence[int] = (),
 ) -> tuple[RunEnd, T | None]:
     """Run a process to its end; its changes are in the directory `fs` of the staging directory afterwards.
 
     After status 0 they go through `pack`, which is given a descriptor of that directory; its result is the
     second value. `namespace` is a descriptor of the private network that the sandbox joins if it has one, `groups`
-    are descriptors by which it enters control groups. SIGTERM to this process
-    cancels: it reaches the payload's process group and, after the grace period, everything is killed. What keeps
-    the sandbox from being made is the `problem` of the result; raises OSError when not even the staging directory
+    are descriptors by which it enters control groups, `stdin` is the one that the spec says is given. SIGTERM to this
+    process cancels: it reaches the payload's process group and, after the grace period, everything is killed. What
+    keeps the sandbox from being made is the `problem` of the result; raises OSError when not even the staging directory
     can be used, and what `pack` raises.
     """
     if spec.emulation != "off":
@@ -125,14 +126,14 @@ def run(
     try:
         if spec.emulation == "full":
             supervisor = Supervisor()
-        streams = [stdout, stderr, *([supervisor.handover.fileno()] if supervisor else [])]
+        streams = [stdout, stderr, *stdin, *([supervisor.handover.fileno()] if supervisor else [])]
         with orders, suppress(ConnectionError):
             # Should it be gone, its report says why
             wire.send(orders, msgspec.msgpack.encode([spec.to_wire(), resolv_conf]), streams)
         if supervisor:
             supervisor.handover.close()
         # Whoever reads the output waits for the last one who could write
-        for fd in {stdout, stderr}:
+        for fd in {stdout, stderr, *stdin}:
             os.close(fd)
         # For the next one, while this one is busy with its command
         meanwhile = partial(make_ready, mode) if usual else None
@@ -339,12 +340,12 @@ def _payload(mode: IdMode, report: int, waiting: socket.socket, insecure: bool) 
         if go is None:
             # There will be no root, and init says why
             os._exit(1)
-        data, (out, err, *handover) = go
+        data, (out, err, *others) = go
         os.dup2(out, 1)
         os.dup2(err, 2)
         plain, who = msgspec.msgpack.decode(data)
         spec = SandboxSpec.from_wire(plain)
-        env = payload.become(spec, msgspec.convert(who, Identity), mode, *handover)
+        env = payload.become(spec, msgspec.convert(who, Identity), mode, *others)
         try:
             payload.execute(spec.argv, env)
         except OSError as error:

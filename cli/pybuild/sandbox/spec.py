@@ -13,6 +13,7 @@ Network = Literal["none", "host", "private"]
 NETWORKS: tuple[Network, ...] = ("none", "host", "private")
 Emulation = Literal["off", "fake", "full"]
 EMULATIONS: tuple[Emulation, ...] = ("off", "fake", "full")
+Stdin = Literal["null", "given", "terminal"]
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHM_SIZE = 64 << 20
@@ -55,17 +56,18 @@ class RunEnd(msgspec.Struct, frozen=True):
 class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A process and its world.
 
-    `argv` is executed without a shell. `env` is all of its environment but PATH and HOME, which get their
-    usual values when absent. `cwd` must exist in the image. `user` is `user[:group]` as in USER, "" for
-    root; names are looked up in the image. `lowers` are unpacked layers on the host, bottom first. `staging` is
-    an empty directory of the caller's on the same file system as a store that overlayfs can write to; the
-    changes are left in its `fs`. `shm_size` is in bytes, 0 the default. `ulimits` are (name, soft, hard), -1
-    for unlimited. `extra_hosts` are "name:ip". `resolv_conf` takes the place of the host's when not None; with the
-    network "private" the caller has joined it. `scripts` are (name, content) of files below /dev/pipes.
-    `emulation` of root, for where one id is mapped: "fake" lets changes of owner and identity seem to
-    succeed, "full" keeps track of them. `insecure` leaves the process all that root of a user namespace may do: all
-    capabilities, all system calls, nothing of /proc and /sys hidden. `grace` is how many seconds a cancelled
-    process has between SIGTERM and SIGKILL.
+    `argv` is executed without a shell. `env` is all of its environment but PATH and HOME, which get their usual
+    values when absent. `cwd` must exist in the image. `user` is `user[:group]` as in USER, "" for root; names
+    are looked up in the image. `lowers` are unpacked layers on the host, bottom first. `staging` is a directory
+    of the caller's on the same file system as a store that overlayfs can write to; the changes are left in its
+    `fs`; when it is there already, the process goes on from it. `shm_size` is in bytes, 0 the default.
+    `ulimits` are (name, soft, hard), -1 for unlimited. `extra_hosts` are "name:ip". `resolv_conf` takes the
+    place of the host's when not None; with the network "private" the caller has joined it. `scripts` are (name,
+    content) of files below /dev/pipes. `emulation` of root, for where one id is mapped: "fake" lets changes of
+    owner and identity seem to succeed, "full" keeps track of them. `insecure` leaves the process all that root of a
+    user namespace may do: all capabilities, all system calls, nothing of /proc and /sys hidden. `stdin` is
+    /dev/null, a descriptor that is "given", or, with the two for output, a new "terminal" (`sandbox/terminal.py`).
+    `grace` is how many seconds a cancelled process has between SIGTERM and SIGKILL.
     """
 
     argv: tuple[str, ...]
@@ -86,6 +88,7 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
     insecure: bool = False
     grace: float = 2.0
     emulation: Emulation = "off"
+    stdin: Stdin = "null"
 
     def __post_init__(self) -> None:
         """Raise SandboxError for what no sandbox could be made of."""
@@ -128,6 +131,7 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
             "insecure": self.insecure,
             "grace": self.grace,
             "emulation": self.emulation,
+            "stdin": self.stdin,
         }
 
     @staticmethod
@@ -153,6 +157,7 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
             insecure=data["insecure"],
             grace=data["grace"],
             emulation=data["emulation"],
+            stdin=data["stdin"],
         )
 
     def describe(self) -> str:

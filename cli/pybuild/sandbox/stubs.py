@@ -1,6 +1,6 @@
 """Empty files and directories made in an image to mount upon, and taking them out of its changes again.
 
-The upper directory of a RUN is empty at first. What is made for a mount, and the directories above it that
+The upper directory of a RUN is empty at first, as a rule. What is made for a mount, and the directories above it that
 overlayfs copies up for that, are noted with their inodes and times; afterwards whatever still is as it was
 made disappears, so that no trace gets into the layer. Removing goes by directory descriptors and never
 through a link: the RUN had its hands on this tree.
@@ -226,11 +226,20 @@ class Stubs:
             state = os.stat(above or b".", dir_fd=self._root, follow_symlinks=False)
             self._times[above] = state.st_mtime_ns
             self._touched.add(above)
-            self.made.parents.append(
-                (above, stat.S_IMODE(state.st_mode), state.st_uid, state.st_gid, state.st_mtime_ns)
-            )
+            if not self._is_changed(above):
+                self.made.parents.append(
+                    (above, stat.S_IMODE(state.st_mode), state.st_uid, state.st_gid, state.st_mtime_ns)
+                )
             above = above.rpartition(b"/")[0]
         return path
+
+    def _is_changed(self, directory: bytes) -> bool:
+        """Does a directory belong to the changes already, as those of a failed RUN that goes on?"""
+        try:
+            os.stat(directory or b".", dir_fd=self._upper, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
 
 
 def remove_stubs(upper: int, made: Made) -> None:

@@ -54,6 +54,10 @@ class Place(msgspec.Struct, frozen=True):
         return self.root / "snapshots"
 
     @property
+    def kept(self) -> Path:
+        return self.root / "kept"
+
+    @property
     def contexts(self) -> Path:
         return self.root / "contexts"
 

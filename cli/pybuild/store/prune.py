@@ -30,8 +30,8 @@ RemoveTree = Callable[[Path], object]
 class Pruned(msgspec.Struct, frozen=True):
     """A thing that was removed, or would be.
 
-    `kind` is image, cache, layer, blob, snapshot, cache mount, context or temporary. `size` are allocated bytes, each
-    byte counted with one thing only. `last_used` in seconds since the epoch, 0 when unknown.
+    `kind` is image, cache, layer, blob, snapshot, kept, cache mount, context or temporary. `size` are allocated bytes,
+    each byte counted with one thing only. `last_used` in seconds since the epoch, 0 when unknown.
     """
 
     kind: str
@@ -70,6 +70,7 @@ class _Plan(msgspec.Struct):
     snapshots: list[tuple[str, str]] = msgspec.field(default_factory=list)
     caches: list[tuple[CacheDirectory, str]] = msgspec.field(default_factory=list)
     contexts: list[Path] = msgspec.field(default_factory=list)
+    kept: list[str] = msgspec.field(default_factory=list)
     memos: bool = False
 
 
@@ -103,7 +104,7 @@ def prune(
             gone = _carry_out(store, plan, left_over, remove_tree or remove_own)
         finally:
             hold_reserve(store.place)
-        trees = ("snapshot", "cache mount", "temporary")
+        trees = ("snapshot", "kept", "cache mount", "temporary")
         return PruneReport(tuple(item for item in items if item.kind not in trees or item.name in gone))
 
 
@@ -117,6 +118,11 @@ def _plan(store: "Store", all: bool, until: float | None, labels: Sequence[str])
             plan.images.append((image, "no name points at it"))
     recorded = {Digest(row[0]) for row in store.index.rows("SELECT diff_id FROM layers")}
     needed = {diff_id for image in kept_images for diff_id in image.diff_ids}
+    for name, step in store.kept.steps().items():
+        if step is None or not store.kept.has(name) or (not labels and (until is None or step.created < until)):
+            plan.kept.append(name)
+        else:
+            needed.update(step.diff_ids)
     for key, record in store.cache.list().items():
         reason = _stale(record, recorded, needed, all=all and not labels, until=None if labels else until)
         if reason:
@@ -240,6 +246,8 @@ def _told(store: "Store", plan: _Plan, left_over: Iterable[Path]) -> Iterator[Pr
         yield Pruned("snapshot", name, store.snapshots.size(name), reason)
     for cache, reason in plan.caches:
         yield Pruned("cache mount", cache.shown, store.caches.size(cache.name), reason, cache.last_used)
+    for name in plan.kept:
+        yield Pruned("kept", name, store.kept.size(name), "what a failed step had done, kept for a look into it")
     for path in plan.contexts:
         yield Pruned("context", path.name, allocated(path), "its file digests are found again by reading")
     for path in left_over:
@@ -276,6 +284,7 @@ def _carry_out(store: "Store", plan: _Plan, left_over: Iterable[Path], remove_tr
         trash = store.caches.trash(cache.name)
         if trash is None or _remove(trash, remove_tree):
             gone.add(cache.shown)
+    gone.update(name for name in plan.kept if _remove(store.kept.trash(name), remove_tree))
     gone.update(path.name for path in left_over if _remove(path, remove_tree))
     if plan.memos:
         # Last: emptying a table writes much, and by now there is room
@@ -320,7 +329,9 @@ def df(store: "Store") -> list[Usage]:
     freed = sum(sizes[diff_id] for diff_id in doomed & of_images) + sum(configs[image.id] for image, _ in plan.images)
     mounts = store.caches.list()
     in_mounts = sum(store.caches.size(cache.name) for cache in mounts)
-    other = allocated(store.place.root) - in_images - in_cache - sum(trees.values()) - in_mounts
+    steps = store.kept.steps()
+    kept = sum(map(store.kept.size, steps))
+    other = allocated(store.place.root) - in_images - in_cache - sum(trees.values()) - in_mounts - kept
     counted = {image.id[7:] for image, _ in plan.images}
     loose = sum(allocated(path) for path, _ in plan.files if path.name not in counted)
     waste = loose + sum(allocated(path) for path in (*plan.contexts, *_left_over(store)))
@@ -341,5 +352,6 @@ def df(store: "Store") -> list[Usage]:
             sum(trees[name] for name in dead),
         ),
         Usage("Cache Mounts", len(mounts), 0, in_mounts, in_mounts),
+        Usage("Failed Steps", len(steps), sum(map(store.kept.has, steps)), kept, kept),
         Usage("Other", len(_entries(store.place.tmp)) + len(_entries(store.place.contexts)), 0, max(other, 0), waste),
     ]

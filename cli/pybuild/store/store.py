@@ -13,6 +13,7 @@ from pybuild.store.caches import Caches
 from pybuild.store.errors import DamagedIndexError, StoreError, disk_error
 from pybuild.store.images import Images
 from pybuild.store.index import Index, damaged_mark
+from pybuild.store.kept import Kept
 from pybuild.store.layers import Layers
 from pybuild.store.place import (
     Place,
@@ -49,6 +50,7 @@ class Store:
         self.cache = Cache(index)
         self.snapshots = Snapshots(place, index, boot)
         self.caches = Caches(place)
+        self.kept = Kept(place, boot)
 
     @classmethod
     def open(cls, root: Path, *, create: bool = True) -> "Store":
@@ -143,7 +145,8 @@ class Store:
         remove_tree: "RemoveTree | None" = None,
     ) -> "PruneReport":
         """Remove what nothing needs, and tell it: images without a name, cache records without a layer, layers and
-        blobs nobody refers to, snapshots of layers that are gone, leftovers of dead processes.
+        blobs nobody refers to, snapshots of layers that are gone, kept trees of failed steps, leftovers of dead
+        processes.
 
         With `all` the cache goes too. `until` (seconds since the epoch) spares images that came later and cache records
         used later, and takes cache records not used since, `all` or not. `labels` (`key`, `key=value`, either with `!`
