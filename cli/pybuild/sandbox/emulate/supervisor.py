@@ -19,6 +19,7 @@ from pybuild.sandbox.emulate.idcalls import IdCalls
 from pybuild.sandbox.emulate.identity import Identities
 from pybuild.sandbox.emulate.notify import GoneError, Listener, Notification
 from pybuild.sandbox.emulate.quick import LONG, Quick, quick_answers
+from pybuild.sandbox.errors import SandboxError
 from pybuild.sandbox.machine import this_machine
 from pybuild.sandbox.wire import receive_with_fds
 
@@ -45,12 +46,20 @@ class Supervisor:
         ours.close()
 
     def end(self) -> None:
-        """End it; nothing of what it does for the RUN goes on after that. Raise RuntimeError if it had failed."""
+        """End it; nothing of what it does for the RUN goes on after that.
+
+        If it was not there to the end, the RUN's files are not what they ought to be: raises SandboxError when it was
+        killed, RuntimeError when it had failed.
+        """
         self.handover.close()
         ended, status = os.waitpid(self._pid, os.WNOHANG)
         if ended == 0:
             os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)
+        elif os.WIFSIGNALED(status):
+            name = signal.Signals(os.WTERMSIG(status)).name
+            hint = "the machine may be out of memory"
+            raise SandboxError(f"the process that emulates root was ended by {name}", hint)
         elif status != 0:
             raise RuntimeError(f"the process that emulates root failed with wait status {status}")
 
