@@ -67,6 +67,10 @@ _pylibc = ctypes.PyDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 _pylibc.syscall.restype = ctypes.c_long
 _long = ctypes.c_long
+# Used so often that its arguments are described once and not at each call
+_openat2 = ctypes.CDLL(None, use_errno=True).syscall
+_openat2.restype = _long
+_openat2.argtypes = [_long, _long, ctypes.c_char_p, ctypes.c_char_p, _long]
 
 
 def _check(result: int, what: str = "") -> int:
@@ -181,11 +185,12 @@ def mount_setattr(fd: int, attributes: int, *, recursive: bool = False) -> None:
 def openat2(dir_fd: int, path: bytes, flags: int, resolve: int, mode: int = 0) -> int:
     """Open `path` under the rules in `resolve`; close-on-exec is always set."""
     how = struct.pack("QQQ", flags | os.O_CLOEXEC, mode, resolve)
+    number = this_machine().numbers["openat2"]
     while True:
-        result = _call("openat2", dir_fd, path, how, len(how))
+        result = int(_openat2(number, dir_fd, path, how, len(how)))
         # EAGAIN: something on the way was renamed meanwhile
         if result >= 0 or ctypes.get_errno() not in (4, 11):
-            return _check(result, os.fsdecode(path))
+            return result if result >= 0 else _check(result, os.fsdecode(path))
 
 
 def prctl(option: int, arg: int = 0, arg3: int = 0) -> None:

@@ -1,21 +1,30 @@
 """The calling process: its memory, and its files found as it would find them.
 
-Paths are opened beneath the caller's own root directory only, and never through links of /proc: what those
-lead to is on the host's side.
+To find them, the supervisor puts itself in the caller's place: its root directory is the caller's, and its working
+directory is the caller's below /proc, whose `cwd` and `fd/N` are then one step away. Such a directory is bound to
+the process and not to its number: once the process is gone nothing is found by it, whoever has the number then.
+What is looked at is found by path; what is acted on is opened first, and never through links of the image's /proc.
 """
 
 import errno
 import os
 import re
+from collections.abc import Callable
+from typing import TypeVar
 
 from pybuild.sandbox import syscalls
-from pybuild.sandbox.emulate.credentials import Credentials
+from pybuild.sandbox.emulate.files import NOTES
+from pybuild.sandbox.emulate.identity import Identities
 from pybuild.sandbox.emulate.memory import Memory
 from pybuild.sandbox.emulate.notify import Listener, Notification
+
+T = TypeVar("T")
 
 AT_FDCWD = -100
 _OWN_FD = re.compile(rb"/(?:proc/(?:self|thread-self)|dev)/fd/([0-9]{1,9})")
 _STREAMS = {b"/dev/stdin": 0, b"/dev/stdout": 1, b"/dev/stderr": 2}
+_PLACES = 20
+"""How many callers' directories are kept open."""
 
 
 def signed(value: int) -> int:
@@ -24,21 +33,117 @@ def signed(value: int) -> int:
     return value - (1 << 32) if value >> 31 else value
 
 
+def where(fd: int, path: bytes) -> bytes:
+    """Return the path by which the supervisor, in the caller's place, finds what the caller names."""
+    if path[:1] == b"/":
+        return path
+    return b"cwd/" + path if fd == AT_FDCWD else b"fd/%d/%b" % (fd, path)
+
+
 class Caller:
     """Who waits for an answer. Raises OSError with what the call is to fail with, GoneError when it is gone."""
 
-    def __init__(self, listener: Listener, asked: Notification, memory: Memory, root: int, who: Credentials) -> None:
+    def __init__(self, listener: Listener, identities: Identities) -> None:
         self.listener = listener
+        self.memory = Memory()
+        self._identities = identities
+        self._proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._places: dict[int, tuple[int, int]] = {}
+        self.here = 0
+        """Whose place this is, 0 when what is found from it has to be looked at more closely."""
+        self.words = -1
+        """Its memory, which is another's if its number is: what is read there counts only if `here` finds something."""
+        # The first to ask is the payload on its way to its exec: its root is the image's
+        self._away = True
+
+    def turn_to(self, asked: Notification) -> None:
+        """Be about another call from here on."""
         self.asked = asked
         self.pid = asked.pid
-        self.args = asked.args
-        self.memory = memory
-        self.who = who
-        self._root = root
+        self.args = asked[6:]
+        self.who = self._identities.of(asked.pid)
 
     def check(self) -> None:
         """Raise GoneError unless the caller still waits: then all that was opened by its pid is its own."""
         self.listener.check(self.asked)
+
+    def enter(self) -> None:
+        """Take the caller's place; everything below needs that."""
+        if self.pid != self.here:
+            self._enter()
+        # Who has changed its root directory once may do so again
+        if self._away or self.who.chrooted:
+            self._away = True
+            self.tried(lambda: os.chroot(b"root"))
+            self._away = self.who.chrooted
+            if self._away:
+                self.here = 0
+
+    def _enter(self) -> None:
+        found = self._places.get(self.pid)
+        if found is None:
+            place = os.open(b"%d" % self.pid, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._proc)
+            try:
+                self.check()
+                os.fchdir(place)
+            except BaseException:
+                os.close(place)
+                raise
+            found = place, _open_memory()
+            if len(self._places) >= _PLACES:
+                self._drop(next(iter(self._places)))
+            self._places[self.pid] = found
+        else:
+            os.fchdir(found[0])
+        self.here, self.words = self.pid, found[1]
+
+    def _drop(self, pid: int) -> None:
+        for fd in self._places.pop(pid, ()):
+            if fd >= 0:
+                os.close(fd)
+
+    def forget(self) -> None:
+        """Have nothing open of the caller: it is about to execute a program, and memory goes with the old one."""
+        self.here = 0
+        self._drop(self.pid)
+
+    def is_there(self) -> bool:
+        """Is the process whose place this is still there? What has its number then may be another one."""
+        try:
+            os.readlink(b"root")
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        return True
+
+    def _renewed(self) -> bool:
+        """Was the place that of a process gone by now, whose number the caller has got? It is the caller's then."""
+        if self.is_there():
+            return False
+        self.forget()
+        self._enter()
+        if self._away:
+            self.here = 0
+        return True
+
+    def tried(self, action: Callable[[], T]) -> T:
+        """Return what `action` does at the place, making sure that it is the caller's when nothing is there."""
+        try:
+            return action()
+        except (FileNotFoundError, ProcessLookupError):
+            if not self._renewed():
+                raise
+            return action()
+
+    def noted(self, path: bytes, *, follow: bool = True) -> bool:
+        """Is anything noted on a file? For all others the kernel does the right thing by itself. Raises OSError."""
+        while True:
+            try:
+                return not NOTES.isdisjoint(os.listxattr(path, follow_symlinks=follow))
+            except OSError as error:
+                if error.errno == errno.EOPNOTSUPP:
+                    return False
+                if error.errno not in (errno.ENOENT, errno.ESRCH) or not self._renewed():
+                    raise
 
     def text(self, number: int) -> bytes:
         """Return the path that an argument points to."""
@@ -46,58 +151,56 @@ class Caller:
 
     def umask(self) -> int:
         """Return the mask that new files have."""
-        with open(f"/proc/{self.pid}/status", "rb", buffering=0) as file:
-            found = re.search(rb"^Umask:\s*([0-7]+)", file.read(4096), re.MULTILINE)
-        return int(found[1], 8) if found else 0o022
 
-    def _base(self, fd: int) -> bytes:
-        return b"/proc/%d/cwd" % self.pid if fd == AT_FDCWD else b"/proc/%d/fd/%d" % (self.pid, fd)
+        def status() -> bytes:
+            with open("status", "rb", buffering=0) as file:
+                return file.read(4096)
+
+        found = re.search(rb"^Umask:\s*([0-7]+)", self.tried(status), re.MULTILINE)
+        return int(found[1], 8) if found else 0o022
 
     def held(self, fd: int) -> int:
         """Return an O_PATH descriptor of what the caller's descriptor `fd` (or its directory) is."""
-        if fd < 0 and fd != AT_FDCWD:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        name = b"cwd" if fd == AT_FDCWD else b"fd/%d" % fd
         try:
-            return os.open(self._base(fd), os.O_PATH | os.O_CLOEXEC)
+            return self.tried(lambda: os.open(name, os.O_PATH | os.O_CLOEXEC))
         except FileNotFoundError:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
 
     def open(self, fd: int, path: bytes, flags: int, mode: int = 0) -> int:
         """Return a descriptor of a path, relative to the caller's descriptor `fd` when it is relative."""
-        if path[:1] != b"/":
-            base = self.held(fd)
-            try:
-                return syscalls.openat2(base, path, flags, syscalls.RESOLVE_BENEATH, mode)
-            except OSError as error:
-                if error.errno != errno.EXDEV:
-                    raise
-                # It leads above the directory: then by its whole path
-                path = os.readlink(b"/proc/self/fd/%d" % base) + b"/" + path
-                if self.who.chrooted:
-                    path = path.removeprefix(os.readlink(b"/proc/%d/root" % self.pid).rstrip(b"/"))
-            finally:
-                os.close(base)
-        root = self._root
-        if self.who.chrooted:
-            root = os.open(b"/proc/%d/root" % self.pid, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        base = AT_FDCWD if path[:1] == b"/" else self.held(fd)
         try:
-            return syscalls.openat2(root, path, flags, syscalls.RESOLVE_IN_ROOT, mode)
+            return syscalls.openat2(base, path, flags, syscalls.RESOLVE_NO_MAGICLINKS, mode)
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.EXDEV, errno.ELOOP) or not flags & os.O_PATH:
+            if error.errno not in (errno.ENOENT, errno.ELOOP) or not flags & os.O_PATH:
                 raise
             own = _OWN_FD.fullmatch(path)
             number = int(own[1]) if own else _STREAMS.get(path, -1)
             if number < 0 or flags & os.O_NOFOLLOW:
                 raise
         finally:
-            if root != self._root:
-                os.close(root)
+            if base >= 0:
+                os.close(base)
         return self.held(number)
 
     def parent(self, fd: int, path: bytes) -> tuple[int, bytes]:
         """Return a descriptor of the directory a new name is to be made in, and the name."""
-        above, slash, name = path.rstrip(b"/").rpartition(b"/")
+        above, name = split(path)
         if name in (b"", b".", b".."):
             raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
-        flags = os.O_PATH | os.O_DIRECTORY
-        return self.open(fd, (above or b"/") if slash else b".", flags), name
+        return self.open(fd, above, os.O_PATH | os.O_DIRECTORY), name
+
+
+def _open_memory() -> int:
+    try:
+        return os.open(b"mem", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        # It can be done without
+        return -1
+
+
+def split(path: bytes) -> tuple[bytes, bytes]:
+    """Return the path of the directory that a name is in, and the name."""
+    above, slash, name = path.rstrip(b"/").rpartition(b"/")
+    return (above or b"/") if slash else b".", name

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from pybuild.sandbox.emulate import credentials as rules
 from pybuild.sandbox.emulate import files
-from pybuild.sandbox.emulate.caller import AT_FDCWD, Caller, signed
-from pybuild.sandbox.emulate.filter import CREATES
+from pybuild.sandbox.emulate.caller import AT_FDCWD, Caller, signed, split, where
+from pybuild.sandbox.emulate.filter import CREATES, UNNAMED
 from pybuild.sandbox.emulate.identity import Identities
 from pybuild.sandbox.emulate.rawstat import raw_stat, raw_statx
 from pybuild.sandbox.machine import this_machine
@@ -23,93 +23,153 @@ _NOFOLLOW = 0x100
 _SYNC = 0x6000
 _LOW = 0xFFFFFFFF
 _PATH = os.O_PATH
-_TMPFILE = CREATES & ~os.O_CREAT
 
 
-def chown(caller: Caller, name: str) -> int:
+def chown(caller: Caller, name: str) -> int | None:
     """Note an owner. What the kernel does besides, such as taking set-id bits away, it does itself."""
     args = caller.args
-    at = 1
+    caller.enter()
     if name == "fchown":
-        fd = caller.held(signed(args[0]))
+        fd, path, flags = _only_fd(args[0]), b"", _EMPTY_PATH
+        wanted = args[1] & _LOW, args[2] & _LOW
     elif name == "fchownat":
-        at = 2
-        fd = _open_at(caller, signed(args[0]), 1, signed(args[4]))
+        fd, flags = signed(args[0]), signed(args[4])
+        path, wanted = _path_at(caller, 1, flags), (args[2] & _LOW, args[3] & _LOW)
     else:
-        flags = _PATH | (os.O_NOFOLLOW if name == "lchown" else 0)
-        fd = caller.open(AT_FDCWD, caller.text(0), flags)
-    uid, gid = args[at] & _LOW, args[at + 1] & _LOW
+        fd, path, flags = AT_FDCWD, caller.text(0), _NOFOLLOW if name == "lchown" else 0
+        wanted = args[1] & _LOW, args[2] & _LOW
+    if caller.who.may(rules.CHOWN) and wanted == (0, 0) and not _noted(caller, fd, path, flags):
+        return PROCEED
+    held = _open_at(caller, fd, path, flags)
     try:
-        state = os.fstat(fd)
-        note = files.note_of(fd, state)
-        who = caller.who
-        if not who.may(rules.CHOWN):
-            same = uid in (rules.UNCHANGED, note.uid)
-            mine = note.uid == who.uids[3]
-            if not (same and mine and (gid in (rules.UNCHANGED, note.gid) or who.in_group(gid))):
-                raise rules.refused()
-        caller.check()
-        os.chown(files.magic(fd), 0, 0)
-        new = (note.uid if uid == rules.UNCHANGED else uid, note.gid if gid == rules.UNCHANGED else gid)
-        files.set_owner(fd, state.st_mode, *new)
+        give_owner(caller, held, *wanted)
     finally:
-        os.close(fd)
+        os.close(held)
     return 0
+
+
+def give_owner(caller: Caller, fd: int, uid: int, gid: int) -> None:
+    """Note the owner of what an O_PATH descriptor of ours is; raise OSError when the caller may not."""
+    state = os.fstat(fd)
+    who = caller.who
+    root = who.may(rules.CHOWN)
+    if not root or rules.UNCHANGED in (uid, gid):
+        note = files.note_of(fd, state)
+        mine = note.uid == who.uids[3] and uid in (rules.UNCHANGED, note.uid)
+        if not root and not (mine and (gid in (rules.UNCHANGED, note.gid) or who.in_group(gid))):
+            raise rules.refused()
+        uid = note.uid if uid == rules.UNCHANGED else uid
+        gid = note.gid if gid == rules.UNCHANGED else gid
+    caller.check()
+    os.chown(files.magic(fd), 0, 0)
+    files.set_owner(fd, state.st_mode, uid, gid)
+
+
+def _only_fd(value: int) -> int:
+    """Return a descriptor that cannot be AT_FDCWD."""
+    fd = signed(value)
+    if fd < 0:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    return fd
+
+
+def _path_at(caller: Caller, number: int, flags: int) -> bytes:
+    """Return the path that an argument points to; it may be none at all where an empty one is allowed."""
+    return b"" if flags & _EMPTY_PATH and caller.args[number] == 0 else caller.text(number)
+
+
+def _noted(caller: Caller, fd: int, path: bytes, flags: int) -> bool:
+    """May anything be noted on a file? Where nothing is, or nothing can be found, the kernel's own answer is right."""
+    follow = not flags & _NOFOLLOW
+    here = where(fd, path)
+    if not path and flags & _EMPTY_PATH:
+        # A descriptor may be of a link, but there it is the way and not the end
+        here, follow = here.rstrip(b"/"), True
+    try:
+        return caller.noted(here, follow=follow)
+    except OSError as error:
+        # Too long only with what was put before it; and what is in these is not the same for another process
+        return error.errno == errno.ENAMETOOLONG or path.startswith((b"/proc/", b"/dev/"))
 
 
 def look(caller: Caller, name: str) -> int | None:
     """Answer stat(2) and its kin where something is noted; the kernel answers for all other files."""
     args = caller.args
+    caller.enter()
+    if name == "fstat":
+        fd, path, flags = _only_fd(args[0]), b"", _EMPTY_PATH
+    elif name in ("newfstatat", "statx"):
+        fd, flags = signed(args[0]), signed(args[3 if name == "newfstatat" else 2])
+        path = _path_at(caller, 1, flags)
+    else:
+        fd, path, flags = AT_FDCWD, caller.text(0), _NOFOLLOW if name == "lstat" else 0
+    if not _noted(caller, fd, path, flags):
+        return PROCEED
     try:
-        if name == "fstat":
-            fd = caller.held(signed(args[0]))
-        elif name in ("newfstatat", "statx"):
-            fd = _open_at(caller, signed(args[0]), 1, signed(args[3 if name == "newfstatat" else 2]))
-        else:
-            fd = caller.open(AT_FDCWD, caller.text(0), _PATH | (os.O_NOFOLLOW if name == "lstat" else 0))
+        held = _open_at(caller, fd, path, flags)
     except OSError:
         # Whatever it is, the kernel will say so
         return PROCEED
     try:
-        note = files.note_of(fd, os.fstat(fd))
-        if note is files.PLAIN:
-            return PROCEED
-        if name == "statx":
-            data = raw_statx(fd, signed(args[2]) & _SYNC, args[3] & _LOW)
-            struct.pack_into("II", data, 20, note.uid, note.gid)
-            (mode,) = struct.unpack_from("H", data, 28)
-            if note.node:
-                struct.pack_into("H", data, 28, _device_mode(mode, note.node[0]))
-                struct.pack_into("II", data, 128, *note.node[1:])
-        else:
-            data = raw_stat(fd)
-            layout = this_machine().stat
-            struct.pack_into("I", data, layout.uid, note.uid)
-            struct.pack_into("I", data, layout.gid, note.gid)
-            (mode,) = struct.unpack_from("I", data, layout.mode)
-            if note.node:
-                struct.pack_into("I", data, layout.mode, _device_mode(mode, note.node[0]))
-                struct.pack_into("Q", data, layout.rdev, os.makedev(*note.node[1:]))
+        address = args[4] if name == "statx" else args[2] if name == "newfstatat" else args[1]
+        return tell(caller, held, address, (flags & _SYNC, args[3] & _LOW) if name == "statx" else None)
     finally:
-        os.close(fd)
+        os.close(held)
+
+
+def tell(caller: Caller, fd: int, address: int, extended: tuple[int, int] | None) -> int | None:
+    """Write what stat(2) tells of a descriptor of ours, or statx(2) with `extended` flags and mask, if it is noted."""
+    note = files.note_of(fd, os.fstat(fd))
+    if note is files.PLAIN:
+        return PROCEED
+    data = _statx_with(note, fd, *extended) if extended else _stat_with(note, fd)
     caller.check()
-    address = args[4] if name == "statx" else args[2] if name == "newfstatat" else args[1]
     caller.memory.write(caller.pid, address, bytes(data))
     return 0
+
+
+def _statx_with(note: files.Note, fd: int, flags: int, mask: int) -> bytearray:
+    data = raw_statx(fd, flags, mask)
+    struct.pack_into("II", data, 20, note.uid, note.gid)
+    (mode,) = struct.unpack_from("H", data, 28)
+    if note.node:
+        struct.pack_into("H", data, 28, _device_mode(mode, note.node[0]))
+        struct.pack_into("II", data, 128, *note.node[1:])
+    return data
+
+
+def _stat_with(note: files.Note, fd: int) -> bytearray:
+    data = raw_stat(fd)
+    layout = this_machine().stat
+    struct.pack_into("I", data, layout.uid, note.uid)
+    struct.pack_into("I", data, layout.gid, note.gid)
+    (mode,) = struct.unpack_from("I", data, layout.mode)
+    if note.node:
+        struct.pack_into("I", data, layout.mode, _device_mode(mode, note.node[0]))
+        struct.pack_into("Q", data, layout.rdev, os.makedev(*note.node[1:]))
+    return data
 
 
 def _device_mode(mode: int, kind: str) -> int:
     return stat.S_IMODE(mode) | (stat.S_IFCHR if kind == "c" else stat.S_IFBLK)
 
 
-def _open_at(caller: Caller, fd: int, path_at: int, flags: int) -> int:
-    empty = bool(flags & _EMPTY_PATH)
-    path = b"" if empty and caller.args[path_at] == 0 else caller.text(path_at)
-    if not path:
-        if not empty:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        return caller.held(fd)
-    return caller.open(fd, path, _PATH | (os.O_NOFOLLOW if flags & _NOFOLLOW else 0))
+def _open_at(caller: Caller, fd: int, path: bytes, flags: int) -> int:
+    if path:
+        return caller.open(fd, path, _PATH | (os.O_NOFOLLOW if flags & _NOFOLLOW else 0))
+    if not flags & _EMPTY_PATH:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    return caller.held(fd)
+
+
+def _is_roots(caller: Caller, fd: int, directory: bytes) -> bool:
+    """Is what the caller makes in a directory root's? The kernel can make it then. False when that is uncertain."""
+    if caller.who.uids[3] or caller.who.gids[3]:
+        return False
+    try:
+        return not caller.noted(where(fd, directory))
+    except OSError as error:
+        return error.errno != errno.ENAMETOOLONG
 
 
 def _owner_in(caller: Caller, parent: int) -> tuple[int, int]:
@@ -123,6 +183,9 @@ def _owner_in(caller: Caller, parent: int) -> tuple[int, int]:
 
 def _made(caller: Caller, fd: int, path: bytes, mask: bool, make: Callable[[bytes, int], None]) -> int | None:
     """Make a name for the caller and note its owner; leave it to the kernel when that is root."""
+    caller.enter()
+    if not mask and _is_roots(caller, fd, split(path)[0]):
+        return PROCEED
     try:
         parent, name = caller.parent(fd, path)
     except OSError:
@@ -203,7 +266,10 @@ def create(caller: Caller, name: str) -> int | None:
     if not flags & CREATES or flags & os.O_PATH:
         return PROCEED
     path = caller.text(at)
-    unnamed = bool(flags & _TMPFILE)
+    unnamed = bool(flags & UNNAMED)
+    caller.enter()
+    if _is_roots(caller, fd, path if unnamed else split(path)[0]):
+        return PROCEED
     try:
         parent = caller.open(fd, path, _PATH | os.O_DIRECTORY) if unnamed else caller.parent(fd, path)[0]
     except OSError:
@@ -233,18 +299,27 @@ def create(caller: Caller, name: str) -> int | None:
 
 def execute(caller: Caller, name: str, identities: Identities) -> None:
     """Note what a program starts with; whether it can be executed the kernel finds out."""
+    try:
+        _execute(caller, name, identities)
+    finally:
+        caller.forget()
+
+
+def _execute(caller: Caller, name: str, identities: Identities) -> None:
     args = caller.args
+    caller.enter()
     try:
         if name == "execve":
             fd = caller.open(AT_FDCWD, caller.text(0), _PATH)
         else:
-            fd = _open_at(caller, signed(args[0]), 1, signed(args[4]))
+            flags = signed(args[4])
+            fd = _open_at(caller, signed(args[0]), _path_at(caller, 1, flags), flags)
     except OSError:
-        return PROCEED
+        return
     try:
         state = os.fstat(fd)
         if not stat.S_ISREG(state.st_mode) or not state.st_mode & 0o111:
-            return PROCEED
+            return
         uid = gid = None
         if state.st_mode & (stat.S_ISUID | stat.S_ISGID) and not _is_script(fd):
             note = files.note_of(fd, state)
@@ -256,7 +331,6 @@ def execute(caller: Caller, name: str, identities: Identities) -> None:
     if new != caller.who:
         caller.check()
         identities.assign(caller.pid, new)
-    return PROCEED
 
 
 def _is_script(fd: int) -> bool:

@@ -1,6 +1,7 @@
 """Files as the image means them: real ones with the notes on them. Descriptors may be of O_PATH.
 
-A descriptor is reached through /proc/self/fd, which leads to the very file, a symbolic link included.
+A descriptor is reached through /proc/self/fd, which leads to the very file, a symbolic link included. The root
+directory being a caller's, that of the host's /proc is a step up from the working directory (see `caller`).
 """
 
 import errno
@@ -20,6 +21,8 @@ from pybuild.tree.notes import (
     read_owner,
 )
 
+NOTES = frozenset(os.fsdecode(name) for name in (OWNER_XATTR, NODE_XATTR, LINK_XATTR))
+"""The names of all attributes that may be notes."""
 _NOTHING = (errno.ENODATA, errno.EOPNOTSUPP)
 
 
@@ -36,7 +39,7 @@ PLAIN = Note()
 
 def magic(fd: int) -> bytes:
     """Return a path that leads to what a descriptor refers to."""
-    return b"/proc/self/fd/%d" % fd
+    return b"../self/fd/%d" % fd
 
 
 def _get(path: bytes, name: bytes) -> bytes:

@@ -8,7 +8,9 @@ from pybuild.sandbox.bpf import ALLOW, AND, ARCH, ARGS, ERRNO, JUMP_ANY_BIT, JUM
 from pybuild.sandbox.machine import Machine
 
 PR_SET_KEEPCAPS = 8
-CREATES = os.O_CREAT | (os.O_TMPFILE & ~os.O_DIRECTORY)
+UNNAMED = os.O_TMPFILE & ~os.O_DIRECTORY
+"""The flag of open(2) that makes a file without a name."""
+CREATES = os.O_CREAT | UNNAMED
 """Flags of open(2) that make a file."""
 
 OWN = ("chown", "lchown", "fchown", "fchownat")

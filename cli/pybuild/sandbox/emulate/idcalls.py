@@ -56,9 +56,11 @@ class IdCalls:
             raise rules.invalid()
         return self._assign(caller, caller.who._replace(groups=tuple(sorted(groups))))
 
-    def get(self, caller: Caller, name: str) -> int:
+    def get(self, caller: Caller, name: str) -> int | None:
         """Answer getuid(2) and its kin; raises OSError."""
         ids = caller.who.uids if name.endswith("uid") else caller.who.gids
+        if not any(ids):
+            return PROCEED
         if name.startswith("getres"):
             caller.check()
             for address, value in zip(caller.args[:3], ids[:3]):

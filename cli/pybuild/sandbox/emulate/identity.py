@@ -34,6 +34,8 @@ class Identities:
 
     def of(self, pid: int) -> Credentials:
         """Return the credentials of a process; the first ones if it has tampered with its number."""
+        if len(self._rows) == 1:
+            return self._rows[0]
         soft, _ = resource.prlimit(pid, LIMIT)
         return self._rows[soft] if 0 <= soft < len(self._rows) else self._rows[0]
 

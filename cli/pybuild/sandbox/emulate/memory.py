@@ -7,6 +7,8 @@ import os
 from pybuild.sandbox.machine import this_machine
 
 _PAGE = 4096
+SHORT = 256
+"""More bytes than most paths have."""
 PATH_MAX = 4096
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
@@ -56,9 +58,9 @@ class Memory:
     def text(self, pid: int, address: int) -> bytes:
         """Return a path, up to its NUL; raise OSError(EFAULT or ENAMETOOLONG)."""
         found = b""
-        # Never beyond the page at once: the next one may not be there, nor be needed
-        step = 256
+        step = SHORT
         while len(found) < PATH_MAX:
+            # Never beyond the page at once: the next one may not be there, nor be needed
             size = min(step, _PAGE - (address & (_PAGE - 1)))
             got = self._move(self._read, pid, address, size)
             part = bytes(self._view[:got])

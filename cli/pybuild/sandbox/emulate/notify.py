@@ -27,8 +27,16 @@ class Notification(NamedTuple):
 
     id: int
     pid: int
+    flags: int
     number: int
-    args: tuple[int, ...]
+    arch: int
+    pointer: int
+    arg0: int
+    arg1: int
+    arg2: int
+    arg3: int
+    arg4: int
+    arg5: int
 
 
 class GoneError(Exception):
@@ -64,8 +72,7 @@ class Listener:
                 if any(event & select.POLLHUP for _, event in self._poll.poll(0)):
                     return None
                 continue
-            number, pid, _, call, _, _, *args = _NOTIFICATION.unpack(buffer)
-            return Notification(number, pid, call, tuple(args))
+            return Notification._make(_NOTIFICATION.unpack(buffer))
 
     def _send(self, request: int, data: bytes) -> None:
         try:
@@ -81,7 +88,10 @@ class Listener:
 
     def proceed(self, asked: Notification) -> None:
         """Let the kernel carry the call out; raise GoneError."""
-        self._send(_SEND, _RESPONSE.pack(asked.id, 0, 0, _CONTINUE))
+        try:
+            fcntl.ioctl(self._fd, _SEND, _RESPONSE.pack(asked[0], 0, 0, _CONTINUE))
+        except FileNotFoundError as error:
+            raise GoneError from error
 
     def give(self, asked: Notification, fd: int, *, close_on_exec: bool) -> None:
         """Let the call return a copy of a descriptor; raise GoneError, or OSError when it can hold no more."""

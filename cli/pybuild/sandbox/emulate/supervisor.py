@@ -17,8 +17,9 @@ from pybuild.sandbox.emulate.credentials import initial
 from pybuild.sandbox.emulate.filter import GET, OWN, SET, STAT
 from pybuild.sandbox.emulate.idcalls import IdCalls
 from pybuild.sandbox.emulate.identity import Identities
-from pybuild.sandbox.emulate.memory import Memory
 from pybuild.sandbox.emulate.notify import GoneError, Listener, Notification
+from pybuild.sandbox.emulate.quick import LONG, Quick, quick_answers
+from pybuild.sandbox.errors import SandboxError
 from pybuild.sandbox.machine import this_machine
 from pybuild.sandbox.wire import receive_with_fds
 
@@ -45,12 +46,20 @@ class Supervisor:
         ours.close()
 
     def end(self) -> None:
-        """End it; nothing of what it does for the RUN goes on after that. Raise RuntimeError if it had failed."""
+        """End it; nothing of what it does for the RUN goes on after that.
+
+        If it was not there to the end, the RUN's files are not what they ought to be: raises SandboxError when it was
+        killed, RuntimeError when it had failed.
+        """
         self.handover.close()
         ended, status = os.waitpid(self._pid, os.WNOHANG)
         if ended == 0:
             os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)
+        elif os.WIFSIGNALED(status):
+            name = signal.Signals(os.WTERMSIG(status)).name
+            hint = "the machine may be out of memory"
+            raise SandboxError(f"the process that emulates root was ended by {name}", hint)
         elif status != 0:
             raise RuntimeError(f"the process that emulates root failed with wait status {status}")
 
@@ -99,36 +108,25 @@ def _handlers(identities: Identities) -> dict[int, Handler]:
 
 
 def _loop(listener: Listener, identities: Identities) -> None:
+    caller = Caller(listener, identities)
+    numbers = this_machine().numbers
+    short = {numbers[name]: quick for name, quick in quick_answers(caller).items() if name in numbers}
     handlers = _handlers(identities)
-    memory = Memory()
-    root = -1
     while (asked := listener.receive()) is not None:
         try:
-            if root < 0:
-                # The first to ask is the payload on its way to its exec: its root is the image's
-                root = os.open(b"/proc/%d/root" % asked.pid, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
-                    listener.check(asked)
-                except GoneError:
-                    os.close(root)
-                    root = -1
-                    raise
-            _answer(listener, asked, handlers, memory, root, identities)
+            _answer(listener, asked, caller, short.get(asked.number), handlers)
         except GoneError:
             continue
 
 
 def _answer(
-    listener: Listener,
-    asked: Notification,
-    handlers: dict[int, Handler],
-    memory: Memory,
-    root: int,
-    identities: Identities,
+    listener: Listener, asked: Notification, caller: Caller, quick: Quick | None, handlers: dict[int, Handler]
 ) -> None:
     try:
-        who = identities.of(asked.pid)
-        value = handlers[asked.number](Caller(listener, asked, memory, root, who))
+        caller.turn_to(asked)
+        value = quick(asked) if quick else LONG
+        if value == LONG:
+            value = handlers[asked.number](caller)
     except GoneError:
         raise
     except OSError as error:

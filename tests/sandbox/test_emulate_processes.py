@@ -1,0 +1,448 @@
+"""Emulated root and the stranger things that processes do: each is tried by a Python program inside of a RUN."""
+
+import os
+import signal
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pybuild.sandbox.emulate.caller import AT_FDCWD, Caller
+from pybuild.sandbox.emulate.credentials import initial
+from pybuild.sandbox.emulate.files import OWNER_XATTR
+from pybuild.sandbox.emulate.identity import Identities
+from pybuild.sandbox.emulate.notify import Notification
+from pybuild.sandbox.emulate.quick import LONG, quick_answers
+from pybuild.sandbox.errors import SandboxError
+from pybuild.sandbox.machine import this_machine
+from support import processes
+
+from .conftest import Box, Ran, open_box
+from .test_emulate import owners
+
+pytestmark = pytest.mark.userns
+
+PYTHON = "/bin/python3"
+
+
+@pytest.fixture(scope="module")
+def lowers(plain_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, ...]:
+    """Layers with a Python: the host's /usr makes a root directory where /bin and /lib are links into it."""
+    if not (os.path.realpath("/lib").startswith("/usr/") and os.access("/usr" + PYTHON, os.X_OK)):
+        pytest.skip("there is no Python in a merged /usr")
+    link = tmp_path_factory.mktemp("usr")
+    (link / "usr").symlink_to(".")
+    return b"/usr", os.fsencode(plain_root), os.fsencode(link)
+
+
+@pytest.fixture
+def one(plain_root: Path, tmp_path: Path) -> Iterator[Box]:
+    """A box with one id."""
+    yield from open_box("single", plain_root, tmp_path / "box")
+
+
+PRELUDE = """\
+import ctypes, os, random, resource, signal, subprocess, sys, threading, time
+libc = ctypes.CDLL(None, use_errno=True)
+def ids(path, follow=True):
+    found = os.stat(path, follow_symlinks=follow)
+    return found.st_uid, found.st_gid
+def make(path, uid=0, gid=0, mode=0o644):
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY, mode))
+    os.chown(path, uid, gid)
+    os.chmod(path, mode)
+"""
+
+
+def python(program: str) -> tuple[str, ...]:
+    return PYTHON, "-I", "-S", "-c", PRELUDE + textwrap.dedent(program)
+
+
+def run(one: Box, lowers: tuple[bytes, ...], program: str, **fields: object) -> Ran:
+    ran = one.run(*python(program), lowers=lowers, emulation="full", cwd="/srv", **fields)
+    assert ran.status == 0, ran.err or ran.result
+    return ran
+
+
+def test_threads_get_their_own_answers(one: Box, lowers: tuple[bytes, ...]) -> None:
+    ran = run(
+        one,
+        lowers,
+        """
+        wrong = []
+        def work(number):
+            for turn in range(40):
+                path = f"{number}-{turn}"
+                make(path, number, turn)
+                if ids(path) != (number, turn) or os.getresuid() != (0, 0, 0):
+                    wrong.append(path)
+        threads = [threading.Thread(target=work, args=[number]) for number in range(1, 9)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        print(wrong)
+        """,
+    )
+    assert ran.out == "[]\n"
+    found = owners(ran)
+    assert {found[f"srv/{number}-{turn}"][2:] == (number, turn) for number in range(1, 9) for turn in range(40)} == {
+        True
+    }
+
+
+def test_memory_lent_by_vfork_is_not_taken_for_the_childs_own(one: Box, lowers: tuple[bytes, ...]) -> None:
+    """The child uses its parent's memory until it executes something; what it executes has other words there."""
+    ran = run(
+        one,
+        lowers,
+        """
+        if "AGAIN" not in os.environ:
+            # All addresses alike in parent and child
+            libc.personality(0x0040000)
+            os.execve(sys.orig_argv[0], sys.orig_argv, {"AGAIN": "1"})
+        make("mine", 5, 6)
+        make("yours", 7, 8)
+        look = "import os; print({(os.stat('yours').st_uid, os.stat('yours').st_gid) for _ in range(50)})"
+        out = set()
+        for turn in range(5):
+            assert ids("mine") == (5, 6)
+            out.add(subprocess.run(["/bin/python3", "-ISc", look], capture_output=True, text=True).stdout)
+            try:
+                os.posix_spawn("/missing", ["missing"], {})
+            except FileNotFoundError:
+                pass
+            assert ids("yours") == (7, 8)
+        print(out)
+        """,
+    )
+    assert ran.out == "{'{(7, 8)}\\n'}\n"
+
+
+def test_set_id_programs_become_who_is_noted(one: Box, lowers: tuple[bytes, ...]) -> None:
+    ran = run(
+        one,
+        lowers,
+        """
+        import shutil
+        for name, uid, gid, mode in ("user", 40, 50, 0o4755), ("group", 40, 50, 0o2755), ("root", 0, 0, 0o4755):
+            shutil.copy(os.path.realpath("/bin/python3"), name)
+            os.chown(name, uid, gid)
+            os.chmod(name, mode)
+        with open("script", "w") as file:
+            file.write("#!/bin/sh\\nid -u\\n")
+        os.chown("script", 40, 40)
+        os.chmod("script", 0o6755)
+        who = "import os; print(os.getresuid(), os.getresgid(), flush=True); "
+        def start(name, more=""):
+            subprocess.run([f"/srv/{name}", "-I", "-S", "-c", who + more], check=True, env={"PYTHONHOME": "/"})
+        start("user", "os.mkdir('/tmp/by-user')")
+        start("group")
+        print(subprocess.run(["/srv/script"], capture_output=True, text=True).stdout.strip(), flush=True)
+        os.setgroups([])
+        os.setresgid(33, 33, 33)
+        os.setresuid(33, 33, 33)
+        try:
+            os.chown("user", 33, 33)
+        except PermissionError:
+            print("refused", flush=True)
+        start("user")
+        start("root", "os.chown('/srv/group', 1, 2)")
+        """,
+    )
+    assert ran.out.splitlines() == [
+        "(0, 40, 40) (0, 0, 0)",
+        "(0, 0, 0) (0, 50, 50)",
+        "0",
+        "refused",
+        "(33, 40, 40) (33, 33, 33)",
+        "(33, 0, 0) (33, 33, 33)",
+    ]
+    found = owners(ran)
+    assert found["tmp/by-user"][2:] == (40, 0)
+    assert found["srv/group"][1:] == (0o755, 1, 2)
+
+
+def test_root_directories_are_each_processes_own(one: Box, lowers: tuple[bytes, ...]) -> None:
+    ran = run(
+        one,
+        lowers,
+        """
+        os.makedirs("/tmp/r/x/deep")
+        os.mkdir("/x")
+        for place in "/x", "/tmp/r/x":
+            make(place + "/f")
+        os.symlink("/x/f", "/tmp/r/link")
+        outside = os.open("/x", os.O_RDONLY)
+        inside, told = os.pipe(), os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.chroot("/tmp/r")
+            os.chdir("/x/deep")
+            for turn in range(20):
+                os.chown("/link", 10, turn)
+                os.chown("../../../../x/deep", 11, turn)
+                assert ids("/x/f") == (10, turn)
+                os.write(told[1], b"x")
+                os.read(inside[0], 1)
+            # What was open before leads out, as ever
+            os.chown("f", 12, 12, dir_fd=outside)
+            os._exit(0)
+        for turn in range(20):
+            os.read(told[0], 1)
+            os.chown("/x/f", 20, turn)
+            assert ids("/tmp/r/x/f") == (10, turn)
+            os.write(inside[1], b"x")
+        print(os.waitpid(child, 0)[1], ids("/x/f"), ids("/tmp/r/x/deep"))
+        """,
+    )
+    assert ran.out == "0 (12, 12) (11, 19)\n"
+
+
+def test_cancelled_while_calls_are_being_answered(one: Box, lowers: tuple[bytes, ...]) -> None:
+    program = """
+        make("f")
+        os.mkfifo("ready")
+        for number in range(4):
+            if os.fork() == 0:
+                while True:
+                    os.chown("f", number, random.randrange(99))
+        print("going", flush=True)
+        signal.pause()
+        """
+    spec = one.spec(*python(program), lowers=lowers, emulation="full", cwd="/srv", grace=0.2)
+    job, fds = one.submit(spec)
+    wait_for(lambda: os.pread(fds[0], 5, 0) == b"going")
+    begin = time.monotonic()
+    job.cancel()
+    ran = one.finish(spec, job, fds)
+    assert ran.result.end.cancelled
+    assert ran.result.packed is None
+    assert time.monotonic() - begin < 5
+    assert not processes.find(PYTHON, root=one.worker.pid)
+
+
+def wait_for(true: object, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not true():  # type: ignore[operator]
+        assert time.monotonic() < end, "it does not come"
+        time.sleep(0.01)
+
+
+def test_nothing_comes_of_a_run_whose_supervisor_was_killed(one: Box, lowers: tuple[bytes, ...]) -> None:
+    program = """
+        make("f", 5, 5)
+        print("going", flush=True)
+        while True:
+            try:
+                os.chown("f", 6, 6)
+            except OSError as error:
+                print(error.strerror, flush=True)
+                break
+        # As if nothing had happened
+        os._exit(0)
+        """
+    spec = one.spec(*python(program), lowers=lowers, emulation="full", cwd="/srv")
+    job, fds = one.submit(spec)
+    wait_for(lambda: os.pread(fds[0], 5, 0) == b"going")
+    os.kill(supervisor_of(one.worker.pid), signal.SIGKILL)
+    with pytest.raises(SandboxError, match="the process that emulates root was ended by SIGKILL"):
+        job.result(object)
+    assert os.pread(fds[0], 100, 0).decode() == "going\nFunction not implemented\n"
+    for fd in fds:
+        os.close(fd)
+
+
+def supervisor_of(worker: int) -> int:
+    """Return the one process below a job's that is not in a sandbox."""
+    table = processes.table()
+    jobs = {process.pid for process in table if process.parent == worker}
+    found = [
+        process.pid for process in table if process.parent in jobs and len(numbers(process.pid)) == len(numbers(worker))
+    ]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def numbers(pid: int) -> list[str]:
+    """Return the numbers a process has, one for each namespace it is in."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("NSpid:"):
+            return line.split()[1:]
+    return []
+
+
+class _Nobody:
+    """In the place of a listener: whoever asks still waits."""
+
+    def check(self, asked: Notification) -> None:
+        pass
+
+
+def test_number_used_again_leads_to_its_new_owner(tmp_path: Path) -> None:
+    """A number cannot be had again at will: the place of a process that is gone is put under that of another one."""
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "f").write_text(name)
+    os.setxattr(tmp_path / "old/f", OWNER_XATTR, b"1:1")
+    pid = os.fork()
+    if pid == 0:
+        # To change the working directory is not for the tests' own process
+        status = 1
+        try:
+            status = _meet_again(tmp_path)
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def _meet_again(base: Path) -> int:
+    def sleeper(name: str) -> int:
+        pid = os.fork()
+        if pid == 0:
+            os.chdir(base / name)
+            os.write(ready[1], b"x")
+            signal.pause()
+        os.read(ready[0], 1)
+        return pid
+
+    ready = os.pipe()
+    old, new = sleeper("old"), sleeper("new")
+    try:
+        caller = Caller(_Nobody(), Identities(initial(0, 0, ())))  # type: ignore[arg-type]
+        # Only root can change it, and may not want to
+        caller._away = False
+        caller.turn_to(_asked(old))
+        caller.enter()
+        assert caller.noted(b"cwd/f")
+        os.kill(old, signal.SIGKILL)
+        os.waitpid(old, 0)
+        caller._places[new] = caller._places.pop(old)
+        caller.here = new
+        caller.turn_to(_asked(new))
+        # Neither of what was the old one's, nor of nothing at all
+        assert quick_answers(caller)["fchown"](_asked(new, 9, 5, 5)) == LONG
+        assert not caller.noted(b"cwd/f")
+        fd = caller.open(AT_FDCWD, b"f", os.O_PATH)
+        assert os.stat(f"/proc/self/fd/{fd}").st_ino == (base / "new/f").stat().st_ino
+        return 0
+    finally:
+        os.kill(new, signal.SIGKILL)
+        os.waitpid(new, 0)
+
+
+def _asked(pid: int, *args: int) -> Notification:
+    return Notification(0, pid, 0, 0, 0, 0, *[*args, *[0] * 6][:6])
+
+
+FUZZ = """
+    CALLS = {calls}
+    page = libc.mmap
+    page.restype = ctypes.c_long
+    page.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+    start = page(None, 3 * 4096, 3, 0x22, -1, 0)
+    libc.munmap(ctypes.c_void_p(start + 8192), 4096)
+    words = (ctypes.c_char * 8192).from_address(start)
+    end = start + 8192
+    PATHS = [
+        b"/proc/self/fd/1", b"/dev/stdin", b"/proc/thread-self/fd/0", b"/proc/1/root/etc", b"/proc/1/exe",
+        b"/proc/self/exe", b"/proc/self/root/..", b"/proc/self/cwd/../../..", b"/proc/self/task/1/fd",
+        b"../../../../../..{outside}", b"{outside}", b"swap", b"swap/f", b"fifo", b"noted", b"noted/", b"loop",
+        b"x" * 300, b"a/" * 2040, b"//", b".", b"..", b"",
+    ]
+    NUMBERS = [
+        0, 1, 2, 3, -1, -2, -100, 8, 33, 0x41, 0x42, 0x241, 0x1000, 0x1100, 0x2000, 0x410000, 0x410002, 65536, 65537,
+        0o4755, 0o20666, 0o60000, 0o10644, 0x7fff0001,
+        1 << 31, 1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 1, (1 << 64) - 4096,
+    ]
+    def hostile(chance):
+        kind = chance.randrange(10)
+        if kind < 4:
+            return chance.choice(NUMBERS)
+        if kind < 7:
+            text = chance.choice(PATHS) + b"\\0"
+            at = chance.choice([0, 100, 4096 - len(text) // 2, 8192 - len(text)]) % 8192
+            text = text[:8192 - at]
+            words[at:at + len(text)] = text
+            return start + at
+        # At the edge: without an end, beyond it, across pages
+        return chance.choice([start, end - 1, end - 100, end, end + 4096, start + 4095, 1, 4096, -4096])
+    def flip(stop):
+        turn = 0
+        while not stop.is_set():
+            turn += 1
+            words[0:16] = b"noted\\0swap/f\\0\\0\\0\\0" if turn & 1 else b"/etc/passwd" + b"x" * 5
+            try:
+                os.unlink("swap")
+                os.symlink(PATHS[turn % len(PATHS)][:200] or b"d", b"swap")
+            except OSError:
+                pass
+    def attack(seed):
+        chance = random.Random(seed)
+        stop = threading.Event()
+        racers = [threading.Thread(target=flip, args=[stop], daemon=True) for _ in range(seed % 2)]
+        for racer in racers: racer.start()
+        for _ in range(200):
+            call = chance.choice(CALLS)
+            args = [ctypes.c_ulong(hostile(chance) & (1 << 64) - 1) for _ in range(6)]
+            libc.syscall(ctypes.c_long(call), *args)
+        stop.set()
+    make("noted", 3, 3)
+    os.mkdir("d")
+    os.mkfifo("fifo")
+    os.symlink("loop", "loop")
+    libc.syscall.restype = ctypes.c_long
+    hung = 0
+    for seed in range({first}, {last}):
+        child = os.fork()
+        if child == 0:
+            try:
+                # What waits for a fifo's other end goes on; what waits for an answer that never comes does not
+                signal.signal(signal.SIGALRM, lambda *_: None)
+                signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+                attack(seed)
+            finally:
+                os._exit(0)
+        deadline = time.monotonic() + 60
+        while os.waitpid(child, os.WNOHANG)[0] == 0:
+            if time.monotonic() > deadline:
+                hung += 1
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                break
+            time.sleep(0.005)
+    # It still answers, and rightly
+    make("/root/after", 30, 40)
+    print(hung, ids("/root/after"), os.getresuid(), flush=True)
+"""
+
+_UNASKED = ("open", "openat", "prctl")
+
+
+def fuzz(one: Box, lowers: tuple[bytes, ...], tmp_path: Path, seeds: range) -> None:
+    from pybuild.sandbox.emulate.filter import ALWAYS
+
+    outside = tmp_path / "outside"
+    outside.write_text("not theirs")
+    before = outside.stat()
+    calls = sorted(number for name, number in this_machine().numbers.items() if name in (*ALWAYS, *_UNASKED))
+    program = textwrap.dedent(FUZZ)
+    for name, value in (("calls", calls), ("outside", outside), ("first", seeds.start), ("last", seeds.stop)):
+        program = program.replace(f"{{{name}}}", str(value))
+    ran = one.run(*python(program), lowers=lowers, emulation="full", cwd="/srv")
+    assert (ran.status, ran.out) == (0, "0 (30, 40) (0, 0, 0)\n"), ran.err or ran.result
+    assert owners(ran)["root/after"][2:] == (30, 40)
+    after = outside.stat()
+    assert (after.st_ctime_ns, after.st_mode, os.listxattr(outside)) == (before.st_ctime_ns, before.st_mode, [])
+
+
+def test_hostile_arguments_neither_end_nor_hang_nor_mislead_it(
+    one: Box, lowers: tuple[bytes, ...], tmp_path: Path
+) -> None:
+    fuzz(one, lowers, tmp_path, range(4))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_many_hostile_arguments(one: Box, lowers: tuple[bytes, ...], tmp_path: Path) -> None:
+    fuzz(one, lowers, tmp_path, range(1000, 1120))
