@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,6 @@ class Box:
     root: Path
     place: Path
     count: int = 0
-    open_fds: list[int] = field(default_factory=list)
 
     def spec(self, *argv: str, **fields: Any) -> SandboxSpec:
         """Return a spec on the root with a staging directory of its own."""

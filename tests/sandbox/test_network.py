@@ -1,6 +1,7 @@
 """A private network: reaches out, is not reached, does not reach the host's loopback, and leaves nothing behind."""
 
 import os
+import select
 import shutil
 import socket
 import threading
@@ -140,9 +141,9 @@ def test_commands_cannot_change_it(box: Box, private: PrivateNetwork) -> None:
 def test_nothing_is_left_behind(box: Box, kind: str, end: str) -> None:
     if not shutil.which(kind):
         pytest.skip(f"{kind} is not installed")
-    before = {found.pid for found in helpers_of_ours()}
     private = open_private(box.worker, [helper(kind)])
-    assert {found.pid for found in helpers_of_ours()} - before
+    running = os.pidfd_open(helper_of(private, box))
+    assert not ended(running, 0)
     if end == "worker killed":
         os.kill(box.worker.pid, 9)
     if end == "socket closed":
@@ -150,29 +151,21 @@ def test_nothing_is_left_behind(box: Box, kind: str, end: str) -> None:
         private._channel.close()
     else:
         private.close()
-    deadline = time.monotonic() + 5
-    while left := {found.pid for found in helpers_of_ours()} - before:
-        assert time.monotonic() < deadline, left
-        time.sleep(0.02)
+    assert ended(running, 20)
+    os.close(running)
 
 
-def helpers_of_ours() -> list[processes.Process]:
-    """Helpers that run as this user; they are not always our descendants."""
-    uid = os.geteuid()
-    found = []
-    for process in processes.table():
-        if process.state in "ZX" or not process.command:
-            continue
-        name = os.path.basename(process.command[0])
-        if name.startswith("pasta") or name == "slirp4netns":
-            try:
-                owner = os.stat(f"/proc/{process.pid}").st_uid
-                named = Path(f"/proc/{process.pid}/status").read_text()
-            except OSError:
-                continue
-            if uid in (owner, int(named.partition("Uid:")[2].split()[0])):
-                found.append(process)
-    return found
+def helper_of(private: PrivateNetwork, box: Box) -> int:
+    """Return the process id of the helper; pasta is not our descendant."""
+    if private.helper.kind == "pasta":
+        return int(Path(f"/proc/self/fdinfo/{private._process}").read_text().partition("\nPid:")[2].split()[0])
+    (found,) = (p for p in processes.below(box.worker.pid) if p.command and p.command[0].endswith("slirp4netns"))
+    return found.pid
+
+
+def ended(process: int, seconds: float) -> bool:
+    """Whether the process of this descriptor has ended, waiting so long for it."""
+    return bool(select.select([process], [], [], seconds)[0])
 
 
 @pytest.mark.tun
