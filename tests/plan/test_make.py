@@ -207,6 +207,7 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=1m30s --retries=3 CMD x y
 MAINTAINER somebody
 COPY --chown=1:2 --chmod=755 a b /d/
+COPY --exclude=x --parents --chmod=u+x a/./b /d/
 ADD c /e
 WORKDIR /w
 """
@@ -225,9 +226,18 @@ WORKDIR /w
         "HEALTHCHECK {[CMD-SHELL x y] 1m30s 0s 0s 0s 3}",
         "MAINTAINER somebody",
         "COPY --chown=1:2 --chmod=755 a b /d/ # buildkit",
+        "COPY --parents --chmod=u+x a/./b /d/ # buildkit",
         "ADD c /e # buildkit",
         "WORKDIR /w",
     ]
+
+
+def test_flags_of_copy_are_expanded_and_chmod_undoes_link() -> None:
+    text = "FROM scratch\nARG E=*.o M=u+x\nCOPY --link --exclude=$E --exclude=!keep.o a /\n"
+    steps = planned(text + "COPY --link --chmod=$M a /\n").target.steps
+    linked, changed = (step.op for step in steps if isinstance(step.op, CopyOp))
+    assert (linked.excludes, linked.link) == (("*.o", "!keep.o"), True)
+    assert (changed.chmod, changed.link) == ("u+x", False)
 
 
 def test_onbuild_is_kept_and_runs_in_the_next_build() -> None:
@@ -248,8 +258,9 @@ def test_onbuild_of_a_stage_runs_in_the_stage_built_from_it() -> None:
     [
         ("FROM scratch\nRUN --mount=type=cache,target=/c,size=1 x\n", 2, "size"),
         ("FROM scratch\nRUN --security=insecure x\n", 2, "--security"),
-        ("FROM scratch\nCOPY --exclude=*.o a /\n", 2, "--exclude"),
-        ("FROM scratch\nCOPY --parents a /\n", 2, "--parents"),
+        ("FROM scratch\nCOPY https://example.org/x /\n", 2, "can't be a URL"),
+        ("FROM scratch\nCOPY --chmod=u+y a /\n", 2, "invalid chmod"),
+        ("FROM scratch\nARG M=77777\nCOPY --chmod=$M a /\n", 3, "invalid chmod"),
         ("FROM scratch\nADD https://example.org/x /\n", 2, "network"),
         ("FROM scratch\nCOPY --from=$X a /\n", 2, "--from"),
         ("FROM scratch\nCOPY --from=later a /\nFROM scratch AS later\nFROM scratch\nCOPY --from=0 a /\n", 2, "later"),

@@ -115,6 +115,10 @@ class DirState:
         """May a `!` pattern match something below? Never wrongly False."""
         return self._matcher.negation_below(self.prefix, self.folder, self._whole)
 
+    def may_match(self) -> bool:
+        """May any pattern match something below by itself? Never wrongly False."""
+        return self._matcher.match_below(self.prefix, self.folder, self._whole)
+
     def _hits(self, name: str) -> tuple[int, ...]:
         if self.quiet:
             return ()
@@ -229,6 +233,7 @@ class IgnoreMatcher:
         self._folders_reincluding = self.folders.mask_of(reincluders)
         self._wholes_reincluding = self.wholes.mask_of(reincluders)
         self._reincluding = sorted(reincluding)
+        self._folders_named = sorted(by_folder)
         self._folder_indexes: dict[tuple[int, ...], NameIndex] = {}
         self.root = DirState(self, "", (), False, self.folders.start, self.wholes.start)
         """The state of the context root, which is never left out."""
@@ -291,8 +296,16 @@ class IgnoreMatcher:
             return True
         if folder.bits & self._folders_reincluding or whole.bits & self._wholes_reincluding:
             return True
-        at = bisect_left(self._reincluding, prefix)
-        return at < len(self._reincluding) and self._reincluding[at].startswith(prefix)
+        return _has_prefix(self._reincluding, prefix)
+
+    def match_below(self, prefix: str, folder: State, whole: State) -> bool:
+        """May a pattern match below directory `prefix`, where the automata stand at these states?"""
+        return bool(self._anywhere or folder.bits or whole.bits) or _has_prefix(self._folders_named, prefix)
+
+
+def _has_prefix(ordered: Sequence[str], prefix: str) -> bool:
+    at = bisect_left(ordered, prefix)
+    return at < len(ordered) and ordered[at].startswith(prefix)
 
 
 def load_ignore(context_root: Path, dockerfile_path: Path | None) -> IgnoreMatcher:

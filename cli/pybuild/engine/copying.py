@@ -6,6 +6,7 @@ A file that was never read is read once: it is hashed while it is packed, and th
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 
 import msgspec
 
@@ -27,9 +28,12 @@ from pybuild.tree.copy import (
     heredoc,
     place,
     select,
+    select_with_parents,
 )
 from pybuild.tree.entry import FILE, HARDLINK, Entry
+from pybuild.tree.matching import Choice, Matching
 from pybuild.tree.merged import EmptyTree
+from pybuild.tree.paths import TreeError
 
 READ_FIRST = 8 << 20
 """Unknown content of up to this many bytes is read for the key alone: a hit then writes nothing."""
@@ -68,9 +72,25 @@ class Copying(msgspec.Struct):
 def begin(op: CopyOp, source: Source, progress: Callable[[int, int], None], epoch: int | None) -> Copying:
     """Select the sources of `op`; raise SourceNotFoundError or TreeError for those that cannot be."""
     selections = [heredoc(name, content) for name, content in op.inline]
+    exclude = _matching("--exclude", *op.excludes) if op.excludes else None
     for text in op.sources:
-        selections += select(source.tree, text)
+        if op.parents:
+            selections += select_with_parents(source.tree, text, partial(_matching, "source"), exclude)
+        else:
+            selections += select(source.tree, text, Choice(exclude=exclude))
     return Copying(op, source, selections, progress, epoch)
+
+
+def _matching(what: str, *patterns: str) -> Matching:
+    """Return what the patterns say of the root that is copied; raise TreeError for a malformed one."""
+    # The same language as that of ignore files, and hardly ever needed
+    from pybuild.context.errors import IgnoreError
+    from pybuild.context.ignore import IgnoreMatcher
+
+    try:
+        return IgnoreMatcher(patterns).root
+    except IgnoreError as error:
+        raise TreeError(f"malformed pattern as {what}: {error.pattern or ' '.join(patterns)}", error.hint) from error
 
 
 def pack(copying: Copying, image: LayerSource, store: Store, workers: Workers, blob: BlobWriter) -> Packed:

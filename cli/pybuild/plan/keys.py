@@ -80,6 +80,11 @@ def _mount(mount: RunMount) -> list[object]:
 
 def copy_key(op: CopyOp, chain: Digest | None, content: bytes, epoch: int | None) -> str:
     """Return the key of a COPY or ADD; `content` is the digest of what its sources select."""
+    more: dict[str, object] = {}
+    if op.parents:
+        more["parents"] = True
+    if op.excludes:
+        more["excludes"] = op.excludes
     return _key(
         "copy",
         chain=None if op.link else chain,
@@ -92,6 +97,7 @@ def copy_key(op: CopyOp, chain: Digest | None, content: bytes, epoch: int | None
         link=op.link,
         keeps_owner=type(op.source).__name__ != "FromContext",
         epoch=epoch,
+        **more,
     )
 
 

@@ -33,6 +33,7 @@ from pybuild.dockerfile.instructions import (
     Volume,
     Workdir,
 )
+from pybuild.dockerfile.modes import parse_chmod
 from pybuild.dockerfile.ports import parse_port_spec
 from pybuild.dockerfile.signals import check_signal
 from pybuild.oci.image import DEFAULT_PATH, RunConfig
@@ -44,6 +45,7 @@ from pybuild.plan.text import Text
 
 DEFAULT_SHELL = ("/bin/sh", "-c")
 PIPES = "/dev/pipes"
+REMOTE = ("http://", "https://", "git://", "ssh://", "git@")
 
 
 class StageBuilder:
@@ -244,10 +246,15 @@ class StageBuilder:
             word = self._expand(item, copy)
             if isinstance(copy, Add):
                 self._refuse_remote(word, copy)
+            elif word.startswith(REMOTE):
+                raise self._text.error(f"source can't be a URL for COPY: {word}", copy.span, "write ADD")
             sources.append(word)
         dest = self._expand(copy.dest, copy)
         chown = self._expand(copy.chown or "", copy)
         chmod = self._expand(copy.chmod or "", copy)
+        parents = isinstance(copy, Copy) and copy.parents
+        if chmod:
+            self._text.checked(parse_chmod, chmod, copy.span)
         op = CopyOp(
             instruction=name,
             source=source,
@@ -257,17 +264,18 @@ class StageBuilder:
             chown=chown,
             chmod=chmod,
             unpack=isinstance(copy, Add) and copy.unpack is not False,
-            link=bool(copy.link),
+            # With --chmod BuildKit makes the layer on the one below, as if there were no --link
+            link=bool(copy.link) and not chmod,
+            parents=parents,
+            excludes=tuple(self._expand(pattern, copy) for pattern in copy.excludes),
         )
-        flags = [f"--chown={chown}"] * bool(chown) + [f"--chmod={chmod}"] * bool(chmod)
+        flags = ["--parents"] * parents + [f"--chown={chown}"] * bool(chown) + [f"--chmod={chmod}"] * bool(chmod)
         shown = [*sources, *(f"<<{heredoc_name}" for heredoc_name, _ in inline)]
         self._step(copy, " ".join([name, *flags, *shown, dest, "# buildkit"]), op)
 
     def _refuse_copy_flags(self, copy: Copy | Add, name: str) -> None:
-        refused: list[tuple[object, str]] = [(copy.excludes, "--exclude")]
-        if isinstance(copy, Copy):
-            refused.append((copy.parents, "--parents"))
-        else:
+        refused: list[tuple[object, str]] = []
+        if isinstance(copy, Add):
             refused += [(copy.checksum, "--checksum"), (copy.keep_git_dir, "--keep-git-dir")]
         for given, flag in refused:
             if given:

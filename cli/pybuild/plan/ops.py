@@ -120,7 +120,8 @@ class RunOp(msgspec.Struct, frozen=True):
 class CopyOp(msgspec.Struct, frozen=True):
     """COPY or ADD. `sources` and `inline` (name, content of heredocs) keep the order of the instruction.
 
-    `unpack` holds for ADD: sources that are archives are unpacked. `link` makes the layer on an empty root.
+    `unpack` holds for ADD: sources that are archives are unpacked. `link` makes the layer on an empty root. With
+    `parents` sources keep their path, `excludes` are patterns of what is left out.
     """
 
     instruction: str
@@ -132,6 +133,8 @@ class CopyOp(msgspec.Struct, frozen=True):
     chmod: str = ""
     unpack: bool = False
     link: bool = False
+    parents: bool = False
+    excludes: tuple[str, ...] = ()
 
 
 class WorkdirOp(msgspec.Struct, frozen=True):

@@ -10,8 +10,11 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from pybuild.tree.entry import BLOCK, CHAR, DIR, FILE, HARDLINK, SYMLINK, Entry
+from pybuild.tree.matching import Choice, Matching, walk_chosen
 from pybuild.tree.merged import Tree, ancestors, join, parent_of
 from pybuild.tree.paths import TreeError, clean, glob, has_wildcard, resolve
+
+EVERYTHING = Choice()
 
 
 class SourceNotFoundError(TreeError):
@@ -33,13 +36,15 @@ class Selected(msgspec.Struct, frozen=True):
     """One match of one source: `name` is what it is called when put into a directory.
 
     `entries` begins with the match itself; for a directory its content follows. `content` is given for
-    a heredoc, which lies in no tree.
+    a heredoc, which lies in no tree. `holders` are paths of directories that are copied only to hold others:
+    one that is at the destination already keeps its owner.
     """
 
     name: bytes
     root: bytes
     entries: tuple[Entry, ...]
     content: bytes | None = None
+    holders: frozenset[bytes] = frozenset()
 
     @property
     def is_dir(self) -> bool:
@@ -92,16 +97,19 @@ def heredoc(name: str, content: bytes) -> Selected:
     return Selected(encoded, encoded, (entry,), content)
 
 
-def select(tree: Tree, source: str) -> list[Selected]:
-    """Return what `source` matches, in order.
+def select(tree: Tree, source: str, choice: Choice = EVERYTHING) -> list[Selected]:
+    """Return what `source` matches, in order, and of each directory what is chosen.
 
-    Raises SourceNotFoundError for a plain source that is absent; a wildcard may match nothing.
+    What a wildcard finds may be left out by its own name, what is named plainly may not. Raises
+    SourceNotFoundError for a plain source that is absent; a wildcard may match nothing.
     """
     pattern = source.encode(errors="surrogateescape")
     if not has_wildcard(pattern):
-        return [_select_one(tree, resolve(tree, pattern), clean(pattern), source)]
+        return [_select_one(tree, resolve(tree, pattern), clean(pattern), source, choice)]
     matches: list[Selected] = []
     for path in glob(tree, pattern):
+        if choice.leaves_out(path.rpartition(b"/")[2]):
+            continue
         entry = tree.get(path)
         target = path
         if entry is not None and entry.type == SYMLINK:
@@ -110,22 +118,50 @@ def select(tree: Tree, source: str) -> list[Selected]:
             led_to = tree.get(followed)
             if led_to is not None and led_to.type == DIR:
                 target = followed
-        matches.append(_select_one(tree, target, path, source))
+        matches.append(_select_one(tree, target, path, source, choice))
     return matches
+
+
+def select_with_parents(
+    tree: Tree, source: str, matching: Callable[[str], Matching], exclude: Matching | None
+) -> list[Selected]:
+    """Return what `source` of a COPY --parents matches: directories, of which only a part is chosen.
+
+    The part is named after the first `/./`, else by the whole of `source`; `matching` reads it as a pattern. Raises
+    SourceNotFoundError for a plain source that is absent, TreeError for one that is reached by a link alone.
+    """
+    top, pivot, below = source.partition("/./")
+    if not pivot:
+        top, below = "/", source
+    inner = clean(below.encode(errors="surrogateescape"))
+    include = matching(inner.decode(errors="surrogateescape")) if inner else None
+    selections = select(tree, top or "/", Choice(include, exclude))
+    if not has_wildcard(source.encode(errors="surrogateescape")):
+        path = join(selections[0].root, inner)
+        if tree.get(resolve(tree, path)) is None:
+            raise SourceNotFoundError(source)
+        if resolve(tree, path, follow_last=False) != path:
+            raise TreeError(f"--parents does not follow a link on the way: {source}", "name the directory it leads to")
+    return selections
 
 
 def select_plain(tree: Tree, source: str) -> Selected:
     """Return what is at `source`, whose characters all mean themselves; raise SourceNotFoundError."""
     path = source.encode(errors="surrogateescape")
-    return _select_one(tree, resolve(tree, path), clean(path), source or "/")
+    return _select_one(tree, resolve(tree, path), clean(path), source or "/", EVERYTHING)
 
 
-def _select_one(tree: Tree, path: bytes, named: bytes, source: str) -> Selected:
+def _select_one(tree: Tree, path: bytes, named: bytes, source: str, choice: Choice) -> Selected:
     entry = tree.get(path)
     if entry is None:
         raise SourceNotFoundError(source)
-    entries = tuple(tree.walk(path)) if entry.type == DIR else (entry,)
-    return Selected(named.rpartition(b"/")[2], path, entries)
+    holders: frozenset[bytes] = frozenset()
+    entries: tuple[Entry, ...] = (entry,)
+    if entry.type == DIR and choice == EVERYTHING:
+        entries = tuple(tree.walk(path))
+    elif entry.type == DIR:
+        entries, holders = walk_chosen(tree, path, choice)
+    return Selected(named.rpartition(b"/")[2], path, entries, holders=holders)
 
 
 def content_key(selections: Iterable[Selected], digest: Callable[[bytes], bytes]) -> bytes:
@@ -227,6 +263,11 @@ def _place_tree(layer: _Layer, number: int, selected: Selected, target: bytes) -
     first_names = {entry.link for entry in selected.entries if entry.type == HARDLINK}
     for entry in selected.entries[1:]:
         path = join(target, entry.path[skip:])
+        existing = layer.get(path) if entry.path in selected.holders else None
+        if existing is not None and existing.type == DIR:
+            kept = msgspec.structs.replace(_bare_directory(existing, path), mode=entry.mode)
+            layer.placed[path] = Placed(kept)
+            continue
         _place_entry(layer, entry, path, None)
         if entry.type == HARDLINK:
             layer.names.setdefault((number, entry.link), []).append(path)
