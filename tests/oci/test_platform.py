@@ -3,7 +3,7 @@
 import pytest
 
 from pybuild.errors import UsageError
-from pybuild.oci.platform import Platform, host_platform, normalise, parse_platform
+from pybuild.oci.platform import Platform, host_platform, normalise, parse_platform, runs_on
 
 PARSED = {
     "linux/amd64": "linux/amd64",
@@ -57,3 +57,29 @@ def test_the_platform_of_a_machine(machine: str, wanted: str) -> None:
 
 def test_normalising_takes_parts() -> None:
     assert normalise("linux", "arm64", "v8") == Platform("linux", "arm64")
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("linux", "linux/arm64"), ("arm64", "linux/arm64"), ("x86_64", "linux/amd64"), ("arm", "linux/arm/v7")],
+)
+def test_with_a_host_one_part_is_enough(text: str, wanted: str) -> None:
+    host = Platform("linux", "arm64")
+    assert str(parse_platform(text, host)) == wanted
+    assert parse_platform("local", host) is host
+    for nonsense in ("", "linux/", "nothing", "local/x/y/z"):
+        with pytest.raises(UsageError):
+            parse_platform(nonsense, host)
+
+
+def test_earlier_variants_run_on_later_ones() -> None:
+    for image, wanted, expected in (
+        ("linux/arm/v6", "linux/arm/v7", True),
+        ("linux/arm/v7", "linux/arm/v6", False),
+        ("linux/amd64", "linux/amd64/v3", True),
+        ("linux/amd64/v3", "linux/amd64", False),
+        ("linux/arm64", "linux/arm64/v8.1", True),
+        ("linux/arm64", "linux/amd64", False),
+        ("windows/amd64", "linux/amd64", False),
+    ):
+        assert runs_on(parse_platform(image), parse_platform(wanted)) is expected

@@ -269,7 +269,8 @@ def test_onbuild_of_a_stage_runs_in_the_stage_built_from_it() -> None:
         ("FROM scratch\nSTOPSIGNAL SIGNOPE\n", 2, "SIGNOPE"),
         ('FROM scratch\nENV A="${B:?is needed}"\n', 2, "is needed"),
         ("FROM ${NONE}\n", 1, "empty"),
-        ("FROM --platform=linux/s390x scratch\n", 1, "s390x"),
+        ("FROM --platform=linux/s390x/a/b scratch\n", 1, "invalid platform"),
+        ("ARG P\nFROM --platform=$P scratch\n", 2, "empty platform"),
         ("FROM scratch\nRUN --network=host x\n", 2, "network"),
     ],
 )
@@ -281,10 +282,38 @@ def test_errors_name_their_line(text: str, line: int, message: str) -> None:
     assert message in caught.value.message
 
 
-def test_another_platform_is_refused() -> None:
-    with pytest.raises(UsageError, match="arm64"):
-        planned("FROM scratch\n", platform="linux/arm64")
-    assert planned("FROM scratch\n", platform="linux/amd64")
+def test_platforms_of_stages() -> None:
+    text = (
+        "ARG TARGETARCH\nFROM --platform=$BUILDPLATFORM scratch AS tools\nARG TARGETPLATFORM\nARG BUILDPLATFORM\n"
+        "ARG TARGETVARIANT\nENV A=$TARGETPLATFORM,$BUILDPLATFORM,$TARGETVARIANT,$TARGETARCH\nRUN x\n"
+        "FROM --platform=linux/s390x tools AS more\nFROM scratch\nCOPY --from=more /x /x\nRUN y\n"
+    )
+    plan = planned(text, platform="arm")
+    assert [str(stage.platform) for stage in plan.stages] == ["linux/amd64", "linux/amd64", "linux/arm/v7"]
+    assert plan.stages[0].config.Env == [f"PATH={DEFAULT_PATH}", "A=linux/arm/v7,linux/amd64,v7,"]
+    runs = [step.op for stage in plan.stages for step in stage.steps if isinstance(step.op, RunOp)]
+    assert [op.platform for op in runs] == ["linux/amd64", "linux/arm/v7"]
+    [alone] = planned("FROM --platform=local scratch\n", platform="linux/arm64").stages
+    assert alone.platform == LINUX
+
+
+def test_an_image_must_be_for_the_platform_that_was_asked_for() -> None:
+    image = ImageConfig(architecture="arm64", os="linux", variant="v8")
+    bases = {"b": BaseImage(Digest("sha256:" + "0" * 64), image)}
+    plan = planned("FROM b\nFROM scratch\nCOPY --from=0 /a /a\n", bases)
+    assert [str(stage.platform) for stage in plan.stages] == ["linux/arm64", "linux/amd64"]
+    assert [(warning.message, warning.line) for warning in plan.warnings] == [
+        ("the base image is for linux/arm64, expected linux/amd64: b", 1)
+    ]
+    assert not planned("FROM b\n", bases, platform="linux/arm64").warnings
+    for text, request in (("FROM b\n", "linux/amd64"), ("FROM --platform=$BUILDPLATFORM b\n", "")):
+        with pytest.raises(DockerfileError, match="is for linux/arm64, not for linux/amd64: b"):
+            planned(text, bases, platform=request)
+
+
+def test_several_platforms_at_once_are_refused() -> None:
+    with pytest.raises(UsageError, match="several platforms"):
+        planned("FROM scratch\n", platform="linux/amd64,linux/arm64")
 
 
 def test_source_date_epoch_must_be_a_number() -> None:

@@ -68,7 +68,9 @@ def build(
     ] = "strict",
     timeout: Annotated[str, Option(help="Most time of the build, such as 1h30m.", metavar="TIME")] = "",
     step_timeout: Annotated[str, Option(help="Most time of each RUN.", metavar="TIME")] = "",
-    platform: Annotated[str, Option(help="Platform of the image.", metavar="OS/ARCH")] = "",
+    platform: Annotated[
+        str, Option(help="Platform of the image; this machine's is the default.", metavar="OS/ARCH[/V]")
+    ] = "",
     root_emulation: Annotated[
         str,
         Option(help="With one user id only, how RUN is root: auto, off, fake or full.", metavar="HOW"),

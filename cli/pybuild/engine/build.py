@@ -51,7 +51,7 @@ def build(
     soon with CancelledError. Raises a PybuildError; what was finished stays in the cache.
     """
     tags = [parse_reference(tag) for tag in request.tags]
-    platform = inputs.host()
+    host = inputs.host()
     with ExitStack() as stack:
         deadline = stack.enter_context(Deadline(request.timeout, cancel))
         stack.enter_context(_timeouts(deadline))
@@ -65,7 +65,7 @@ def build(
             workers.remove_if_possible(left_over)
         given = stack.enter_context(inputs.open_inputs(request, context_stream, store, workers, cancel))
         dockerfile = parse(given.dockerfile_text, name=given.dockerfile_name)
-        plan, bases = _plan(dockerfile, request, store, platform)
+        plan, bases = _plan(dockerfile, request, store, host)
         emit = _serialised(emit)
         shown = numbered(plan.stages)
         emit(Planned(tuple(PlannedStep(label, name, line) for _, label, name, line in shown), time.time()))
@@ -100,7 +100,7 @@ def build(
             _remember(given.context, emit)
         if cancel.is_set():
             raise CancelledError("the build was cancelled")
-        return _commit(plan, state, platform, store, tags, request)
+        return _commit(plan, state, store, tags, request)
 
 
 @contextmanager
@@ -137,11 +137,11 @@ def _serialised(emit: Callable[[Event], None]) -> Callable[[Event], None]:
 
 
 def _plan(
-    dockerfile: Dockerfile, request: BuildRequest, store: Store, platform: Platform
+    dockerfile: Dockerfile, request: BuildRequest, store: Store, host: Platform
 ) -> tuple[Plan, dict[str, BaseImage]]:
     bases: dict[str, BaseImage] = {}
     while True:
-        step = make(dockerfile, request, bases, platform)
+        step = make(dockerfile, request, bases, host)
         if isinstance(step, Plan):
             return step, bases
         assert isinstance(step, NeedBases)
@@ -151,7 +151,6 @@ def _plan(
 def _commit(
     plan: Plan,
     state: StageState,
-    platform: Platform,
     store: Store,
     tags: list[Reference],
     request: BuildRequest,
@@ -161,6 +160,7 @@ def _commit(
     if plan.labels:
         config = msgspec.structs.replace(config, Labels={**(config.Labels or {}), **plan.labels})
     epoch = plan.source_date_epoch
+    platform = plan.target.platform
     created = timestamp(epoch) if epoch is not None else state.created or timestamp(0)
     image = ImageConfig(
         architecture=platform.architecture,

@@ -1,5 +1,6 @@
 """RUN: a sandbox on the layers below, its output as events, its changes as a layer."""
 
+import errno
 import os
 from codecs import IncrementalDecoder, getincrementaldecoder
 from collections import deque
@@ -13,13 +14,15 @@ from pybuild.api.events import Notice, StepLog
 from pybuild.api.request import BuildRequest
 from pybuild.engine.deadline import duration
 from pybuild.engine.errors import BuildTimeoutError, RunFailedError, StepError
+from pybuild.engine.inputs import host
 from pybuild.engine.mounting import Mounted
 from pybuild.engine.networks import Joined
 from pybuild.engine.redact import Redactor
 from pybuild.layer.tarwriter import Packed
 from pybuild.oci.digest import Digest
+from pybuild.oci.platform import parse_platform
 from pybuild.plan.ops import RunOp
-from pybuild.sandbox import certificates
+from pybuild.sandbox import advice, certificates
 from pybuild.sandbox.errors import SandboxError
 from pybuild.sandbox.spec import RunEnd, SandboxSpec
 from pybuild.store.blobs import BlobWriter
@@ -31,6 +34,7 @@ LOG_LINES = 20
 """How many last lines of output a failure repeats."""
 
 LINE_LIMIT = 4000
+_NOT_EXECUTABLE = 126
 DEFAULT_HOSTNAME = "buildkitsandbox"
 
 
@@ -212,9 +216,16 @@ def _failed(op: RunOp, end: RunEnd, log: Sequence[str]) -> RunFailedError:
             how = f"ended with exit code {status}"
     else:
         how = f"ended with exit code {status}"
+    if status == _NOT_EXECUTABLE and end.message.endswith(os.strerror(errno.ENOEXEC)) and _is_foreign(op):
+        message = f"RUN needs an emulator of {op.platform}, which this machine ({host()}) does not have: {command}"
+        return RunFailedError(message, advice.EMULATOR, log=tuple(log), status=status)
     hints = {127: "the command was not found in the image", 126: "the command cannot be executed in the image"}
     hint = end.message or hints.get(status, "")
     return RunFailedError(f"RUN {how}: {command}", hint, log=tuple(log), status=status)
+
+
+def _is_foreign(op: RunOp) -> bool:
+    return bool(op.platform) and parse_platform(op.platform).architecture != host().architecture
 
 
 class _Output:

@@ -275,13 +275,13 @@ class Solver:
         mode = self._mode()
         reads = _Reads(self._open_source, self._layers_of, self._check)
         contents = mounting.contents(op, self._in, reads)
-        key = run_key(op, chain, self._plan.platform, mode, options, contents)
+        key = run_key(op, chain, mode, options, contents)
         record = self._lookup(key, stage)
         if record is None:
             # Only a worker that runs shows that its ids can be mapped as planned
             self._in.workers.prepare()
             if mode != self._mode():
-                key = run_key(op, chain, self._plan.platform, self._mode(), options, contents)
+                key = run_key(op, chain, self._mode(), options, contents)
                 record = self._lookup(key, stage)
         if record is not None:
             return record, ""

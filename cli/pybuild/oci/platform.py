@@ -27,6 +27,10 @@ _ARCHITECTURES = {
     "armv8l": ("arm", "v7"),
 }
 _SYSTEMS = {"macos": "darwin"}
+_KNOWN_SYSTEMS = frozenset({"linux", "windows", "darwin", "macos", "freebsd", "netbsd", "openbsd", "wasip1"})
+_KNOWN_ARCHITECTURES = frozenset(
+    {*_ARCHITECTURES, "arm", "loong64", "mips64", "mips64le", "ppc64le", "riscv64", "s390x", "wasm"}
+)
 _SUPERFLUOUS = {("arm64", "v8"), ("arm64", "8"), ("amd64", "v1")}
 _PART = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -57,12 +61,39 @@ def normalise(os: str, architecture: str, variant: str = "") -> Platform:
     return Platform(_SYSTEMS.get(os, os), architecture, variant)
 
 
-def parse_platform(text: str) -> Platform:
-    """Return the platform in `os/architecture[/variant]` in normal form; raise UsageError."""
+def parse_platform(text: str, host: Platform | None = None) -> Platform:
+    """Return the platform in `os/architecture[/variant]` in normal form; raise UsageError.
+
+    With `host` the name of a known system or architecture is enough, and the host's own is `local`.
+    """
     parts = text.split("/")
+    if host is not None and len(parts) == 1:
+        name = text.lower()
+        if name == "local":
+            return host
+        if name in _KNOWN_SYSTEMS:
+            return normalise(name, host.architecture, host.variant)
+        if name in _KNOWN_ARCHITECTURES:
+            return normalise(host.os, name)
     if not 2 <= len(parts) <= 3 or not all(_PART.fullmatch(part) for part in parts):
         raise UsageError(f"invalid platform: {text[:100]!r}", "write it as `linux/amd64` or `linux/arm/v7`")
     return normalise(*parts)
+
+
+def runs_on(image: Platform, wanted: Platform) -> bool:
+    """May an image for platform `image` be taken where one for `wanted` is asked for?
+
+    Processors of a later variant run what is made for earlier ones.
+    """
+    if (image.os, image.architecture) != (wanted.os, wanted.architecture):
+        return False
+    return image.variant == wanted.variant or _level(image) <= _level(wanted)
+
+
+def _level(platform: Platform) -> int:
+    """Return a variant such as v7 as a number; without one it is the first."""
+    digits = platform.variant.removeprefix("v").partition(".")[0]
+    return int(digits) if digits.isdigit() else 1
 
 
 def host_platform(machine: str) -> Platform:

@@ -28,7 +28,6 @@ VERSION = 1
 def run_key(
     op: RunOp,
     chain: Digest | None,
-    platform: str,
     mode: str,
     options: dict[str, object],
     contents: Sequence[bytes] = (),
@@ -45,7 +44,7 @@ def run_key(
     return _key(
         "run",
         chain=chain,
-        platform=platform,
+        platform=op.platform,
         mode=mode,
         argv=op.argv,
         env=op.env,

@@ -38,6 +38,7 @@ from pybuild.dockerfile.ports import parse_port_spec
 from pybuild.dockerfile.signals import check_signal
 from pybuild.oci.image import DEFAULT_PATH, RunConfig
 from pybuild.oci.image import Healthcheck as HealthcheckConfig
+from pybuild.oci.platform import Platform
 from pybuild.plan import mounting
 from pybuild.plan.ops import CopyOp, CopySource, MountSource, Op, RunOp, Step, Warned, WorkdirOp
 from pybuild.plan.scope import MAX_ENVIRONMENT, PROXY_NAMES, Scope
@@ -62,6 +63,7 @@ class StageBuilder:
         used_args: set[str],
         warnings: list[Warned],
         author: str,
+        platform: Platform,
     ) -> None:
         self._text = text
         self._request = request
@@ -70,6 +72,7 @@ class StageBuilder:
         self._warnings = warnings
         self.scope = scope
         self.author = author
+        self.platform = platform
         self.triggers: list[str] = list(config.OnBuild or ())
         self.steps: list[Step] = []
         self._config = msgspec.structs.replace(config, OnBuild=None)
@@ -174,6 +177,7 @@ class StageBuilder:
             scripts=scripts,
             mounts=mounts,
             insecure=self._is_insecure(run),
+            platform=str(self.platform),
         )
         self._step(run, "RUN " + " ".join([*prefix, *argv]) + " # buildkit", op)
 

@@ -11,7 +11,7 @@ from pybuild.dockerfile.instructions import Copy, From, Instruction, Onbuild, Ru
 from pybuild.dockerfile.parse import Dockerfile, Stage, parse_onbuild
 from pybuild.errors import NotFoundError, UsageError
 from pybuild.oci.image import RunConfig
-from pybuild.oci.platform import Platform, parse_platform
+from pybuild.oci.platform import Platform, normalise, parse_platform, runs_on
 from pybuild.plan import mounting
 from pybuild.plan.lower import StageBuilder
 from pybuild.plan.ops import (
@@ -40,6 +40,7 @@ class _Making(msgspec.Struct):
     dockerfile: Dockerfile
     request: BuildRequest
     bases: Mapping[str, BaseImage]
+    host: Platform
     platform: Platform
     text: Text
     globals: dict[str, str]
@@ -51,17 +52,18 @@ class _Making(msgspec.Struct):
 
 
 def make(
-    dockerfile: Dockerfile, request: BuildRequest, bases: Mapping[str, BaseImage], platform: Platform
+    dockerfile: Dockerfile, request: BuildRequest, bases: Mapping[str, BaseImage], host: Platform
 ) -> Plan | NeedBases:
     """Return what the request needs of the Dockerfile, or the images whose config is missing.
 
-    Raises DockerfileError for what the file says wrongly, with its place, and UsageError or NotFoundError
+    `host` is the platform that the build runs on, and builds for if the request does not say. Raises
+    DockerfileError for what the file says wrongly, with its place, and UsageError or NotFoundError
     for what the request asks wrongly (`--target`, `--platform`).
     """
-    _check_platform(request, platform)
+    platform = _target_platform(request, host)
     text = Text(dockerfile)
-    predefined = _platform_args(platform, request.target)
-    making = _Making(dockerfile, request, bases, platform, text, predefined, {})
+    predefined = _platform_args(host, platform, request.target)
+    making = _Making(dockerfile, request, bases, host, platform, text, predefined, {})
     _read_global_args(making)
     target = _target_index(dockerfile, request.target)
     needed = _static_needs(making, target)
@@ -89,7 +91,6 @@ def _finish(making: _Making, order: list[int], target: int) -> Plan:
             making.warnings.append(Warned(f"build argument is not used by any ARG: {name}"))
     return Plan(
         tuple(stages),
-        str(making.platform),
         _parse_epoch(epoch),
         tuple(dict.fromkeys(making.warnings)),
         dict(making.request.labels),
@@ -108,17 +109,19 @@ def _parse_epoch(text: str | None) -> int | None:
     return value
 
 
-def _check_platform(request: BuildRequest, platform: Platform) -> None:
-    if request.platform and parse_platform(request.platform) != platform:
+def _target_platform(request: BuildRequest, host: Platform) -> Platform:
+    if not request.platform:
+        return host
+    if "," in request.platform:
         raise UsageError(
-            f"cannot build for another platform than {platform} yet: {request.platform}",
-            "leave out `--platform`, or build on a machine of that architecture",
+            f"several platforms in one build are not supported yet: {request.platform}", "build once for each"
         )
+    return parse_platform(request.platform, host)
 
 
-def _platform_args(platform: Platform, target: str) -> dict[str, str]:
-    values = {"TARGETSTAGE": target or "default"}
-    for side in ("BUILD", "TARGET"):
+def _platform_args(host: Platform, target: Platform, stage: str) -> dict[str, str]:
+    values = {"TARGETSTAGE": stage or "default"}
+    for side, platform in (("BUILD", host), ("TARGET", target)):
         values[side + "PLATFORM"] = str(platform)
         values[side + "OS"] = platform.os
         values[side + "OSVERSION"] = ""
@@ -235,7 +238,6 @@ def _mounted(making: _Making, index: int, run: Run) -> tuple[MountSource | None,
 def _plan_stage(making: _Making, index: int) -> None:
     """Plan one stage into `making.done`, or note the image it lacks."""
     stage = making.dockerfile.stages[index]
-    _check_from_platform(making, stage.from_)
     base = _base_of(making, stage)
     builder = _start(making, stage, base)
     if builder is None:
@@ -264,22 +266,29 @@ def _plan_stage(making: _Making, index: int) -> None:
         steps=tuple(builder.steps),
         config=builder.config(),
         author=builder.author,
+        platform=builder.platform,
         no_cache=no_cache,
     )
     making.done[index] = (planned, builder)
 
 
 def _start(making: _Making, stage: Stage, base: Base) -> StageBuilder | None:
+    asked = _asked_platform(making, stage.from_)
+    platform = asked or making.platform
     if isinstance(base, FromStage):
         if base.index not in making.done:
             return None
         _, parent = making.done[base.index]
         config, scope, author = parent.config(), parent.scope.copy(), parent.author
+        # The files are those of the other stage, whatever this one says
+        platform = parent.platform
     elif isinstance(base, FromImage):
         image = making.bases.get(base.reference)
         if image is None:
             making.missing[base.reference] = stage.from_.span.start_line
             return None
+        is_asked = asked is not None or bool(making.request.platform)
+        platform = _image_platform(making, stage.from_, base.reference, image, platform, is_asked=is_asked)
         config, author = image.config.config, image.config.author
         scope = Scope(config.Env or ())
     else:
@@ -293,21 +302,43 @@ def _start(making: _Making, stage: Stage, base: Base) -> StageBuilder | None:
         used_args=making.used_args,
         warnings=making.warnings,
         author=author,
+        platform=platform,
     )
 
 
-def _check_from_platform(making: _Making, from_: From) -> None:
+def _asked_platform(making: _Making, from_: From) -> Platform | None:
+    """Return what `FROM --platform` says."""
     if from_.platform is None:
-        return
+        return None
     wanted = making.text.expand(from_.platform, making.globals, from_.span)
+    if not wanted:
+        raise making.text.error(
+            f"empty platform value from expression {from_.platform}", from_.span, "give the ARG in it a value"
+        )
     try:
-        same = not wanted or parse_platform(wanted) == making.platform
+        return parse_platform(wanted, making.host)
     except UsageError as error:
         raise making.text.error(error.message, from_.span, error.hint) from error
-    if not same:
-        raise making.text.error(
-            f"stages for another platform than {making.platform} are not supported yet: {wanted}", from_.span
-        )
+
+
+def _image_platform(
+    making: _Making, from_: From, reference: str, image: BaseImage, wanted: Platform, *, is_asked: bool
+) -> Platform:
+    """Return the platform of an image that FROM names; what was asked for must be had."""
+    config = image.config
+    if not config.os or not config.architecture:
+        return wanted
+    found = normalise(config.os, config.architecture, config.variant)
+    if not runs_on(found, wanted):
+        if is_asked:
+            raise making.text.error(
+                f"the image is for {found}, not for {wanted}: {reference}",
+                from_.span,
+                "bring in one for that platform by `pybuild load`, or leave out `--platform`",
+            )
+        warning = f"the base image is for {found}, expected {wanted}: {reference}"
+        making.warnings.append(Warned(warning, from_.span.start_line))
+    return found
 
 
 def _apply(

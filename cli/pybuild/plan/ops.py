@@ -6,6 +6,7 @@ import msgspec
 
 from pybuild.oci.digest import Digest
 from pybuild.oci.image import ImageConfig, RunConfig
+from pybuild.oci.platform import Platform
 
 
 class FromContext(msgspec.Struct, frozen=True):
@@ -100,6 +101,7 @@ class RunOp(msgspec.Struct, frozen=True):
     """A command in a sandbox. `hidden_env` reaches the process but neither history nor cache key.
 
     `scripts` are (file name, content) that appear read-only below /dev/pipes. `insecure` takes the confinement away.
+    `platform` is that of the files it runs on.
     """
 
     argv: tuple[str, ...]
@@ -111,6 +113,7 @@ class RunOp(msgspec.Struct, frozen=True):
     scripts: tuple[tuple[str, bytes], ...] = ()
     mounts: tuple[RunMount, ...] = ()
     insecure: bool = False
+    platform: str = ""
 
     def sources(self) -> list[MountSource]:
         """Return what the mounts read."""
@@ -172,6 +175,7 @@ class PlannedStage(msgspec.Struct, frozen=True):
     steps: tuple[Step, ...]
     config: RunConfig
     author: str
+    platform: Platform
     no_cache: bool = False
 
     def depends(self) -> set[int]:
@@ -213,7 +217,6 @@ class Plan(msgspec.Struct, frozen=True):
     """All that is to be done, stages in file order; the last of `stages` is the target."""
 
     stages: tuple[PlannedStage, ...]
-    platform: str
     source_date_epoch: int | None = None
     warnings: tuple[Warned, ...] = ()
     labels: Mapping[str, str] = msgspec.field(default_factory=dict)

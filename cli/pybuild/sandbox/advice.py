@@ -7,6 +7,10 @@ import errno
 import os
 
 INSTALL_HELPERS = "install the package `uidmap` (on Fedora `shadow-utils`), such as by `apt install uidmap`"
+EMULATOR = (
+    "an administrator can install one that registers itself with binfmt_misc, such as by "
+    "`apt install qemu-user-static` (on Debian 13 and later `qemu-user-binfmt`)"
+)
 OTHER_STORE = "name another place with PYBUILD_STORE"
 
 

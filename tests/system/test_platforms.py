@@ -1,0 +1,87 @@
+"""Images for platforms other than the machine's."""
+
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support import busybox
+from support.program import Pybuild
+
+pytestmark = pytest.mark.userns
+
+RISCV = 243
+OTHER = "linux/riscv64"
+
+
+def foreign_program() -> bytes:
+    """Return the header of a program for a processor that no machine of these tests has, and nothing behind it."""
+    ident = b"\x7fELF\x02\x01\x01" + bytes(9)
+    return ident + struct.pack("<HHIQQQIHHHHHH", 2, RISCV, 1, 0, 64, 0, 0, 64, 56, 0, 0, 0, 0) + bytes(64)
+
+
+@pytest.fixture
+def foreign(context: Path) -> Path:
+    (context / "sh").write_bytes(foreign_program())
+    (context / "sh").chmod(0o755)
+    return context
+
+
+def test_without_run_any_platform_just_works(inline_base: Pybuild, context: Path) -> None:
+    (context / "f").write_text("f")
+    text = (
+        "FROM --platform=$BUILDPLATFORM base AS tools\nARG TARGETARCH TARGETVARIANT BUILDARCH\n"
+        "RUN echo $TARGETARCH,$TARGETVARIANT > /told; test $BUILDARCH != $TARGETARCH\n"
+        "FROM scratch\nCOPY --from=tools /told /told\nCOPY f /f\nWORKDIR /w\n"
+    )
+    image = inline_base.image(context, "--platform", "linux/arm/v6", dockerfile=text)
+    assert [image.config.get(key) for key in ("os", "architecture", "variant")] == ["linux", "arm", "v6"]
+    assert image.read("told") == "arm,v6\n"
+
+
+def test_a_base_for_another_platform_keeps_it(inline_base: Pybuild, context: Path) -> None:
+    inline_base.build(context, "-t", "other", "--platform", OTHER, dockerfile="FROM scratch\nLABEL a=b\n")
+    result = inline_base.build(context, dockerfile="FROM other\n")
+    told = [event["message"] for event in result.events if event["event"] == "Notice"]
+    assert any("the base image is for linux/riscv64, expected linux/" in text for text in told)
+    assert inline_base.image(context, dockerfile="FROM other\n").config["architecture"] == "riscv64"
+    failed = inline_base.build(context, "--platform", OTHER, dockerfile="FROM base\n", status=1)
+    assert failed.events[-1]["failure"]["line"] == 1
+
+
+def test_run_without_an_emulator_tells_what_to_install(inline_base: Pybuild, foreign: Path) -> None:
+    text = "FROM scratch\nCOPY sh /bin/sh\nRUN echo hi\n"
+    failure = inline_base.build(foreign, "--platform", OTHER, dockerfile=text, status=1).events[-1]["failure"]
+    assert failure["line"] == 3
+    assert "RUN needs an emulator of linux/riscv64" in failure["message"]
+    assert "qemu-user" in failure["hint"]
+    # What is no program at all is another matter
+    failure = inline_base.build(foreign, dockerfile=text, status=1).events[-1]["failure"]
+    assert "emulator" not in failure["message"]
+
+
+MAGIC = "".join(f"\\x{byte:02x}" for byte in foreign_program()[:20])
+HANDLED = """\
+mount -t binfmt_misc none /proc/sys/fs/binfmt_misc || exit 77
+printf '%s' ":other:M::$1::$2:F" > /proc/sys/fs/binfmt_misc/register || exit 77
+shift 2
+exec "$@"
+"""
+
+
+def test_run_goes_through_the_handler_of_binfmt_misc(inline: Pybuild, foreign: Path) -> None:
+    """The handler here is busybox, which takes the path of the program as the name of its applet."""
+    (foreign / "Dockerfile").write_text("FROM scratch\nCOPY sh /bin/sh\nRUN echo hi > /out\n")
+    out = foreign.parent / "tree"
+    build = [sys.executable, "-m", "pybuild", "build", "--platform", OTHER, "-o", str(out), str(foreign)]
+    # Since Linux 6.7 a user namespace may have handlers of its own
+    script = ["sh", "-c", HANDLED, "sh", MAGIC, str(busybox.BUSYBOX), *build]
+    ran = subprocess.run(["unshare", "-Urm", *script], env=inline.env, capture_output=True, text=True)
+    if ran.returncode == 77:
+        pytest.skip(f"no binfmt_misc in a user namespace here: {ran.stderr.strip()}")
+    assert ran.returncode == 0, ran.stderr
+    assert (out / "out").read_text() == "hi\n"
+    assert os.access(out / "bin/sh", os.X_OK)
