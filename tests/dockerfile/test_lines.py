@@ -56,11 +56,6 @@ def test_empty_line_in_a_continuation_is_warned_of() -> None:
     assert (warning.name, warning.message, warning.line) == ("NoEmptyContinuation", "Empty continuation line", 4)
 
 
-def test_check_directive_silences_the_warning() -> None:
-    for value in ("skip=all", "skip=Other,NoEmptyContinuation;error=true"):
-        assert parse(f"# check={value}\nFROM a\nRUN b \\\n\n c\n").warnings == ()
-
-
 def test_longest_line_is_counted_in_bytes() -> None:
     prefix = "FROM a\nRUN "
     parse(prefix + "x" * (MAX_LINE - 4))

@@ -206,3 +206,15 @@ def test_json_lines_trace_bugs_only() -> None:
         out = io.StringIO()
         open_renderer("json", out).show(Failed(Failure("E", "m", exit_code=exit_code, traceback="Traceback"), 0, 1.0))
         assert json.loads(out.getvalue())["failure"]["traceback"] == shown
+
+
+@pytest.mark.parametrize("mode", ["plain", "tty"])
+def test_findings_of_checks_are_told_at_the_end(mode: str) -> None:
+    found = [Notice("warning", "Stage name 'A' should be lowercase", 1, "StageNameCasing")]
+    good = render(mode, [STEPS, *found, *GOOD[1:]])
+    assert good.index("old syntax") < good.index("1 warning found (") < good.index("built sha256:")
+    assert " - StageNameCasing: Stage name 'A' should be lowercase (line 1)" in good
+    assert good.count("StageNameCasing") == 1
+    bad = render(mode, [STEPS, *found, *found, *BAD[1:]])
+    assert bad.index("2 warnings found (") < bad.index("it broke")
+    assert "StageNameCasing" not in render("quiet", [STEPS, *found, *GOOD[1:]])

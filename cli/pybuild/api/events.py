@@ -2,7 +2,7 @@
 
 The order of a build's events: Planned; StepStarted, StepLog, Transfer, StepDone and Notice in any
 interleaving (steps of independent stages overlap), among them ShellOpened and ShellEnded in turn where shells
-were asked for; last exactly one of Built and Failed.
+were asked for; last exactly one of Built, Checked and Failed.
 Times are seconds since the epoch as float. `step` is an index into `Planned.steps`.
 
 They are named tuples rather than dataclasses: the client makes these classes at every start, and a dataclass
@@ -62,11 +62,15 @@ class StepDone(NamedTuple):
 
 
 class Notice(NamedTuple):
-    """Something worth telling: `level` is "warning" or "info"; `line` 0 when it has no place."""
+    """Something worth telling: `level` is "warning" or "info"; `line` 0 when it has no place.
+
+    `rule` names the build check that found it, "" for all else.
+    """
 
     level: str
     message: str
     line: int = 0
+    rule: str = ""
 
 
 class Built(NamedTuple):
@@ -101,6 +105,36 @@ class Failure(NamedTuple):
     status: int = -1
     traceback: str = ""
     kept: str = ""
+
+
+class Finding(NamedTuple):
+    """What a build check found, about the instruction in `line` to `end_line`.
+
+    `mark_line`, `column` and `length` (characters) are the part of it that is meant; a column of 0 is unknown.
+    """
+
+    rule: str
+    message: str
+    line: int
+    end_line: int
+    mark_line: int
+    column: int
+    length: int
+
+
+class Checked(NamedTuple):
+    """The Dockerfile was looked at and nothing was built: what ends a request whose `call` is "check".
+
+    `file` is its name, `source` its text. With `as_errors` the file asks that any finding fails a build. `failure` is
+    what a build would fail with before it does anything.
+    """
+
+    file: str
+    source: str
+    findings: tuple[Finding, ...]
+    as_errors: bool
+    time: float
+    failure: Failure | None = None
 
 
 class Failed(NamedTuple):
@@ -140,12 +174,14 @@ RETRY, ACCEPT, AGAIN, ABORT = DECISIONS = ("retry", "accept", "shell", "abort")
 """How a build goes on after a shell in a failed step: do the step on the tree as it is now, take the tree for its
 result, open another shell, or fail."""
 
-Event = Planned | StepStarted | StepLog | Transfer | StepDone | Notice | Built | Failed | ShellOpened | ShellEnded
+Event = (
+    Planned | StepStarted | StepLog | Transfer | StepDone | Notice | Built | Checked | Failed | ShellOpened | ShellEnded
+)
 
 _KINDS: dict[str, type[Event]] = {
     kind.__name__: kind
     for kind in (
-        *(Planned, StepStarted, StepLog, Transfer, StepDone, Notice, Built, Failed),
+        *(Planned, StepStarted, StepLog, Transfer, StepDone, Notice, Built, Checked, Failed),
         *(ShellOpened, ShellEnded),
     )
 }
@@ -156,7 +192,9 @@ def to_json(event: Event) -> dict[str, Any]:
     values = event._asdict()
     if isinstance(event, Planned):
         values["steps"] = [step._asdict() for step in event.steps]
-    elif isinstance(event, Failed | ShellOpened) and event.failure is not None:
+    if isinstance(event, Checked):
+        values["findings"] = [finding._asdict() for finding in event.findings]
+    if isinstance(event, Checked | Failed | ShellOpened) and event.failure is not None:
         values["failure"] = event.failure._asdict()
     return {"event": type(event).__name__, **values}
 
@@ -170,7 +208,9 @@ def from_json(data: dict[str, Any]) -> Event:
     try:
         if kind is Planned:
             values["steps"] = tuple(PlannedStep(**step) for step in values["steps"])
-        elif kind in (Failed, ShellOpened) and values.get("failure") is not None:
+        elif kind is Checked:
+            values["findings"] = tuple(Finding(**finding) for finding in values["findings"])
+        if kind in (Checked, Failed, ShellOpened) and values.get("failure") is not None:
             failure = values["failure"]
             values["failure"] = Failure(**{**failure, "log": tuple(failure.get("log", ()))})
         elif kind is Built:

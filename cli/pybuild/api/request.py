@@ -86,7 +86,7 @@ class BuildRequest(NamedTuple):
     are in seconds, 0 is none. `root_emulation` is auto, off, fake or full. `secrets` are by id. `allow` are names of
     `entitlements`. `on_fail` says what becomes of the tree of a RUN that fails: "" nothing, "keep" for `pybuild shell`,
     "shell" opens one there and then on a terminal of kind `term`, with `shell_command` if that is not empty; what is
-    not gone on with is kept.
+    not gone on with is kept. `call` is "build", or "check": then the Dockerfile is only looked at.
     """
 
     context: str = ""
@@ -115,6 +115,7 @@ class BuildRequest(NamedTuple):
     on_fail: str = ""
     shell_command: tuple[str, ...] = ()
     term: str = ""
+    call: str = "build"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""

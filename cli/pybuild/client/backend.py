@@ -22,7 +22,7 @@ class Backend(Protocol):
     ) -> None: ...
 
     def build(self, request: BuildRequest, context: BinaryIO | None = None) -> Generator[Event, None, None]:
-        """Build; the last event is Built or Failed. Closing the iterator early cancels the build.
+        """Build, or check only; the last event is Built, Checked or Failed. Closing the iterator early cancels it.
 
         `context` is read when `request.context` is "": a tar, compressed or not, or a bare Dockerfile.
         """

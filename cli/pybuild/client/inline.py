@@ -9,7 +9,7 @@ from time import time
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
 
-from pybuild.api.events import Built, Event, Failed, Failure, ShellEnded
+from pybuild.api.events import Built, Checked, Event, Failed, Failure, ShellEnded
 from pybuild.api.request import BuildRequest, ShellRequest
 
 Filters = dict[str, list[str]]
@@ -28,7 +28,7 @@ class Build(Protocol):
         context_stream: BinaryIO | None,
         emit: Callable[[Event], None],
         cancel: Flag,
-    ) -> Built: ...
+    ) -> Built | Checked: ...
 
 
 class Inline:
@@ -111,7 +111,7 @@ class Inline:
             while True:
                 event = queue.get()
                 yield event
-                if isinstance(event, Built | Failed) or (isinstance(event, ShellEnded) and event.step < 0):
+                if isinstance(event, Built | Checked | Failed) or (isinstance(event, ShellEnded) and event.step < 0):
                     break
         finally:
             # Ctrl-C lands here: a second one breaks off this waiting

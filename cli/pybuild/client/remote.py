@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from pybuild import __version__
-from pybuild.api.events import Built, Event, Failed, ShellEnded, from_json
+from pybuild.api.events import Built, Checked, Event, Failed, ShellEnded, from_json
 from pybuild.api.request import BuildRequest, ShellRequest
 from pybuild.client.errors import DaemonBusyError, DaemonError, DaemonGoneError
 from pybuild.client.start import Place, connect_or_start, place, try_connect, wait_for_end
@@ -77,7 +77,7 @@ class Remote:
         self._connection.request("POST", f"/pybuild/v1/stop?{query}").read()
 
     def build(self, request: BuildRequest, context: BinaryIO | None = None) -> Generator[Event, None, None]:
-        """Yield the events the daemon sends; an end without Built or Failed raises DaemonGoneError."""
+        """Yield the events the daemon sends; an end without Built, Checked or Failed raises DaemonGoneError."""
         # The first line of the body is the request, the rest is the context
         body = json.dumps(request.to_json(), separators=(",", ":")).encode() + b"\n"
         yield from self._events(self._connection.request("POST", "/build", headers=BUILD, body=body, stream=context))
@@ -106,7 +106,9 @@ class Remote:
                     event = from_json(json.loads(line))
                 except ValueError as error:
                     raise DaemonError(f"cannot understand the daemon: {error}") from error
-                ended = isinstance(event, Built | Failed) or (isinstance(event, ShellEnded) and event.step < 0)
+                ended = isinstance(event, Built | Checked | Failed) or (
+                    isinstance(event, ShellEnded) and event.step < 0
+                )
                 yield event
         finally:
             if not ended:

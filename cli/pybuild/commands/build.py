@@ -94,10 +94,18 @@ def build(
     shell_command: Annotated[
         str, Option(help="What that opens, instead of the image's shell.", metavar="COMMAND")
     ] = "",
+    check: Annotated[
+        bool, Option("--check", help="Look for mistakes in the Dockerfile and build nothing; ends with 1 if there are.")
+    ] = False,
+    call: Annotated[str, Option(help="build, or check[,format=FORMAT].", metavar="METHOD")] = "",
+    format_: Annotated[
+        str, Option("--format", help="For --check: text, json, sarif or github.", metavar="FORMAT")
+    ] = "",
 ) -> int:
     """Build an image from a Dockerfile and the directory CONTEXT."""
     from pybuild.commands import flags, given
 
+    form = _check_form(check, call, format_) if check or call or format_ else ""
     if progress not in _SHOWN:
         raise UsageError(f"unknown kind of progress: {progress}", f"known: {', '.join(_SHOWN)}")
     outputs = [flags.output(text, Path.cwd()) for text in output or ()]
@@ -129,7 +137,13 @@ def build(
         on_fail=_on_fail(shell_on_fail, progress),
         shell_command=flags.words(shell_command, "--shell-command"),
         term=os.environ.get("TERM", "") if shell_on_fail else "",
+        call="check" if form else "build",
     )
+    if form:
+        from pybuild.commands import checks
+
+        with _context(context) as stream:
+            return checks.check(request, stream, inline=inline, form=form)
     for path in filter(None, (iidfile, metadata_file)):
         _check_parent(path)
     with _context(context) as stream:
@@ -143,6 +157,12 @@ def build(
             metadata_file=metadata_file,
             print_id=quiet and to_stdout is None,
         )
+
+
+def _check_form(check: bool, call: str, form: str) -> str:
+    from pybuild.commands import checks
+
+    return checks.form_of(check, call, form)
 
 
 def _proxies() -> dict[str, str]:

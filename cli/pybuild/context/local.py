@@ -60,6 +60,11 @@ class LocalContext:
         self._listings: dict[bytes, list[Entry]] = {}
         self._shown: dict[bytes, bool] = {}
 
+    @property
+    def ignore(self) -> IgnoreMatcher:
+        """Return the rules of what is left out."""
+        return self._ignore
+
     def close(self) -> None:
         """Let go of the directory; the context cannot be asked any more. Safe to call twice."""
         if self._root_fd >= 0:

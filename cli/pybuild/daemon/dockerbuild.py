@@ -5,6 +5,7 @@ from typing import Any, Protocol, assert_never
 
 from pybuild.api.events import (
     Built,
+    Checked,
     Event,
     Failed,
     Failure,
@@ -132,7 +133,8 @@ class DockerStream:
                 detail = {"current": event.current, "total": event.total}
                 return [{"status": event.label, "progressDetail": detail, "id": str(event.step)}]
             case Notice():
-                return [_stream(f"[{event.level.capitalize()}] {event.message}\n")]
+                told = f"{event.rule}: {event.message} (line {event.line})" if event.rule else event.message
+                return [_stream(f"[{event.level.capitalize()}] {told}\n")]
             case Built():
                 short = event.image_id.removeprefix("sha256:")[:12]
                 return [
@@ -142,8 +144,8 @@ class DockerStream:
                 ]
             case Failed():
                 return [error_object(event.failure)]
-            case ShellOpened() | ShellEnded():
-                # Docker's parameters cannot ask for one
+            case ShellOpened() | ShellEnded() | Checked():
+                # Docker's parameters cannot ask for it
                 return []
             case _ as unreachable:
                 assert_never(unreachable)

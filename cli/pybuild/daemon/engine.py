@@ -6,7 +6,7 @@ from pathlib import Path
 from threading import Event as Flag
 from typing import Any, BinaryIO, Protocol
 
-from pybuild.api.events import Built, Event, Failure, ShellEnded
+from pybuild.api.events import Built, Checked, Event, Failure, ShellEnded
 from pybuild.api.request import BuildRequest, ShellRequest
 
 
@@ -21,7 +21,7 @@ class Build(Protocol):
         context_stream: BinaryIO | None,
         emit: Callable[[Event], None],
         cancel: Flag,
-    ) -> Built: ...
+    ) -> Built | Checked: ...
 
 
 class Shell(Protocol):

@@ -29,12 +29,16 @@ _UPPER_NAMES = tuple(name.upper() for name in ARGUMENTS)
 
 
 class Warned(msgspec.Struct, frozen=True):
-    """Something that is allowed but likely meant otherwise: the rule's name, a sentence and a line."""
+    """Something that is allowed but likely meant otherwise: the rule's name, a sentence and a line.
+
+    `original` is the instruction as written, `comments` stand right above it.
+    """
 
     name: str
     message: str
     line: int
     original: str = ""
+    comments: tuple[str, ...] = ()
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -119,7 +123,8 @@ class _Reading(msgspec.Struct):
     def add(self, line: LogicalLine) -> None:
         original = line.text.strip(WHITESPACE)
         if line.empty_continuation:
-            self.warnings.append(Warned(EMPTY_CONTINUATION, "Empty continuation line", line.end_line, original))
+            message = "Empty continuation line"
+            self.warnings.append(Warned(EMPTY_CONTINUATION, message, line.end_line, original, line.comments))
         self.nodes.append(self._node(line, 0))
 
     def _node(self, line: LogicalLine, offset: int, *, trigger: bool = False) -> Node:

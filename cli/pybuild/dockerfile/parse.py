@@ -10,7 +10,7 @@ from pybuild.dockerfile.directives import Check, Directive, detect_check, parse_
 from pybuild.dockerfile.errors import DockerfileError, InvalidValueError, Span
 from pybuild.dockerfile.instructions import Arg, From, Instruction
 from pybuild.dockerfile.lines import decode
-from pybuild.dockerfile.nodes import EMPTY_CONTINUATION, Warned, read_nodes
+from pybuild.dockerfile.nodes import Warned, read_nodes
 from pybuild.dockerfile.read import check_trigger, read_instruction
 
 MAX_STAGES = 1000
@@ -29,7 +29,10 @@ class Stage(msgspec.Struct, frozen=True):
 
 
 class Dockerfile(msgspec.Struct, frozen=True):
-    """A parsed file: `args` stand before the first FROM, `text` is without byte order mark."""
+    """A parsed file: `args` stand before the first FROM, `text` is without byte order mark.
+
+    `warnings` are all there are, whatever `check` says.
+    """
 
     name: str
     text: str
@@ -79,7 +82,7 @@ def parse(text: str | bytes, *, name: str = "Dockerfile") -> Dockerfile:
         check=check,
         args=tuple(args),
         stages=tuple(stages),
-        warnings=() if check.skips(EMPTY_CONTINUATION) else raw.warnings,
+        warnings=raw.warnings,
     )
 
 

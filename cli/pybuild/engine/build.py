@@ -12,12 +12,12 @@ from typing import BinaryIO
 
 import msgspec
 
-from pybuild.api.events import Built, Event, Notice, Planned, PlannedStep
+from pybuild.api.events import Built, Checked, Event, Notice, Planned, PlannedStep
 from pybuild.api.request import BuildRequest
 from pybuild.context.errors import ContextError
 from pybuild.context.local import LocalContext
 from pybuild.dockerfile.parse import Dockerfile, parse
-from pybuild.engine import exporting, inputs
+from pybuild.engine import checking, exporting, inputs
 from pybuild.engine.bindtrees import BindTrees
 from pybuild.engine.deadline import Deadline
 from pybuild.engine.networks import Networks
@@ -43,13 +43,15 @@ def build(
     context_stream: BinaryIO | None,
     emit: Callable[[Event], None],
     cancel: Flag,
-) -> Built:
-    """Build what `request` asks for; the store below `store_root` is made when absent.
+) -> Built | Checked:
+    """Build what `request` asks for, or only check it; the store below `store_root` is made when absent.
 
     `context_stream` is a tar (compressed or not) or a bare Dockerfile when `request.context` is "". `emit`
     gets every event but the last, from several threads but one at a time. Setting `cancel` ends the build
     soon with CancelledError. Raises a PybuildError; what was finished stays in the cache.
     """
+    if request.call == "check":
+        return checking.check_only(request, store_root=store_root, context_stream=context_stream, cancel=cancel)
     tags = [parse_reference(tag) for tag in request.tags]
     host = inputs.host()
     with ExitStack() as stack:
@@ -69,8 +71,7 @@ def build(
         emit = _serialised(emit)
         shown = numbered(plan.stages)
         emit(Planned(tuple(PlannedStep(label, name, line) for _, label, name, line in shown), time.time()))
-        for problem in dockerfile.warnings:
-            emit(Notice("warning", problem.message, problem.line))
+        checking.tell(dockerfile, request, plan, bases, given.context, emit)
         for warning in plan.warnings:
             emit(Notice("warning", warning.message, warning.line))
         for notice in (*store.notices, *workers.notices(request.root_emulation, partial(_inform, emit))):

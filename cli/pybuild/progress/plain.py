@@ -4,6 +4,7 @@ from typing import TextIO, assert_never
 
 from pybuild.api.events import (
     Built,
+    Checked,
     Event,
     Failed,
     Notice,
@@ -18,7 +19,7 @@ from pybuild.api.events import (
 )
 from pybuild.progress.amounts import human_bytes
 from pybuild.progress.escape import Lines, one_line, without_commands
-from pybuild.progress.failure import failure_lines
+from pybuild.progress.failure import failure_lines, finding_lines
 
 _TRANSFER_SECONDS = 5.0
 """Byte counts are told this seldom."""
@@ -35,6 +36,7 @@ class PlainRenderer:
         self._started: dict[int, float] = {}
         self._told: dict[tuple[int, str], float] = {}
         self._lines = Lines()
+        self._findings: list[Notice] = []
 
     def show(self, event: Event) -> None:
         """Write the lines of one event and flush, so that a log can be followed."""
@@ -69,11 +71,15 @@ class PlainRenderer:
                 took = max(0.0, event.time - self._started.get(event.step, event.time))
                 ending = "CACHED" if event.cached else f"DONE {took:.1f}s"
                 return [*lines, f"#{event.step + 1} {ending}", ""]
+            case Notice(rule=rule) if rule:
+                self._findings.append(event)
+                return []
             case Notice():
                 place = f"line {event.line}: " if event.line else ""
                 return [f"{one_line(event.level)}: {place}{one_line(event.message)}"]
             case Built():
                 return [
+                    *self._tell_findings(),
                     *(f"exported {one_line(path)}" for path in event.exported),
                     f"built {one_line(event.image_id)}",
                     *(f"tagged {one_line(tag)}" for tag in event.tags),
@@ -82,16 +88,20 @@ class PlainRenderer:
                 lines = [self._log(step, line) for step, line in self._lines.flush_all()]
                 if event.step >= 0:
                     lines += [f"#{event.step + 1} ERROR", ""]
-                return [*lines, *failure_lines(event.failure, ci=self._ci)]
+                return [*lines, *self._tell_findings(), *failure_lines(event.failure, ci=self._ci)]
             case ShellOpened():
                 if event.failure is None:
                     return []
                 lines = [self._log(event.step, line) for line in self._lines.flush(event.step)]
                 return [*lines, f"#{event.step + 1} ERROR", "", *failure_lines(event.failure, ci=self._ci)]
-            case ShellEnded():
+            case ShellEnded() | Checked():
                 return []
             case _ as unreachable:
                 assert_never(unreachable)
+
+    def _tell_findings(self) -> list[str]:
+        findings, self._findings = self._findings, []
+        return finding_lines(findings)
 
     def _label(self, step: int) -> str:
         return one_line(self._steps[step].label) if 0 <= step < len(self._steps) else "(unknown step)"

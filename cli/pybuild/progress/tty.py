@@ -15,6 +15,7 @@ from typing import TextIO, assert_never
 
 from pybuild.api.events import (
     Built,
+    Checked,
     Event,
     Failed,
     Notice,
@@ -28,7 +29,7 @@ from pybuild.api.events import (
     Transfer,
 )
 from pybuild.progress.escape import Lines, one_line, without_commands
-from pybuild.progress.failure import failure_lines
+from pybuild.progress.failure import failure_lines, finding_lines
 
 LOG_LINES = 6
 """Last lines of output shown below a running step."""
@@ -50,6 +51,7 @@ class TtyRenderer:
         self._logs: dict[int, deque[str]] = {}
         self._transfers: dict[tuple[int, str], tuple[Transfer, float]] = {}
         self._lines = Lines()
+        self._findings: list[Notice] = []
         self._above: list[str] = []
         self._drawn = 0
         self._paused = False
@@ -113,11 +115,14 @@ class TtyRenderer:
                 mark = "CACHED " if event.cached else ""
                 line = self._timed(f" => {mark}{self._label(event.step)}", took)
                 self._above.append(self._paint(_BLUE, line))
+            case Notice(rule=rule) if rule:
+                self._findings.append(event)
             case Notice():
                 place = f"line {event.line}: " if event.line else ""
                 text = f"{one_line(event.level)}: {place}{one_line(event.message)}"
                 self._above.append(self._paint(_YELLOW, text) if event.level == "warning" else text)
             case Built():
+                self._tell_findings()
                 self._above += [f"exported {one_line(path)}" for path in event.exported]
                 self._above.append(f"built {one_line(event.image_id)}")
                 self._above += [f"tagged {one_line(tag)}" for tag in event.tags]
@@ -125,12 +130,13 @@ class TtyRenderer:
             case Failed():
                 self._above += self._failed(event.step, event.time)
                 self._running.clear()
+                self._tell_findings()
                 self._above += failure_lines(event.failure, ci=self._ci)
             case ShellOpened():
                 if event.failure is not None:
                     self._above += self._failed(event.step, event.time)
                     self._above += failure_lines(event.failure, ci=self._ci)
-            case ShellEnded():
+            case ShellEnded() | Checked():
                 pass
             case _ as unreachable:
                 assert_never(unreachable)
@@ -140,6 +146,10 @@ class TtyRenderer:
             return []
         line = self._timed(f" => ERROR {self._label(step)}", max(0.0, time - self._running.get(step, time)))
         return [self._paint(_RED, line)]
+
+    def _tell_findings(self) -> None:
+        self._above += [self._paint(_YELLOW, line) for line in finding_lines(self._findings)]
+        self._findings = []
 
     def _forget(self, step: int) -> None:
         self._lines.flush(step)

@@ -1,0 +1,143 @@
+"""Build checks: with a build, and instead of one. Nothing is made, pulled or run for them."""
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from threading import Event as Flag
+from typing import BinaryIO
+
+from pybuild.api.events import Checked, Event, Failure, Finding, Notice
+from pybuild.api.request import BuildRequest
+from pybuild.checks.check import Facts, Ignored, check, settings_of
+from pybuild.context.local import LocalContext
+from pybuild.dockerfile.errors import DockerfileError, Span
+from pybuild.dockerfile.parse import Dockerfile, parse
+from pybuild.engine import inputs
+from pybuild.engine.failure import failure_of
+from pybuild.engine.resolve import LEAST_ID
+from pybuild.engine.workers import Workers
+from pybuild.errors import CancelledError, PybuildError
+from pybuild.oci.digest import Digest
+from pybuild.oci.image import ImageConfig
+from pybuild.oci.platform import Platform
+from pybuild.oci.reference import InvalidReferenceError
+from pybuild.plan.make import make
+from pybuild.plan.ops import BaseImage, NeedBases, Plan
+from pybuild.store.images import ImageRecord
+from pybuild.store.store import Store
+
+ABSENT = BaseImage(Digest("sha256:" + 64 * "0"), ImageConfig())
+"""Stands for a base image that is not here."""
+
+
+def tell(
+    dockerfile: Dockerfile,
+    request: BuildRequest,
+    plan: Plan,
+    bases: Mapping[str, BaseImage],
+    context: LocalContext,
+    emit: Callable[[Event], None],
+) -> None:
+    """Check what a build uses of a file and emit what is found; raise DockerfileError where that is to be an error."""
+    settings = settings_of(dockerfile, request.build_args)
+    configs = {reference: base.config for reference, base in bases.items()}
+    only = {stage.index for stage in plan.stages}
+    found = check(dockerfile, settings, _facts(request, inputs.host(), configs, context, only))
+    for finding in found:
+        emit(Notice("warning", finding.message, finding.line, finding.rule))
+    if found and settings.error:
+        raise _violation(dockerfile, found)
+
+
+def check_only(
+    request: BuildRequest,
+    *,
+    store_root: Path,
+    context_stream: BinaryIO | None,
+    cancel: Flag,
+) -> Checked:
+    """Look at the Dockerfile of `request` and tell what the checks, or a build, have to say against it.
+
+    All stages are looked into, or those that `request.target` needs. Base images that are not in the store count as
+    empty. Raises PybuildError when there is no Dockerfile to look at.
+    """
+    platform = inputs.host()
+    with ExitStack() as stack:
+        store = stack.enter_context(Store.open(store_root))
+        stack.enter_context(store.session())
+        workers = stack.enter_context(Workers(cancel))
+        given = stack.enter_context(inputs.open_inputs(request, context_stream, store, workers, cancel))
+        text = given.dockerfile_text
+        shown = text if isinstance(text, str) else text.decode(errors="replace")
+        shown = shown.removeprefix("\ufeff")
+        try:
+            dockerfile = parse(text, name=given.dockerfile_name)
+        except DockerfileError as error:
+            return Checked(given.dockerfile_name, shown, (), False, time.time(), _failure(error))
+        settings = settings_of(dockerfile, request.build_args)
+        failure, bases, only = _planned(dockerfile, request, store, platform)
+        facts = _facts(request, platform, bases, given.context, only if request.target else None)
+        found = check(dockerfile, settings, facts)
+        if failure is None and found and settings.error:
+            failure = _failure(_violation(dockerfile, found))
+        if cancel.is_set():
+            raise CancelledError("the check was cancelled")
+        return Checked(dockerfile.name, shown, tuple(found), settings.error, time.time(), failure)
+
+
+def _planned(
+    dockerfile: Dockerfile, request: BuildRequest, store: Store, platform: Platform
+) -> tuple[Failure | None, dict[str, ImageConfig], Collection[int] | None]:
+    """Return what planning fails with, the bases that are here, and the stages it needs (None: not known)."""
+    bases: dict[str, BaseImage] = {}
+    known: dict[str, ImageConfig] = {}
+    try:
+        while isinstance(step := make(dockerfile, request, bases, platform), NeedBases):
+            for reference in step.references:
+                record = _in_store(reference, step.lines[reference], store, dockerfile)
+                if record is not None:
+                    known[reference] = record.config
+                bases[reference] = BaseImage(record.id, record.config) if record is not None else ABSENT
+    except PybuildError as error:
+        return _failure(error), known, None
+    return None, known, {stage.index for stage in step.stages}
+
+
+def _in_store(reference: str, line: int, store: Store, dockerfile: Dockerfile) -> ImageRecord | None:
+    """Return the image when it is here; raise DockerfileError for a name that cannot be one."""
+    try:
+        return store.images.resolve(reference, ids=len(reference) >= LEAST_ID)
+    except InvalidReferenceError as error:
+        source = dockerfile.text.split("\n")[line - 1].rstrip("\r")
+        span = Span(line, line, 1, max(len(source), 1))
+        raise DockerfileError(error.message, error.hint, file=dockerfile.name, span=span, source=source) from error
+
+
+def _facts(
+    request: BuildRequest,
+    platform: Platform,
+    bases: Mapping[str, ImageConfig],
+    context: LocalContext,
+    only: Collection[int] | None,
+) -> Facts:
+    ignore = context.ignore
+    return Facts(
+        platform=platform,
+        target=request.target,
+        build_args=request.build_args,
+        bases=bases,
+        ignored=Ignored(tuple(ignore.patterns), ignore.matches) if ignore else None,
+        only=only,
+    )
+
+
+def _violation(dockerfile: Dockerfile, found: list[Finding]) -> DockerfileError:
+    rules = ", ".join(dict.fromkeys(finding.rule for finding in found))
+    hint = "the file asks for this with `# check=error=true`; `# check=skip=RULE` leaves a rule out"
+    return DockerfileError(f"lint violation found for rules: {rules}", hint, file=dockerfile.name)
+
+
+def _failure(error: PybuildError) -> Failure:
+    # How the program got there says nothing to whoever made a mistake in a Dockerfile
+    return failure_of(error)._replace(traceback="")
