@@ -18,7 +18,11 @@ def look(text: str, args: Mapping[str, str | None] | None = None, ignore: str = 
     matcher = IgnoreMatcher.parse(ignore)
     ignored = Ignored(tuple(read_patterns(ignore.encode())), matcher.matches) if matcher else None
     given = args or {}
-    return check(dockerfile, settings_of(dockerfile, given), Facts(AMD64, build_args=given, ignored=ignored, **facts))
+    return check(
+        dockerfile,
+        settings_of(dockerfile, given),
+        Facts(AMD64, facts.pop("platform", AMD64), build_args=given, ignored=ignored, **facts),
+    )
 
 
 def told(

@@ -6,6 +6,7 @@ from pybuild.checks.near import nearest
 from pybuild.checks.rules import RULES
 from pybuild.errors import UsageError
 from pybuild.oci.image import ImageConfig, RunConfig
+from pybuild.oci.platform import Platform
 
 from .looking import look, told
 
@@ -87,6 +88,12 @@ def test_base_image_for_another_platform() -> None:
     ]
     asked = "ARG P=linux/arm64\nFROM --platform=$P base\n"
     assert look(asked, bases={"base": ImageConfig("arm64", "linux")}) == []
+
+
+def test_platform_that_is_built_for_is_not_that_of_the_machine() -> None:
+    text = "FROM --platform=$BUILDPLATFORM base AS tools\nFROM base\n"
+    found = look(text, bases={"base": ImageConfig("amd64", "linux")}, platform=Platform("linux", "arm64"))
+    assert [(finding.line, finding.rule) for finding in found] == [(2, "InvalidBaseImagePlatform")]
 
 
 def test_a_stage_hands_its_state_down() -> None:

@@ -46,7 +46,7 @@ def test_a_base_for_another_platform_keeps_it(inline_base: Pybuild, context: Pat
     inline_base.build(context, "-t", "other", "--platform", OTHER, dockerfile="FROM scratch\nLABEL a=b\n")
     result = inline_base.build(context, dockerfile="FROM other\n")
     told = [event["message"] for event in result.events if event["event"] == "Notice"]
-    assert any("the base image is for linux/riscv64, expected linux/" in text for text in told)
+    assert any('Base image other was pulled with platform "linux/riscv64", expected "linux/' in text for text in told)
     assert inline_base.image(context, dockerfile="FROM other\n").config["architecture"] == "riscv64"
     failed = inline_base.build(context, "--platform", OTHER, dockerfile="FROM base\n", status=1)
     assert failed.events[-1]["failure"]["line"] == 1

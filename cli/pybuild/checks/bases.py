@@ -10,7 +10,7 @@ from pybuild.dockerfile.parse import Dockerfile, Stage
 from pybuild.dockerfile.words import Expansion, examine
 from pybuild.errors import PybuildError
 from pybuild.oci.image import ImageConfig
-from pybuild.oci.platform import Platform, normalise, parse_platform
+from pybuild.oci.platform import normalise, parse_platform
 from pybuild.oci.reference import InvalidReferenceError, parse_reference
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ TARGET_PLATFORM = "TARGETPLATFORM"
 def look(dockerfile: Dockerfile, facts: "Facts", report: Report) -> Mapping[str, str]:
     """Report what is wrong with each FROM; return the global variables, predefined ones among them."""
     given = {name: value for name, value in facts.build_args.items() if value is not None}
-    predefined = _predefined(facts.platform, facts.target)
+    predefined = _predefined(facts)
     predefined.update((name, given[name]) for name in predefined if name in given)
     defaults = _global_args(dockerfile, predefined, {})
     values = _global_args(dockerfile, predefined, given)
@@ -34,7 +34,7 @@ def look(dockerfile: Dockerfile, facts: "Facts", report: Report) -> Mapping[str,
         if stage.from_.platform is not None:
             found = _variables(stage, stage.from_.platform, values, known, report, dockerfile.escape)
             if found is not None:
-                _platform(stage, found, values, report)
+                _platform(stage, found, values, facts, report)
     return values
 
 
@@ -63,7 +63,7 @@ def look_at_platform(
     """Report a base image that is for another platform than the stage asks for."""
     try:
         asked = expanded(stage.from_.platform or "", values, escape)
-        wanted = parse_platform(asked) if asked else facts.platform
+        wanted = parse_platform(asked, facts.host) if asked else facts.platform
     except PybuildError:
         # Whoever plans the build tells it
         return
@@ -74,9 +74,9 @@ def look_at_platform(
     report.add("InvalidBaseImagePlatform", stage.from_, message, stage.from_.reference)
 
 
-def _predefined(platform: Platform, target: str) -> dict[str, str]:
-    values = {"TARGETSTAGE": target or "default"}
-    for side in ("BUILD", "TARGET"):
+def _predefined(facts: "Facts") -> dict[str, str]:
+    values = {"TARGETSTAGE": facts.target or "default"}
+    for side, platform in (("BUILD", facts.host), ("TARGET", facts.platform)):
         values[side + "PLATFORM"] = str(platform)
         values[side + "OS"] = platform.os
         values[side + "OSVERSION"] = ""
@@ -129,7 +129,7 @@ def _variables(
     return found
 
 
-def _platform(stage: Stage, found: Expansion, values: Mapping[str, str], report: Report) -> None:
+def _platform(stage: Stage, found: Expansion, values: Mapping[str, str], facts: "Facts", report: Report) -> None:
     from_ = stage.from_
     written = from_.platform or ""
     if found.used == {TARGET_PLATFORM} and not found.unset and found.text == values[TARGET_PLATFORM]:
@@ -138,7 +138,7 @@ def _platform(stage: Stage, found: Expansion, values: Mapping[str, str], report:
     if found.used or found.unset:
         return
     try:
-        platform = parse_platform(found.text)
+        platform = parse_platform(found.text, facts.host)
     except PybuildError:
         # Whoever plans the build tells it
         return

@@ -26,12 +26,13 @@ class Ignored(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What is known besides the file.
+    """What is known besides the file: the machine's platform, and the one that is built for.
 
     `bases` are configs of images by the name FROM gives them; one that is not there counts as an image that defines
     nothing. `only` are indexes of the stages that are looked into, None for all.
     """
 
+    host: Platform
     platform: Platform
     target: str = ""
     build_args: Mapping[str, str | None] = {}

@@ -17,10 +17,10 @@ from pybuild.engine import inputs
 from pybuild.engine.failure import failure_of
 from pybuild.engine.resolve import LEAST_ID
 from pybuild.engine.workers import Workers
-from pybuild.errors import CancelledError, PybuildError
+from pybuild.errors import CancelledError, PybuildError, UsageError
 from pybuild.oci.digest import Digest
 from pybuild.oci.image import ImageConfig
-from pybuild.oci.platform import Platform
+from pybuild.oci.platform import Platform, parse_platform
 from pybuild.oci.reference import InvalidReferenceError
 from pybuild.plan.make import make
 from pybuild.plan.ops import BaseImage, NeedBases, Plan
@@ -62,7 +62,7 @@ def check_only(
     All stages are looked into, or those that `request.target` needs. Base images that are not in the store count as
     empty. Raises PybuildError when there is no Dockerfile to look at.
     """
-    platform = inputs.host()
+    host = inputs.host()
     with ExitStack() as stack:
         store = stack.enter_context(Store.open(store_root))
         stack.enter_context(store.session())
@@ -76,8 +76,8 @@ def check_only(
         except DockerfileError as error:
             return Checked(given.dockerfile_name, shown, (), False, time.time(), _failure(error))
         settings = settings_of(dockerfile, request.build_args)
-        failure, bases, only = _planned(dockerfile, request, store, platform)
-        facts = _facts(request, platform, bases, given.context, only if request.target else None)
+        failure, bases, only = _planned(dockerfile, request, store, host)
+        facts = _facts(request, host, bases, given.context, only if request.target else None)
         found = check(dockerfile, settings, facts)
         if failure is None and found and settings.error:
             failure = _failure(_violation(dockerfile, found))
@@ -87,13 +87,13 @@ def check_only(
 
 
 def _planned(
-    dockerfile: Dockerfile, request: BuildRequest, store: Store, platform: Platform
+    dockerfile: Dockerfile, request: BuildRequest, store: Store, host: Platform
 ) -> tuple[Failure | None, dict[str, ImageConfig], Collection[int] | None]:
     """Return what planning fails with, the bases that are here, and the stages it needs (None: not known)."""
     bases: dict[str, BaseImage] = {}
     known: dict[str, ImageConfig] = {}
     try:
-        while isinstance(step := make(dockerfile, request, bases, platform), NeedBases):
+        while isinstance(step := make(dockerfile, request, bases, host), NeedBases):
             for reference in step.references:
                 record = _in_store(reference, step.lines[reference], store, dockerfile)
                 if record is not None:
@@ -116,13 +116,19 @@ def _in_store(reference: str, line: int, store: Store, dockerfile: Dockerfile) -
 
 def _facts(
     request: BuildRequest,
-    platform: Platform,
+    host: Platform,
     bases: Mapping[str, ImageConfig],
     context: LocalContext,
     only: Collection[int] | None,
 ) -> Facts:
     ignore = context.ignore
+    try:
+        platform = parse_platform(request.platform, host) if request.platform else host
+    except UsageError:
+        # Whoever plans the build tells it
+        platform = host
     return Facts(
+        host=host,
         platform=platform,
         target=request.target,
         build_args=request.build_args,

@@ -336,8 +336,10 @@ def _image_platform(
                 from_.span,
                 "bring in one for that platform by `pybuild load`, or leave out `--platform`",
             )
-        warning = f"the base image is for {found}, expected {wanted}: {reference}"
-        making.warnings.append(Warned(warning, from_.span.start_line))
+        if found.architecture == wanted.architecture and found.os == wanted.os:
+            # What differs by more, the build checks tell
+            warning = f"the base image is for {found}, expected {wanted}: {reference}"
+            making.warnings.append(Warned(warning, from_.span.start_line))
     return found
 
 
