@@ -10,7 +10,9 @@ from pybuild.dockerfile.directives import (
     parse_check,
     read_directives,
 )
-from pybuild.dockerfile.errors import InvalidValueError, Span
+from pybuild.dockerfile.errors import DockerfileError, InvalidValueError, Span
+from pybuild.dockerfile.parse import parse
+from pybuild.errors import UsageError
 
 
 def test_reads_all_three_in_any_order() -> None:
@@ -62,8 +64,11 @@ def test_detects_check_below_a_shebang() -> None:
         ("docker/dockerfile", True),
         ("docker/dockerfile:1.7-labs", True),
         ("docker.io/docker/dockerfile:1@sha256:00", True),
+        ("index.docker.io/docker/dockerfile:labs", True),
+        ("docker/dockerfile@sha256:00", True),
         ("docker/dockerfile-upstream:master", True),
         ("docker/dockerfile2", False),
+        ("dockerfile:1", False),
         ("example.org/docker/dockerfile:1", False),
     ],
 )
@@ -83,3 +88,26 @@ def test_reads_check_options() -> None:
 def test_refuses_other_check_options(text: str) -> None:
     with pytest.raises(InvalidValueError):
         parse_check(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "hint"),
+    [
+        ("# escape=`\n# syntax=example.org/other:1\nFROM scratch\n", 2, "take the line out"),
+        ("# syntax = mirror.example/docker/dockerfile:1.7\nFROM scratch\n", 1, "copy of docker/dockerfile"),
+        ("//syntax=other\nnothing of this language\n", 1, "BUILDKIT_SYNTAX"),
+    ],
+)
+def test_other_frontends_are_refused_before_anything_is_read(text: str, line: int, hint: str) -> None:
+    with pytest.raises(DockerfileError, match="unknown frontend") as caught:
+        parse(text)
+    assert caught.value.span is not None
+    assert caught.value.span.start_line == line
+    assert hint in caught.value.hint
+
+
+def test_the_build_argument_wins_over_the_file() -> None:
+    text = "# syntax=example.org/other:1\nFROM scratch\n"
+    assert len(parse(text, frontend="docker/dockerfile:1 and more").stages) == 1
+    with pytest.raises(UsageError, match=r"example\.org/x"):
+        parse("FROM scratch\n", frontend="example.org/x")

@@ -91,6 +91,20 @@ def test_unused_build_argument_is_a_warning() -> None:
     assert "NO" in warning.message
 
 
+def test_arguments_of_buildkit_need_no_arg() -> None:
+    args = {
+        "BUILDKIT_SYNTAX": "x",
+        "BUILDKIT_INLINE_CACHE": "1",
+        "BUILDKIT_MULTI_PLATFORM": "0",
+        "BUILDKIT_SINTAX": "x",
+    }
+    told = [warning.message for warning in planned("FROM scratch\n", build_args=args).warnings]
+    assert [message.rpartition(": ")[2] for message in told] == [
+        "BUILDKIT_INLINE_CACHE",
+        "BUILDKIT_SINTAX (did you mean BUILDKIT_SYNTAX?)",
+    ]
+
+
 def test_platform_arguments_need_a_bare_arg() -> None:
     text = "FROM scratch\nARG TARGETARCH\nARG TARGETSTAGE\nLABEL a=$TARGETARCH s=$TARGETSTAGE o=$TARGETOS\n"
     assert config(text).Labels == {"a": "amd64", "s": "default", "o": ""}

@@ -74,8 +74,8 @@ def detect_check(text: str) -> tuple[str, int] | None:
 
 def is_builtin_syntax(reference: str) -> bool:
     """Is `reference` a version of the frontend that is built in?"""
-    bare = reference.partition("@")[0].removeprefix("docker.io/")
-    return bare.partition(":")[0] in BUILTIN_SYNTAXES
+    bare = reference.partition("@")[0].partition(":")[0]
+    return bare.removeprefix("index.").removeprefix("docker.io/") in BUILTIN_SYNTAXES
 
 
 def parse_check(text: str) -> Check:

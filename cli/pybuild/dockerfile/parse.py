@@ -8,6 +8,7 @@ import msgspec
 
 from pybuild.dockerfile.directives import Check, Directive, detect_check, parse_check
 from pybuild.dockerfile.errors import DockerfileError, InvalidValueError, Span
+from pybuild.dockerfile.frontend import check_frontend
 from pybuild.dockerfile.instructions import Arg, From, Instruction
 from pybuild.dockerfile.lines import decode
 from pybuild.dockerfile.nodes import Warned, read_nodes
@@ -44,13 +45,15 @@ class Dockerfile(msgspec.Struct, frozen=True):
     warnings: tuple[Warned, ...]
 
 
-def parse(text: str | bytes, *, name: str = "Dockerfile") -> Dockerfile:
-    """Return the parsed file; `name` is only for errors.
+def parse(text: str | bytes, *, name: str = "Dockerfile", frontend: str = "") -> Dockerfile:
+    """Return the parsed file; `name` is only for errors, `frontend` wins over the file's `# syntax=`.
 
-    Raises DockerfileError at the first thing that is wrong: encoding, limits, unknown instructions, flags,
-    argument counts, values that no variable can change, heredocs without an end, no stage at all.
+    Raises DockerfileError at the first thing that is wrong: encoding, limits, a frontend that is not built in, unknown
+    instructions, flags, argument counts, values that no variable can change, heredocs without an end, no stage at all.
+    Raises UsageError for a `frontend` that is not built in.
     """
     decoded = decode(text, name)
+    check_frontend(decoded, name, frontend)
     check = _read_check(decoded, name)
     raw = read_nodes(decoded, name)
     args: list[Arg] = []

@@ -16,6 +16,7 @@ from pybuild.api.events import Built, Checked, Event, Notice, Planned, PlannedSt
 from pybuild.api.request import BuildRequest
 from pybuild.context.errors import ContextError
 from pybuild.context.local import LocalContext
+from pybuild.dockerfile.frontend import ARGUMENT as FRONTEND
 from pybuild.dockerfile.parse import Dockerfile, parse
 from pybuild.engine import checking, exporting, inputs
 from pybuild.engine.bindtrees import BindTrees
@@ -66,7 +67,8 @@ def build(
         for left_over in store.sweep():
             workers.remove_if_possible(left_over)
         given = stack.enter_context(inputs.open_inputs(request, context_stream, store, workers, cancel))
-        dockerfile = parse(given.dockerfile_text, name=given.dockerfile_name)
+        frontend = request.build_args.get(FRONTEND) or ""
+        dockerfile = parse(given.dockerfile_text, name=given.dockerfile_name, frontend=frontend)
         plan, bases = _plan(dockerfile, request, store, host)
         emit = _serialised(emit)
         shown = numbered(plan.stages)

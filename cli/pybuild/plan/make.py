@@ -12,7 +12,7 @@ from pybuild.dockerfile.parse import Dockerfile, Stage, parse_onbuild
 from pybuild.errors import NotFoundError, UsageError
 from pybuild.oci.image import RunConfig
 from pybuild.oci.platform import Platform, normalise, parse_platform, runs_on
-from pybuild.plan import mounting
+from pybuild.plan import mounting, predefined
 from pybuild.plan.lower import StageBuilder
 from pybuild.plan.ops import (
     Base,
@@ -28,7 +28,7 @@ from pybuild.plan.ops import (
     PlannedStage,
     Warned,
 )
-from pybuild.plan.scope import PROXY_NAMES, Scope
+from pybuild.plan.scope import Scope
 from pybuild.plan.text import Text
 
 GLOBAL_ARG_NAMES = ("OS", "OSVERSION", "ARCH", "VARIANT")
@@ -62,8 +62,8 @@ def make(
     """
     platform = _target_platform(request, host)
     text = Text(dockerfile)
-    predefined = _platform_args(host, platform, request.target)
-    making = _Making(dockerfile, request, bases, host, platform, text, predefined, {})
+    arguments = _platform_args(host, platform, request.target)
+    making = _Making(dockerfile, request, bases, host, platform, text, arguments, {})
     _read_global_args(making)
     target = _target_index(dockerfile, request.target)
     needed = _static_needs(making, target)
@@ -85,10 +85,7 @@ def make(
 def _finish(making: _Making, order: list[int], target: int) -> Plan:
     stages = [making.done[index][0] for index in order if index <= target]
     epoch = making.globals.get("SOURCE_DATE_EPOCH") or making.request.build_args.get("SOURCE_DATE_EPOCH")
-    for name in making.request.build_args:
-        known = PROXY_NAMES | {"SOURCE_DATE_EPOCH"}
-        if name not in making.used_args and name not in known and not name.startswith("BUILDKIT_"):
-            making.warnings.append(Warned(f"build argument is not used by any ARG: {name}"))
+    making.warnings += predefined.warnings(making.request.build_args, making.used_args)
     return Plan(
         tuple(stages),
         _parse_epoch(epoch),
