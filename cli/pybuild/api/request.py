@@ -86,7 +86,9 @@ class BuildRequest(NamedTuple):
     are in seconds, 0 is none. `root_emulation` is auto, off, fake or full. `secrets` are by id. `allow` are names of
     `entitlements`. `on_fail` says what becomes of the tree of a RUN that fails: "" nothing, "keep" for `pybuild shell`,
     "shell" opens one there and then on a terminal of kind `term`, with `shell_command` if that is not empty; what is
-    not gone on with is kept. `call` is "build", or "check": then the Dockerfile is only looked at.
+    not gone on with is kept. `call` is "build", or "check": then the Dockerfile is only looked at. `proxies` are
+    variables such as HTTP_PROXY for what the build itself fetches; those among `build_args` win. `max_download` is the
+    most bytes of one file that is fetched, 0 the default.
     """
 
     context: str = ""
@@ -116,11 +118,14 @@ class BuildRequest(NamedTuple):
     shell_command: tuple[str, ...] = ()
     term: str = ""
     call: str = "build"
+    proxies: Mapping[str, str] = _NOTHING
+    max_download: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {
             **self._asdict(),
+            "proxies": dict(self.proxies),
             "build_args": dict(self.build_args),
             "labels": dict(self.labels),
             "ulimits": [limit._asdict() for limit in self.ulimits],
@@ -143,6 +148,7 @@ class BuildRequest(NamedTuple):
             values["ssh"] = tuple(
                 Agent(str(item["id"]), tuple(str(path) for path in item["paths"])) for item in values.get("ssh", ())
             )
+            values["proxies"] = {str(name): str(value) for name, value in values.get("proxies", {}).items()}
             values["secrets"] = _secrets(values.get("secrets", {}))
             for name in ("timeout", "step_timeout"):
                 values[name] = float(values.get(name, 0))

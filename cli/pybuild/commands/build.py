@@ -91,6 +91,9 @@ def build(
         bool,
         Option("--shell-on-fail", help="Open a shell where a RUN fails; without a terminal keep its tree for one."),
     ] = False,
+    max_download: Annotated[
+        str, Option(help="Most bytes of one file that is fetched, such as 2g; 16g without it.", metavar="SIZE")
+    ] = "",
     shell_command: Annotated[
         str, Option(help="What that opens, instead of the image's shell.", metavar="COMMAND")
     ] = "",
@@ -136,6 +139,8 @@ def build(
         allow=given.entitlements(allow) if allow else (),
         on_fail=_on_fail(shell_on_fail, progress),
         shell_command=flags.words(shell_command, "--shell-command"),
+        proxies=_environment_proxies(),
+        max_download=flags.size(max_download, "--max-download") if max_download else 0,
         term=os.environ.get("TERM", "") if shell_on_fail else "",
         call="check" if form else "build",
     )
@@ -170,6 +175,13 @@ def _proxies() -> dict[str, str]:
     from pybuild.engine import paths
 
     return proxies.configured(paths.config(), os.environ)
+
+
+def _environment_proxies() -> dict[str, str]:
+    """Return what programs of the user's would take: a daemon has another environment."""
+    names = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+    found = ((name, os.environ.get(name) or os.environ.get(name.upper())) for name in names)
+    return {name: value for name, value in found if value}
 
 
 def _run(

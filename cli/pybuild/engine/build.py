@@ -22,6 +22,7 @@ from pybuild.engine import checking, exporting, inputs
 from pybuild.engine.bindtrees import BindTrees
 from pybuild.engine.deadline import Deadline
 from pybuild.engine.networks import Networks
+from pybuild.engine.remotes import Remotes
 from pybuild.engine.resolve import read_bases
 from pybuild.engine.snapshots import Snapshots
 from pybuild.engine.solve import Inputs, Solver, StageState, numbered, timestamp
@@ -92,6 +93,7 @@ def build(
             networks=stack.enter_context(Networks(workers, emit)),
             snapshots=Snapshots(store, workers),
             binds=stack.enter_context(BindTrees(store, workers)),
+            remotes=Remotes(store, request, cancel),
             emit=emit,
             cancel=cancel,
             file=dockerfile.name,

@@ -3,8 +3,9 @@
 A file that was never read is read once: it is hashed while it is packed, and the cache is asked afterwards.
 """
 
+import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 
@@ -16,7 +17,7 @@ from pybuild.engine.sources import LayerSource, Source, archive_source, is_archi
 from pybuild.engine.workers import Workers
 from pybuild.errors import PybuildError
 from pybuild.layer.tarwriter import Packed, TarWriter
-from pybuild.plan.ops import CopyOp, WorkdirOp
+from pybuild.plan.ops import CopyOp, Remote, RemoteFile, WorkdirOp
 from pybuild.store.blobs import BlobWriter
 from pybuild.store.store import Store
 from pybuild.tree.copy import (
@@ -28,11 +29,12 @@ from pybuild.tree.copy import (
     heredoc,
     place,
     select,
+    select_plain,
     select_with_parents,
 )
 from pybuild.tree.entry import FILE, HARDLINK, Entry
 from pybuild.tree.matching import Choice, Matching
-from pybuild.tree.merged import EmptyTree
+from pybuild.tree.merged import EmptyTree, Tree
 from pybuild.tree.paths import TreeError
 
 READ_FIRST = 8 << 20
@@ -42,13 +44,14 @@ NANOSECONDS = 1_000_000_000
 
 
 class Copying(msgspec.Struct):
-    """One COPY or ADD in progress: what it selects, and from where."""
+    """One COPY or ADD in progress: what it selects, and from where; `also` are its remote sources, each on its own."""
 
     op: CopyOp
     source: Source
     selections: list[Selected]
     progress: Callable[[int, int], None]
     epoch: int | None = None
+    also: list["Copying"] = msgspec.field(default_factory=list)
 
     def unread(self) -> list[Entry]:
         """Return the selected files whose content digest nobody knows."""
@@ -66,11 +69,23 @@ class Copying(msgspec.Struct):
 
     def content(self) -> bytes:
         """Return the digest of all that is selected; reads what is not known yet."""
-        return content_key(self.selections, self.source.digest)
+        own = content_key(self.selections, self.source.digest)
+        if not self.also:
+            return own
+        return hashlib.sha256(own + b"".join(other.content() for other in self.also)).digest()
 
 
-def begin(op: CopyOp, source: Source, progress: Callable[[int, int], None], epoch: int | None) -> Copying:
-    """Select the sources of `op`; raise SourceNotFoundError or TreeError for those that cannot be."""
+def begin(
+    op: CopyOp,
+    source: Source,
+    progress: Callable[[int, int], None],
+    epoch: int | None,
+    remotes: Sequence[tuple[Remote, Source]] = (),
+) -> Copying:
+    """Select the sources of `op`; raise SourceNotFoundError or TreeError for those that cannot be.
+
+    `remotes` are those of `op`, each with what was fetched for it.
+    """
     selections = [heredoc(name, content) for name, content in op.inline]
     exclude = _matching("--exclude", *op.excludes) if op.excludes else None
     for text in op.sources:
@@ -78,7 +93,13 @@ def begin(op: CopyOp, source: Source, progress: Callable[[int, int], None], epoc
             selections += select_with_parents(source.tree, text, partial(_matching, "source"), exclude)
         else:
             selections += select(source.tree, text, Choice(exclude=exclude))
-    return Copying(op, source, selections, progress, epoch)
+    also: list[Copying] = []
+    for remote, fetched in remotes:
+        unpack = isinstance(remote, RemoteFile) and remote.unpack
+        own = msgspec.structs.replace(op, unpack=unpack)
+        path = remote.name if isinstance(remote, RemoteFile) else remote.subdir
+        also.append(Copying(own, fetched, [select_plain(fetched.tree, path, Choice(exclude=exclude))], progress, epoch))
+    return Copying(op, source, selections, progress, epoch, also)
 
 
 def _matching(what: str, *patterns: str) -> Matching:
@@ -103,25 +124,42 @@ def pack(copying: Copying, image: LayerSource, store: Store, workers: Workers, b
     owner = owner_of(op.chown, None if op.link else image) if op.chown else None
     made = (copying.epoch or 0) * NANOSECONDS
     with ExitStack() as stack:
-        plain: list[Selected] = []
-        unpacked: list[tuple[Selected, Source]] = []
-        for selected in copying.selections:
-            archive = _open_archive(copying, selected, store, workers, stack) if op.unpack else None
-            if archive is None:
-                plain.append(selected)
-            else:
-                root = archive.tree.walk(b"")
-                unpacked.append((Selected(b"", b"", tuple(root)), archive))
-        chmod = parse_chmod(op.chmod).apply if op.chmod else None
-        metadata = Metadata(owner, chmod, keep_xattrs=isinstance(copying.source, LayerSource), made_mtime=made)
         parts: list[tuple[list[Placed], Source]] = []
-        if plain or not unpacked:
-            parts.append((place(plain, below, op.dest, metadata), copying.source))
-        into = op.dest if op.dest.endswith("/") else op.dest + "/"
-        for selected, unpacked_from in unpacked:
-            kept = Metadata(owner, None, keep_xattrs=True, replace=True, made_mtime=made)
-            parts.append((place([selected], below, into, kept), unpacked_from))
+        for one in (copying, *copying.also):
+            parts += _parts(one, below, owner, made, store, workers, stack)
         return _write(parts, blob, copying.progress)
+
+
+def _parts(
+    copying: Copying,
+    below: Tree,
+    owner: tuple[int, int] | None,
+    made: int,
+    store: Store,
+    workers: Workers,
+    stack: ExitStack,
+) -> list[tuple[list[Placed], Source]]:
+    """Return where what is selected of one source lands, and where its content comes from."""
+    op = copying.op
+    plain: list[Selected] = []
+    unpacked: list[tuple[Selected, Source]] = []
+    for selected in copying.selections:
+        archive = _open_archive(copying, selected, store, workers, stack) if op.unpack else None
+        if archive is None:
+            plain.append(selected)
+        else:
+            root = archive.tree.walk(b"")
+            unpacked.append((Selected(b"", b"", tuple(root)), archive))
+    chmod = parse_chmod(op.chmod).apply if op.chmod else None
+    metadata = Metadata(owner, chmod, keep_xattrs=isinstance(copying.source, LayerSource), made_mtime=made)
+    parts: list[tuple[list[Placed], Source]] = []
+    if plain or not unpacked:
+        parts.append((place(plain, below, op.dest, metadata), copying.source))
+    into = op.dest if op.dest.endswith("/") else op.dest + "/"
+    for selected, unpacked_from in unpacked:
+        kept = Metadata(owner, None, keep_xattrs=True, replace=True, made_mtime=made)
+        parts.append((place([selected], below, into, kept), unpacked_from))
+    return parts
 
 
 def pack_directory(op: WorkdirOp, image: LayerSource, epoch: int | None, blob: BlobWriter) -> Packed | None:

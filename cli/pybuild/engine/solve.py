@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_all
+from contextlib import ExitStack
 from functools import partial
 from itertools import pairwise
 from threading import Event as Flag
@@ -14,12 +15,14 @@ import msgspec
 
 from pybuild.api.events import Event, Notice, StepDone, StepStarted, Transfer
 from pybuild.api.request import BuildRequest
+from pybuild.dockerfile.addresses import redacted
 from pybuild.dockerfile.errors import DockerfileError
 from pybuild.engine import copying, mounting, running
 from pybuild.engine.bindtrees import BindTrees
 from pybuild.engine.deadline import Deadline
 from pybuild.engine.errors import StepError
 from pybuild.engine.networks import Networks
+from pybuild.engine.remotes import Remotes
 from pybuild.engine.snapshots import Snapshots
 from pybuild.engine.sources import ContextSource, LayerSource, Source, stage_source
 from pybuild.engine.workers import Workers
@@ -38,6 +41,9 @@ from pybuild.plan.ops import (
     Op,
     Plan,
     PlannedStage,
+    Remote,
+    RemoteFile,
+    RemoteTree,
     RunOp,
     Step,
     WorkdirOp,
@@ -78,6 +84,7 @@ class Inputs(msgspec.Struct, frozen=True):
     deadline: Deadline
     snapshots: Snapshots
     binds: BindTrees
+    remotes: Remotes
     emit: Callable[[Event], None]
     cancel: Flag
     file: str
@@ -230,7 +237,7 @@ class Solver:
             error.source = self._source(step)
 
     def _source(self, step: Step) -> str:
-        return "\n".join(self._in.text.split("\n")[step.line - 1 : step.end_line])
+        return redacted("\n".join(self._in.text.split("\n")[step.line - 1 : step.end_line]))
 
     # Ops: each returns its cache record and why it was not cached ("" when it was)
 
@@ -303,8 +310,12 @@ class Solver:
 
     def _copy(self, op: CopyOp, stage: PlannedStage, state: StageState, number: int) -> tuple[CacheRecord, str]:
         chain = chain_id(state.diff_ids)
-        with self._source_of(op) as source, stage_source(self._in.store, state.diff_ids) as image:
-            step = copying.begin(op, source, self._progress(number, op), self._plan.source_date_epoch)
+        with ExitStack() as stack:
+            # Before the context, which only one step reads at a time
+            remotes = [(remote, stack.enter_context(self._fetch(remote, op, number))) for remote in op.remotes]
+            source = stack.enter_context(self._source_of(op))
+            image = stack.enter_context(stage_source(self._in.store, state.diff_ids))
+            step = copying.begin(op, source, self._progress(number, op), self._plan.source_date_epoch, remotes)
             unread = step.unread()
             if not unread or step.small(unread) or op.unpack:
                 key = copy_key(op, chain, step.content(), self._plan.source_date_epoch)
@@ -318,7 +329,17 @@ class Solver:
                 if record is not None:
                     return record, ""
                 self._keep(blob, packed)
-        return self._record(key, packed.diff_id, packed.size, f"{op.instruction} {' '.join(op.sources)}"), _why(stage)
+        names = [*op.sources, *(redacted(_address(remote)) for remote in op.remotes)]
+        return self._record(key, packed.diff_id, packed.size, f"{op.instruction} {' '.join(names)}"), _why(stage)
+
+    def _fetch(self, remote: Remote, op: CopyOp, number: int) -> LayerSource:
+        match remote:
+            case RemoteFile():
+                return self._in.remotes.source(remote, self._progress(number, op))
+            case RemoteTree():
+                raise PybuildError(f"git repositories are not supported yet: {redacted(remote.address)}")
+            case _ as unreachable:
+                assert_never(unreachable)
 
     def _workdir(self, op: WorkdirOp, stage: PlannedStage, state: StageState) -> tuple[CacheRecord, str]:
         key = workdir_key(op, chain_id(state.diff_ids), self._plan.source_date_epoch)
@@ -404,6 +425,10 @@ class _Abandoned(CancelledError):
 
     def __init__(self) -> None:
         super().__init__("stopped because another stage failed")
+
+
+def _address(remote: Remote) -> str:
+    return remote.url if isinstance(remote, RemoteFile) else remote.address
 
 
 def _why(stage: PlannedStage) -> str:

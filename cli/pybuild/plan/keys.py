@@ -13,6 +13,7 @@ from pybuild.plan.ops import (
     BindMount,
     CacheMount,
     CopyOp,
+    RemoteFile,
     RunMount,
     RunOp,
     SecretMount,
@@ -84,6 +85,11 @@ def copy_key(op: CopyOp, chain: Digest | None, content: bytes, epoch: int | None
         more["parents"] = True
     if op.excludes:
         more["excludes"] = op.excludes
+    if op.remotes:
+        # What they hold is part of the content, wherever it came from
+        more["remotes"] = [
+            ["file", remote.unpack] if isinstance(remote, RemoteFile) else ["tree"] for remote in op.remotes
+        ]
     return _key(
         "copy",
         chain=None if op.link else chain,

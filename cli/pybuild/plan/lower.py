@@ -8,6 +8,7 @@ import msgspec
 
 from pybuild.api import entitlements
 from pybuild.api.request import BuildRequest
+from pybuild.dockerfile.addresses import looks_remote, redacted
 from pybuild.dockerfile.errors import Span
 from pybuild.dockerfile.heredocs import Heredoc
 from pybuild.dockerfile.instructions import (
@@ -40,7 +41,18 @@ from pybuild.oci.image import DEFAULT_PATH, RunConfig
 from pybuild.oci.image import Healthcheck as HealthcheckConfig
 from pybuild.oci.platform import Platform
 from pybuild.plan import mounting
-from pybuild.plan.ops import CopyOp, CopySource, MountSource, Op, RunOp, Step, Warned, WorkdirOp
+from pybuild.plan.ops import (
+    CopyOp,
+    CopySource,
+    MountSource,
+    Op,
+    Remote,
+    RemoteFile,
+    RunOp,
+    Step,
+    Warned,
+    WorkdirOp,
+)
 from pybuild.plan.scope import MAX_ENVIRONMENT, PROXY_NAMES, Scope
 from pybuild.plan.text import Text
 
@@ -132,7 +144,7 @@ class StageBuilder:
 
     def _step(self, instruction: Instruction, created_by: str, op: Op | None = None) -> None:
         span = instruction.span
-        display = " ".join(instruction.original.split())
+        display = redacted(" ".join(instruction.original.split()))
         self.steps.append(Step(op, display, created_by, span.start_line, span.end_line, self.author))
 
     def _set(self, instruction: Instruction, created_by: str, **changes: object) -> None:
@@ -237,9 +249,10 @@ class StageBuilder:
 
     def _copy(self, copy: Copy | Add, source: CopySource) -> None:
         name = "ADD" if isinstance(copy, Add) else "COPY"
-        self._refuse_copy_flags(copy, name)
         sources: list[str] = []
+        shown: list[str] = []
         inline: list[tuple[str, bytes]] = []
+        remotes: list[Remote] = []
         for item in copy.sources:
             if isinstance(item, Heredoc):
                 body = item.body
@@ -248,11 +261,15 @@ class StageBuilder:
                 inline.append((self._file_name(item.name, copy.span), body.encode(errors="surrogateescape")))
                 continue
             word = self._expand(item, copy)
-            if isinstance(copy, Add):
-                self._refuse_remote(word, copy)
-            elif word.startswith(REMOTE):
-                raise self._text.error(f"source can't be a URL for COPY: {word}", copy.span, "write ADD")
-            sources.append(word)
+            if isinstance(copy, Copy) and word.startswith(REMOTE):
+                raise self._text.error(f"source can't be a URL for COPY: {redacted(word)}", copy.span, "write ADD")
+            shown.append(word)
+            remote = self._remote(word, copy) if isinstance(copy, Add) else None
+            if remote is None:
+                sources.append(word)
+            else:
+                remotes.append(remote)
+                shown[-1] = redacted(word)
         dest = self._expand(copy.dest, copy)
         chown = self._expand(copy.chown or "", copy)
         chmod = self._expand(copy.chmod or "", copy)
@@ -272,27 +289,39 @@ class StageBuilder:
             link=bool(copy.link) and not chmod,
             parents=parents,
             excludes=tuple(self._expand(pattern, copy) for pattern in copy.excludes),
+            remotes=tuple(remotes),
         )
+        if isinstance(copy, Add):
+            self._check_checksum(copy, op)
         flags = ["--parents"] * parents + [f"--chown={chown}"] * bool(chown) + [f"--chmod={chmod}"] * bool(chmod)
-        shown = [*sources, *(f"<<{heredoc_name}" for heredoc_name, _ in inline)]
+        shown += [f"<<{heredoc_name}" for heredoc_name, _ in inline]
         self._step(copy, " ".join([name, *flags, *shown, dest, "# buildkit"]), op)
 
-    def _refuse_copy_flags(self, copy: Copy | Add, name: str) -> None:
-        refused: list[tuple[object, str]] = []
-        if isinstance(copy, Add):
-            refused += [(copy.checksum, "--checksum"), (copy.keep_git_dir, "--keep-git-dir")]
-        for given, flag in refused:
-            if given:
-                raise self._text.error(f"{name} {flag} is not supported yet", copy.span, "take the flag out")
+    def _remote(self, word: str, add: Add) -> Remote | None:
+        """Return what is to be fetched for a source of ADD, None for a local one."""
+        if not looks_remote(word):
+            return None
+        from pybuild.dockerfile.remotes import Repository, Url, check_commit, check_digest, parse_remote
+        from pybuild.plan.remotes import tree_of
 
-    def _refuse_remote(self, word: str, add: Add) -> None:
-        lowered = word.lower()
-        remote = lowered.startswith(("http://", "https://", "git://", "ssh://", "git@"))
-        if remote:
+        found = self._text.checked(parse_remote, word, add.span)
+        checksum = self._expand(add.checksum or "", add)
+        if isinstance(found, Repository):
+            commit = self._text.checked(check_commit, checksum, add.span)
+            for keep in filter(None, (found.commit,)):
+                if commit and not (commit.startswith(keep) or keep.startswith(commit)):
+                    raise self._text.error(f"--checksum contradicts the address: {commit}, {keep}", add.span)
+            return tree_of(found, commit=max(commit, found.commit, key=len), keep_git_dir=add.keep_git_dir)
+        if isinstance(found, Url):
+            if checksum:
+                self._text.checked(check_digest, checksum, add.span)
+            return RemoteFile(found.address, found.name, checksum, unpack=add.unpack is True)
+        return None
+
+    def _check_checksum(self, add: Add, op: CopyOp) -> None:
+        if add.checksum is not None and (len(op.remotes) != 1 or op.sources or op.inline):
             raise self._text.error(
-                f"ADD from the network is not supported yet: {word}",
-                add.span,
-                "download it before the build, or in a RUN",
+                "ADD --checksum is for one source, a URL or a git repository", add.span, "write an ADD for each source"
             )
 
     def _absolute(self, dest: str) -> str:

@@ -120,11 +120,38 @@ class RunOp(msgspec.Struct, frozen=True):
         return [mount.source for mount in self.mounts if isinstance(mount, BindMount | CacheMount) and mount.source]
 
 
+class RemoteFile(msgspec.Struct, frozen=True):
+    """A file at a URL. `checksum` is `ALGORITHM:HEX`, "" for none; with `unpack` it is unpacked if it is an archive."""
+
+    url: str
+    name: str
+    checksum: str = ""
+    unpack: bool = False
+
+
+class RemoteTree(msgspec.Struct, frozen=True):
+    """Files of a git repository. `ref` "" is its HEAD; `commit` is what it must be, in full or the beginning."""
+
+    address: str
+    scheme: str
+    host: str
+    port: int = 0
+    ref: str = ""
+    subdir: str = ""
+    commit: str = ""
+    keep_git_dir: bool = False
+    submodules: bool = True
+
+
+Remote = RemoteFile | RemoteTree
+
+
 class CopyOp(msgspec.Struct, frozen=True):
     """COPY or ADD. `sources` and `inline` (name, content of heredocs) keep the order of the instruction.
 
     `unpack` holds for ADD: sources that are archives are unpacked. `link` makes the layer on an empty root. With
     `parents` sources keep their path, `excludes` are patterns of what is left out.
+    `remotes` come after both.
     """
 
     instruction: str
@@ -138,6 +165,7 @@ class CopyOp(msgspec.Struct, frozen=True):
     link: bool = False
     parents: bool = False
     excludes: tuple[str, ...] = ()
+    remotes: tuple[Remote, ...] = ()
 
 
 class WorkdirOp(msgspec.Struct, frozen=True):

@@ -12,6 +12,9 @@ from pybuild.store.index import Index
 FRESH_SECONDS = 3600.0
 """A use is noted only when the last note is older: builds that are all cached then write nothing."""
 
+BLOB = "blob"
+"""Key in the value of a record that needs a blob besides its layer: its digest."""
+
 _decoder = msgspec.json.Decoder(dict[str, Any])
 
 

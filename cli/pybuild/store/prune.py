@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pybuild.oci.digest import Digest, chain_id
-from pybuild.store.cache import CacheRecord
+from pybuild.store.cache import BLOB, CacheRecord
 from pybuild.store.caches import CacheDirectory
 from pybuild.store.errors import disk_error
 from pybuild.store.images import ImageRecord
@@ -123,15 +123,19 @@ def _plan(store: "Store", all: bool, until: float | None, labels: Sequence[str])
             plan.kept.append(name)
         else:
             needed.update(step.diff_ids)
+    blobs: set[str] = set()
     for key, record in store.cache.list().items():
         reason = _stale(record, recorded, needed, all=all and not labels, until=None if labels else until)
         if reason:
             plan.cache.append((key, record, reason))
-        elif record.diff_id is not None:
+            continue
+        if record.diff_id is not None:
             needed.add(record.diff_id)
+        if BLOB in record.value:
+            blobs.add(str(record.value[BLOB]))
     plan.layers = sorted(recorded - needed)
     live = recorded & needed
-    plan.files = list(_unknown_files(store, live, plan.layers, kept_images))
+    plan.files = list(_unknown_files(store, live, plan.layers, kept_images, blobs))
     plan.snapshots = list(_dead_snapshots(store, live, kept_images))
     if not labels:
         plan.caches = list(_old_caches(store, all, until))
@@ -186,13 +190,16 @@ def _stale(record: CacheRecord, layers: set[Digest], needed: set[Digest], *, all
 
 
 def _unknown_files(
-    store: "Store", live: set[Digest], doomed: Iterable[Digest], images: Iterable[ImageRecord]
+    store: "Store", live: set[Digest], doomed: Iterable[Digest], images: Iterable[ImageRecord], blobs: set[str]
 ) -> Iterator[tuple[Path, str]]:
-    """Yield files of blobs and tables that belong to nothing that stays, and to no layer that is told of anyway."""
+    """Yield files of blobs and tables that belong to nothing that stays, and to no layer that is told of anyway.
+
+    `blobs` are others that are needed.
+    """
     forms: dict[Digest, list[str]] = {}
     for diff_id, digest in store.index.rows("SELECT diff_id, digest FROM forms"):
         forms.setdefault(Digest(diff_id), []).append(digest)
-    known: set[str] = {*live, *doomed, *(image.id for image in images)}
+    known: set[str] = {*live, *doomed, *blobs, *(image.id for image in images)}
     for diff_id in (*live, *doomed):
         known.update(forms.get(diff_id, ()))
     for path in _entries(store.place.blobs):

@@ -145,10 +145,10 @@ def select_with_parents(
     return selections
 
 
-def select_plain(tree: Tree, source: str) -> Selected:
+def select_plain(tree: Tree, source: str, choice: Choice = EVERYTHING) -> Selected:
     """Return what is at `source`, whose characters all mean themselves; raise SourceNotFoundError."""
     path = source.encode(errors="surrogateescape")
-    return _select_one(tree, resolve(tree, path), clean(path), source or "/", EVERYTHING)
+    return _select_one(tree, resolve(tree, path), clean(path), source or "/", choice)
 
 
 def _select_one(tree: Tree, path: bytes, named: bytes, source: str, choice: Choice) -> Selected:
