@@ -334,6 +334,7 @@ ALLOWED_AFTER_HELP = {
     "pybuild.commands",
     "pybuild.commands.app",
     "pybuild.commands.group",
+    "pybuild.commands.interrupts",
     "pybuild.commands.option",
     "pybuild.commands.quick",
     "pybuild.commands.table",

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from pybuild.commands.interrupts import hear_signals
 from pybuild.errors import ExitCode, PybuildError, UsageError
 
 
@@ -47,6 +48,7 @@ def _run(arguments: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _interrupt)
+    hear_signals()
     result = _result(arguments)
     sys.stdout.flush()
     return result if isinstance(result, int) else ExitCode.OK
