@@ -336,5 +336,15 @@ def test_several_platforms_at_once_are_refused() -> None:
 def test_source_date_epoch_must_be_a_number() -> None:
     assert planned("FROM scratch\n", build_args={"SOURCE_DATE_EPOCH": "5"}).source_date_epoch == 5
     assert planned("ARG SOURCE_DATE_EPOCH=7\nFROM scratch\n").source_date_epoch == 7
+    assert (
+        planned("ARG SOURCE_DATE_EPOCH=7\nFROM scratch\n", build_args={"SOURCE_DATE_EPOCH": "0"}).source_date_epoch == 0
+    )
+    assert planned("FROM scratch\n", build_args={"SOURCE_DATE_EPOCH": "context"}).source_date_epoch is None
     with pytest.raises(UsageError):
         planned("FROM scratch\n", build_args={"SOURCE_DATE_EPOCH": "x"})
+    with pytest.raises(DockerfileError) as caught:
+        planned("ARG A=-1\nARG SOURCE_DATE_EPOCH=$A\nFROM scratch\n")
+    assert caught.value.span is not None
+    assert caught.value.span.start_line == 2
+    [warning] = planned("FROM scratch\n", rewrite_timestamp=True).warnings
+    assert "no effect without" in warning.message

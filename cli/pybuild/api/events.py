@@ -74,13 +74,14 @@ class Notice(NamedTuple):
 
 
 class Built(NamedTuple):
-    """The build ended well."""
+    """The build ended well. `source_date_epoch` (seconds) is what the build's times are, None for those it had."""
 
     image_id: str
     tags: tuple[str, ...]
     time: float
     digest: str = ""
     exported: tuple[str, ...] = ()
+    source_date_epoch: int | None = None
 
 
 class Failure(NamedTuple):

@@ -42,7 +42,10 @@ def build(
     output: Annotated[
         list[str] | None,
         Option(
-            "-o", "--output", help="type=oci|docker|tar|local,dest=PATH; dest=- is standard output.", metavar="SPEC"
+            "-o",
+            "--output",
+            help="type=oci|docker|tar|local,dest=PATH[,rewrite-timestamp=true]; dest=- is standard output.",
+            metavar="SPEC",
         ),
     ] = None,
     iidfile: Annotated[str, Option(help="Write the image id to this file.", metavar="FILE")] = "",
@@ -112,6 +115,7 @@ def build(
     if progress not in _SHOWN:
         raise UsageError(f"unknown kind of progress: {progress}", f"known: {', '.join(_SHOWN)}")
     outputs = [flags.output(text, Path.cwd()) for text in output or ()]
+    rewrites = [flags.rewrites(item) for item in outputs]
     to_stdout = _one_to_stdout(outputs)
     request = BuildRequest(
         context="" if context == "-" else _directory(context),
@@ -127,6 +131,7 @@ def build(
         shm_size=flags.size(shm_size, "--shm-size") if shm_size else 0,
         ulimits=tuple(map(flags.ulimit, ulimit or ())),
         outputs=tuple(item for item in outputs if item is not to_stdout),
+        rewrite_timestamp=any(rewrites),
         platform=platform,
         root_emulation=flags.emulation(root_emulation),
         dockerfile_text=_dockerfile_text(file, context),
@@ -221,9 +226,11 @@ def _run(
         if to_stdout is not None:
             from pybuild.commands.output import standard_output
 
-            names = {"name": ",".join(last.tags)} if last.tags else {}
+            more = {"name": ",".join(last.tags)} if last.tags else {}
+            if to_stdout.type == "tar" and last.source_date_epoch is not None:
+                more["source-date-epoch"] = str(last.source_date_epoch)
             out = standard_output(f"an image as {to_stdout.type}")
-            backend.export(last.image_id, to_stdout.type, out, {**names, **to_stdout.attrs})
+            backend.export(last.image_id, to_stdout.type, out, {**more, **to_stdout.attrs})
             out.flush()
     _write_results(last, iidfile, metadata_file)
     if print_id:

@@ -157,6 +157,14 @@ def output(text: str, directory: Path) -> Output:
     return Output(kind, destination, attributes)
 
 
+def rewrites(output: Output) -> bool:
+    """Return whether an output asks for times that are not later than SOURCE_DATE_EPOCH."""
+    value = output.attrs.get("rewrite-timestamp", "false").lower()
+    if value not in ("true", "false", "1", "0"):
+        raise UsageError(f"rewrite-timestamp of --output is true or false, not: {value}")
+    return value in ("true", "1")
+
+
 def emulation(text: str) -> str:
     """Return how root is emulated."""
     known = ("auto", "off", "fake", "full")

@@ -166,6 +166,12 @@ def _commit(
         config = msgspec.structs.replace(config, Labels={**(config.Labels or {}), **plan.labels})
     epoch = plan.source_date_epoch
     platform = plan.target.platform
+    diff_ids = state.diff_ids
+    if request.rewrite_timestamp and epoch is not None:
+        from pybuild.engine.rewriting import rewrite
+
+        base = state.base_layers
+        diff_ids = [*diff_ids[:base], *rewrite(store, diff_ids[base:], epoch)]
     created = timestamp(epoch) if epoch is not None else state.created or timestamp(0)
     image = ImageConfig(
         architecture=platform.architecture,
@@ -174,9 +180,12 @@ def _commit(
         created=created,
         author=state.author,
         config=config,
-        rootfs=RootFS(diff_ids=state.diff_ids),
+        rootfs=RootFS(diff_ids=diff_ids),
         history=state.history,
     )
     image_id = store.images.put(encode(image), tags=tags)
-    exported = [exporting.export(store, image_id, tags, output) for output in request.outputs if output.dest != "-"]
-    return Built(image_id, tuple(tag.familiar() for tag in tags), time.time(), exported=tuple(exported))
+    exported = [
+        exporting.export(store, image_id, tags, output, epoch) for output in request.outputs if output.dest != "-"
+    ]
+    names = tuple(tag.familiar() for tag in tags)
+    return Built(image_id, names, time.time(), exported=tuple(exported), source_date_epoch=epoch)

@@ -12,6 +12,7 @@ from pybuild.api.request import BuildRequest
 from pybuild.checks.check import Facts, Ignored, check, settings_of
 from pybuild.context.local import LocalContext
 from pybuild.dockerfile.errors import DockerfileError, Span
+from pybuild.dockerfile.frontend import ARGUMENT as FRONTEND
 from pybuild.dockerfile.parse import Dockerfile, parse
 from pybuild.engine import inputs
 from pybuild.engine.failure import failure_of
@@ -72,7 +73,7 @@ def check_only(
         shown = text if isinstance(text, str) else text.decode(errors="replace")
         shown = shown.removeprefix("\ufeff")
         try:
-            dockerfile = parse(text, name=given.dockerfile_name)
+            dockerfile = parse(text, name=given.dockerfile_name, frontend=request.build_args.get(FRONTEND) or "")
         except DockerfileError as error:
             return Checked(given.dockerfile_name, shown, (), False, time.time(), _failure(error))
         settings = settings_of(dockerfile, request.build_args)

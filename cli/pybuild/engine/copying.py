@@ -151,7 +151,14 @@ def _parts(
             root = archive.tree.walk(b"")
             unpacked.append((Selected(b"", b"", tuple(root)), archive))
     chmod = parse_chmod(op.chmod).apply if op.chmod else None
-    metadata = Metadata(owner, chmod, keep_xattrs=isinstance(copying.source, LayerSource), made_mtime=made)
+    metadata = Metadata(
+        owner,
+        chmod,
+        keep_xattrs=isinstance(copying.source, LayerSource),
+        made_mtime=made,
+        # As BuildKit does, and so that the time of a checkout does not matter; archives keep their own times
+        mtime=None if copying.epoch is None else made,
+    )
     parts: list[tuple[list[Placed], Source]] = []
     if plain or not unpacked:
         parts.append((place(plain, below, op.dest, metadata), copying.source))

@@ -22,21 +22,24 @@ from pybuild.store.images import ImageRecord
 from pybuild.store.store import Store
 
 COMPRESSIONS = ("none", "gzip", "zstd")
+_EPOCH, _REWRITE = "source-date-epoch", "rewrite-timestamp"
 _MEDIA_TYPES = {"gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD}
 
 
-def export(store: Store, image_id: Digest, names: Sequence[Reference], output: Output) -> str:
+def export(store: Store, image_id: Digest, names: Sequence[Reference], output: Output, epoch: int | None) -> str:
     """Carry out one `--output` with a destination on this machine; return what was written, for people.
 
-    Raises UsageError for keys that cannot be meant, ExportError when the destination does not take it.
+    `epoch` (seconds) is the time that all files of a tree or flat tar get. Raises UsageError for keys that cannot be
+    meant, ExportError when the destination does not take it.
     """
     record = store.images.resolve(image_id)
     assert record is not None
     dest = Path(output.dest)
+    if epoch is not None and output.type in ("local", "tar"):
+        output = output._replace(attrs={_EPOCH: str(epoch), **output.attrs})
     if output.type == "local":
-        _no_more(output.attrs, ())
         with stage_source(store, record.config.rootfs.diff_ids) as source:
-            write_directory(source, dest)
+            write_directory(source, dest, _time(output.attrs))
         return str(dest)
     if output.type == "oci" and output.attrs.get("tar", "true").lower() in ("false", "0"):
         write_layout(_image(store, record, names), dest, compression=_compression(output.attrs, "gzip"))
@@ -55,12 +58,12 @@ def write(
             compression = _compression(attrs, "gzip")
             write_oci([_image(store, record, names)], out, compression=compression)
         case "docker":
-            _no_more(attrs, ())
+            _no_more(attrs, (_REWRITE,))
             write_docker([_image(store, record, names)], out)
         case "tar":
-            _no_more(attrs, ())
+            mtime = _time(attrs)
             with stage_source(store, record.config.rootfs.diff_ids) as source, store.blobs.create() as scratch:
-                spool(lambda fd: write_tar(source, fd), out, scratch.fd)
+                spool(lambda fd: write_tar(source, fd, mtime), out, scratch.fd)
         case _:
             raise UsageError(f"unknown output type: {type}", "known: oci, docker, tar, local")
 
@@ -125,12 +128,21 @@ def _compressor(store: Store) -> Callable[[Digest, str], tuple[Descriptor, int]]
 
 
 def _compression(attrs: Mapping[str, str], default: str) -> str:
-    _no_more(attrs, ("compression", "tar"))
+    _no_more(attrs, ("compression", "tar", _REWRITE))
     chosen = attrs.get("compression", default)
     chosen = "none" if chosen == "uncompressed" else chosen
     if chosen not in COMPRESSIONS:
         raise UsageError(f"unknown compression: {chosen}", "known: " + ", ".join(COMPRESSIONS))
     return chosen
+
+
+def _time(attrs: Mapping[str, str]) -> int | None:
+    """Return the time in nanoseconds that the files of a tree are to have, None for their own."""
+    _no_more(attrs, (_EPOCH, _REWRITE))
+    text = attrs.get(_EPOCH, "")
+    if text and not (text.isascii() and text.isdigit() and len(text) < 12):
+        raise UsageError(f"{_EPOCH} of --output is a number of seconds, not: {text}")
+    return int(text) * 1_000_000_000 if text else None
 
 
 def _no_more(attrs: Mapping[str, str], known: Sequence[str]) -> None:

@@ -63,12 +63,16 @@ MAX_PARALLEL = 64
 
 
 class StageState(msgspec.Struct):
-    """How far a stage has come: its layers bottom first, and the history that goes with them."""
+    """How far a stage has come: its layers bottom first, and the history that goes with them.
+
+    The first `base_layers` are those of an image that FROM named.
+    """
 
     diff_ids: list[Digest] = msgspec.field(default_factory=list)
     history: list[History] = msgspec.field(default_factory=list)
     created: str = ""
     author: str = ""
+    base_layers: int = 0
 
 
 class Inputs(msgspec.Struct, frozen=True):
@@ -189,9 +193,11 @@ class Solver:
             case FromStage(index=index):
                 parent = self._state_of(index)
                 state = StageState(list(parent.diff_ids), list(parent.history), parent.created)
+                state.base_layers = parent.base_layers
             case FromImage(reference=reference):
                 config = self._in.images[reference]
                 state = StageState(list(config.rootfs.diff_ids), list(config.history or ()), config.created)
+                state.base_layers = len(state.diff_ids)
             case _ as unreachable:
                 assert_never(unreachable)
         self._in.emit(StepDone(number, time.time(), cached=True))
@@ -275,7 +281,6 @@ class Solver:
             "hosts": request.extra_hosts,
             "shm": request.shm_size,
             "ulimits": [[limit.name, limit.soft, limit.hard] for limit in request.ulimits],
-            "epoch": self._plan.source_date_epoch,
             "hostname": running.hostname(request),
         }
         chain = chain_id(state.diff_ids)

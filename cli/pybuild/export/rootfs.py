@@ -30,16 +30,22 @@ class Content(Protocol):
         """Return a borrowed descriptor at the beginning of a file's content."""
 
 
-def write_tar(content: Content, fd: int) -> None:
-    """Write the whole tree as one tar; hard links become links where both names are there."""
+def write_tar(content: Content, fd: int, mtime: int | None = None) -> None:
+    """Write the whole tree as one tar; hard links become links where both names are there.
+
+    All gets the time `mtime` (nanoseconds), if that is given.
+    """
     writer = TarWriter(fd)
-    for entry in sorted_entries(content.tree):
+    for entry in sorted_entries(content.tree, mtime):
         writer.add(entry, content.open(entry.path) if entry.type == FILE else None)
     writer.finish()
 
 
-def sorted_entries(tree: Tree) -> list[Entry]:
-    """Return the tree's entries in tar order, a file with several names first, the others as links to it."""
+def sorted_entries(tree: Tree, mtime: int | None = None) -> list[Entry]:
+    """Return the tree's entries in tar order, a file with several names first, the others as links to it.
+
+    All have the time `mtime` (nanoseconds), if that is given.
+    """
     import msgspec
 
     first: dict[tuple[bytes, bytes, int, int, int], bytes] = {}
@@ -47,6 +53,8 @@ def sorted_entries(tree: Tree) -> list[Entry]:
     for entry in tree.walk(b""):
         if not entry.path:
             continue
+        if mtime is not None:
+            entry = msgspec.structs.replace(entry, mtime=mtime)
         if entry.type in (FILE, HARDLINK):
             name = entry.link if entry.type == HARDLINK else entry.path
             key = (name, entry.digest, entry.mode, entry.uid, entry.gid)
@@ -61,19 +69,19 @@ def sorted_entries(tree: Tree) -> list[Entry]:
     return rows
 
 
-def write_directory(content: Content, dest: Path) -> None:
+def write_directory(content: Content, dest: Path, mtime: int | None = None) -> None:
     """Write the tree below `dest`, made when absent; files that are there are replaced, links never followed.
 
     All belongs to the user; set-id bits, extended attributes and devices are left out, and every directory stays open
     to its owner. Everything is written beside its place first and then moved: a failure before that changes nothing.
-    Raises ExportError.
+    All gets the time `mtime` (nanoseconds), if that is given. Raises ExportError.
     """
     try:
         existed = _prepare(dest)
         aside = (dest if existed else dest.parent) / f".pybuild-{secrets.token_hex(8)}.partial"
         aside.mkdir(mode=0o777)
         try:
-            directories = _unpack(content, aside)
+            directories = _unpack(content, aside, mtime)
             if existed:
                 _move_into(aside, dest)
             else:
@@ -102,7 +110,7 @@ def _prepare(dest: Path) -> bool:
     return True
 
 
-def _unpack(content: Content, root: Path) -> list[Entry]:
+def _unpack(content: Content, root: Path, mtime: int | None) -> list[Entry]:
     """Write everything below `root`; return the directories, whose modes and times come last.
 
     Nobody else writes there, and nothing is below a link in a tree, so that no link is walked through.
@@ -111,7 +119,7 @@ def _unpack(content: Content, root: Path) -> list[Entry]:
     # Relative to a descriptor, the longest path of an image is not too long
     at = os.open(root, _DIRECTORY)
     try:
-        for entry in sorted_entries(content.tree):
+        for entry in sorted_entries(content.tree, mtime):
             if entry.type == DIR:
                 os.mkdir(entry.path, 0o700, dir_fd=at)
                 directories.append(entry)

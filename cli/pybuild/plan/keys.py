@@ -90,6 +90,8 @@ def copy_key(op: CopyOp, chain: Digest | None, content: bytes, epoch: int | None
         more["remotes"] = [
             ["file", remote.unpack] if isinstance(remote, RemoteFile) else ["tree"] for remote in op.remotes
         ]
+    if epoch is not None:
+        more["times"] = "all"
     return _key(
         "copy",
         chain=None if op.link else chain,
@@ -109,6 +111,11 @@ def copy_key(op: CopyOp, chain: Digest | None, content: bytes, epoch: int | None
 def workdir_key(op: WorkdirOp, chain: Digest | None, epoch: int | None) -> str:
     """Return the key of a WORKDIR."""
     return _key("workdir", chain=chain, path=op.path, user=op.user, epoch=epoch)
+
+
+def rewrite_key(diff_id: Digest, epoch: int) -> str:
+    """Return the key of a layer whose times were made not to be later than `epoch`."""
+    return _key("rewrite", layer=diff_id, epoch=epoch)
 
 
 def _key(kind: str, **parts: object) -> str:

@@ -31,7 +31,7 @@ from pybuild.plan.ops import (
 from pybuild.plan.scope import Scope
 from pybuild.plan.text import Text
 
-GLOBAL_ARG_NAMES = ("OS", "OSVERSION", "ARCH", "VARIANT")
+EPOCH = "SOURCE_DATE_EPOCH"
 
 
 class _Making(msgspec.Struct):
@@ -84,26 +84,33 @@ def make(
 
 def _finish(making: _Making, order: list[int], target: int) -> Plan:
     stages = [making.done[index][0] for index in order if index <= target]
-    epoch = making.globals.get("SOURCE_DATE_EPOCH") or making.request.build_args.get("SOURCE_DATE_EPOCH")
+    epoch = _epoch(making)
     making.warnings += predefined.warnings(making.request.build_args, making.used_args)
     return Plan(
         tuple(stages),
-        _parse_epoch(epoch),
+        epoch,
         tuple(dict.fromkeys(making.warnings)),
         dict(making.request.labels),
     )
 
 
-def _parse_epoch(text: str | None) -> int | None:
+def _epoch(making: _Making) -> int | None:
+    """Return SOURCE_DATE_EPOCH of the request or of an ARG before the first FROM."""
+    text = making.globals.get(EPOCH) or making.request.build_args.get(EPOCH)
+    if text == "context":
+        # A directory has no time of its own
+        text = None
+    if making.request.rewrite_timestamp and not text:
+        making.warnings.append(Warned(f"rewrite-timestamp=true has no effect without {EPOCH}"))
     if not text:
         return None
-    try:
-        value = int(text)
-    except ValueError:
-        value = -1
-    if value < 0:
-        raise UsageError(f"SOURCE_DATE_EPOCH must be a number of seconds, not: {text}")
-    return value
+    if text.isascii() and text.isdigit() and len(text) < 12:
+        return int(text)
+    message, hint = f"{EPOCH} must be a number of seconds, not: {text}", "such as that of `date +%s`"
+    for arg in making.dockerfile.args:
+        if EPOCH in dict(arg.args) and making.request.build_args.get(EPOCH) is None:
+            raise making.text.error(message, arg.span, hint)
+    raise UsageError(message, hint)
 
 
 def _target_platform(request: BuildRequest, host: Platform) -> Platform:

@@ -65,7 +65,8 @@ class Metadata(msgspec.Struct, frozen=True):
 
     `owner` replaces every owner. `chmod` maps (old mode, is directory) to the new mode.
     `keep_xattrs` holds for sources in an image. With `replace` whatever is in the way makes room, as it does
-    for an archive that ADD unpacks. `made_mtime` (ns) is the time of directories that had to be made.
+    for an archive that ADD unpacks. `made_mtime` (ns) is the time of directories that had to be made, `mtime` that of
+    all that is copied, unless it keeps its own.
     """
 
     owner: tuple[int, int] | None = None
@@ -73,6 +74,7 @@ class Metadata(msgspec.Struct, frozen=True):
     keep_xattrs: bool = False
     replace: bool = False
     made_mtime: int = 0
+    mtime: int | None = None
 
 
 class _Layer(msgspec.Struct):
@@ -312,7 +314,7 @@ def _place_entry(layer: _Layer, entry: Entry, path: bytes, content: bytes | None
         uid=uid,
         gid=gid,
         size=entry.size,
-        mtime=entry.mtime,
+        mtime=entry.mtime if metadata.mtime is None else metadata.mtime,
         link=entry.link if entry.type == SYMLINK else b"",
         digest=entry.digest,
         rdev=entry.rdev,
