@@ -23,6 +23,7 @@ _COMMON = {
     "clone3": 435,
     "close_range": 436,
     "openat2": 437,
+    "pidfd_getfd": 438,
     "mount_setattr": 442,
     "quotactl_fd": 443,
     "open_tree_attr": 467,

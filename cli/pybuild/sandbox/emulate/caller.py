@@ -9,14 +9,14 @@ What is looked at is found by path; what is acted on is opened first, and never 
 import errno
 import os
 import re
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeVar
 
 from pybuild.sandbox import syscalls
 from pybuild.sandbox.emulate.files import NOTES
 from pybuild.sandbox.emulate.identity import Identities
 from pybuild.sandbox.emulate.memory import Memory
-from pybuild.sandbox.emulate.notify import Listener, Notification
+from pybuild.sandbox.emulate.notify import Asked, Listener, Notification
 
 T = TypeVar("T")
 
@@ -24,7 +24,15 @@ AT_FDCWD = -100
 _OWN_FD = re.compile(rb"/(?:proc/(?:self|thread-self)|dev)/fd/([0-9]{1,9})")
 _STREAMS = {b"/dev/stdin": 0, b"/dev/stdout": 1, b"/dev/stderr": 2}
 _PLACES = 20
-"""How many callers' directories are kept open."""
+"""How many callers' places are kept open."""
+
+
+class Place(NamedTuple):
+    """What is kept open of a caller: its directory below /proc, its memory, a descriptor of itself; -1 for none."""
+
+    directory: int
+    memory: int
+    process: int
 
 
 def signed(value: int) -> int:
@@ -48,20 +56,36 @@ class Caller:
         self.memory = Memory()
         self._identities = identities
         self._proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._places: dict[int, tuple[int, int]] = {}
+        self._places: dict[int, Place] = {}
         self.here = 0
-        """Whose place this is, 0 when what is found from it has to be looked at more closely."""
-        self.words = -1
-        """Its memory, which is another's if its number is: what is read there counts only if `here` finds something."""
+        """Whose place this is, and who `who` is; 0 when what is found from it has to be looked at more closely."""
+        self.words = self.process = -1
+        """Its memory and itself. They are another's if its number is: they count only if something is found by them."""
         # The first to ask is the payload on its way to its exec: its root is the image's
         self._away = True
 
-    def turn_to(self, asked: Notification) -> None:
+    def turn_to(self, asked: Asked) -> None:
         """Be about another call from here on."""
-        self.asked = asked
-        self.pid = asked.pid
+        self.asked = Notification._make(asked)
+        self.pid = asked[1]
         self.args = asked[6:]
-        self.who = self._identities.of(asked.pid)
+        self.who = self._identities.of(self.pid)
+        if self.pid != self.here:
+            self.here = 0
+
+    def stands(self, pid: int) -> bool:
+        """Take the place of a caller that has been here before; False when that takes more than a step."""
+        found = self._places.get(pid)
+        if found is None or self._away:
+            return False
+        self.here = 0
+        who = self._identities.of(pid)
+        if who.chrooted:
+            return False
+        os.fchdir(found.directory)
+        self.who = who
+        self.here, self.words, self.process = pid, found.memory, found.process
+        return True
 
     def check(self) -> None:
         """Raise GoneError unless the caller still waits: then all that was opened by its pid is its own."""
@@ -82,30 +106,38 @@ class Caller:
     def _enter(self) -> None:
         found = self._places.get(self.pid)
         if found is None:
-            place = os.open(b"%d" % self.pid, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._proc)
-            try:
-                self.check()
-                os.fchdir(place)
-            except BaseException:
-                os.close(place)
-                raise
-            found = place, _open_memory()
             if len(self._places) >= _PLACES:
                 self._drop(next(iter(self._places)))
-            self._places[self.pid] = found
+            found = self._places[self.pid] = self._find_place()
         else:
-            os.fchdir(found[0])
-        self.here, self.words = self.pid, found[1]
+            os.fchdir(found.directory)
+        self.here, self.words, self.process = self.pid, found.memory, found.process
+
+    def _find_place(self) -> Place:
+        opened = [os.open(b"%d" % self.pid, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._proc)]
+        try:
+            os.fchdir(opened[0])
+            opened.append(_open_memory())
+            opened.append(_open_process(self.pid))
+            self.check()
+        except BaseException:
+            self.here = 0
+            _close(opened)
+            raise
+        return Place(*opened)
 
     def _drop(self, pid: int) -> None:
-        for fd in self._places.pop(pid, ()):
-            if fd >= 0:
-                os.close(fd)
+        _close(self._places.pop(pid, ()))
 
     def forget(self) -> None:
         """Have nothing open of the caller: it is about to execute a program, and memory goes with the old one."""
         self.here = 0
         self._drop(self.pid)
+
+    def leave(self) -> None:
+        """Have nothing open of the process whose place this is: it is not what it was."""
+        self._drop(self.here)
+        self.here = 0
 
     def is_there(self) -> bool:
         """Is the process whose place this is still there? What has its number then may be another one."""
@@ -198,6 +230,20 @@ def _open_memory() -> int:
     except OSError:
         # It can be done without
         return -1
+
+
+def _open_process(pid: int) -> int:
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        # A thread beside the first one
+        return -1
+
+
+def _close(fds: Iterable[int]) -> None:
+    for fd in fds:
+        if fd >= 0:
+            os.close(fd)
 
 
 def split(path: bytes) -> tuple[bytes, bytes]:

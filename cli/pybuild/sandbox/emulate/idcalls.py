@@ -23,6 +23,7 @@ class IdCalls:
         if new != caller.who:
             caller.check()
             self._identities.assign(caller.pid, new)
+            caller.here = 0
         return 0
 
     def set(self, caller: Caller, name: str) -> int:

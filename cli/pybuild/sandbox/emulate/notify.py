@@ -21,6 +21,9 @@ _RESPONSE = struct.Struct("QqiI")
 _ADD = struct.Struct("QIIII")
 _EMPTY = bytes(_NOTIFICATION.size)
 
+Asked = tuple[int, ...]
+"""A Notification before its fields have names, which takes a while."""
+
 
 class Notification(NamedTuple):
     """A call that waits for its answer; `pid` is the calling thread as this process sees it."""
@@ -57,7 +60,7 @@ class Listener:
         except OSError:
             return
 
-    def receive(self) -> Notification | None:
+    def receive(self) -> Asked | None:
         """Wait for the next call; None when no process is left that could make one."""
         buffer = self._buffer
         while True:
@@ -72,7 +75,7 @@ class Listener:
                 if any(event & select.POLLHUP for _, event in self._poll.poll(0)):
                     return None
                 continue
-            return Notification._make(_NOTIFICATION.unpack(buffer))
+            return _NOTIFICATION.unpack(buffer)
 
     def _send(self, request: int, data: bytes) -> None:
         try:
@@ -82,11 +85,11 @@ class Listener:
                 raise
             raise GoneError from error
 
-    def answer(self, asked: Notification, value: int, error: int = 0) -> None:
+    def answer(self, asked: Asked, value: int, error: int = 0) -> None:
         """Let the call return `value`, or fail with errno `error`; raise GoneError."""
-        self._send(_SEND, _RESPONSE.pack(asked.id, value, -error, 0))
+        self._send(_SEND, _RESPONSE.pack(asked[0], value, -error, 0))
 
-    def proceed(self, asked: Notification) -> None:
+    def proceed(self, asked: Asked) -> None:
         """Let the kernel carry the call out; raise GoneError."""
         try:
             fcntl.ioctl(self._fd, _SEND, _RESPONSE.pack(asked[0], 0, 0, _CONTINUE))

@@ -1,8 +1,11 @@
 """The short way: most calls need only to be let through, and what that takes is asked in as few steps as can be.
 
 A RUN asks some calls a file, and waits for each answer: here every step is counted. Nothing is decided on the short
-way but that the kernel may carry a call out as it stands, and what becomes the owner of an open file. All else, and
-all that is unclear, goes the long way (`filecalls`).
+way but that the kernel may carry a call out as it stands, and what becomes the owner of a file. All else, and all
+that is unclear, goes the long way (`filecalls`).
+
+That the place where the caller stands (`caller`) is its own, and with it who the caller is, counts only once something
+was found from there.
 """
 
 import os
@@ -16,19 +19,20 @@ from pybuild.sandbox.emulate.filecalls import give_owner, tell
 from pybuild.sandbox.emulate.files import NOTES
 from pybuild.sandbox.emulate.filter import UNNAMED
 from pybuild.sandbox.emulate.memory import SHORT
-from pybuild.sandbox.emulate.notify import Notification
+from pybuild.sandbox.emulate.notify import Asked
+from pybuild.sandbox.emulate.pidfd import getfd
 from pybuild.tree.notes import OWNER_XATTR, owner_note
 
 LONG = -1
 """The long way is to be gone."""
 
-Quick = Callable[[Notification], int | None]
+Quick = Callable[[Asked], int | None]
 """Returns the call's value, None to let the kernel carry it out, or LONG."""
 
-pread = os.pread
 _ARGS = 6
 _LOW = 0xFFFFFFFF
 _CWD = AT_FDCWD & _LOW
+_SLASH = ord("/")
 _EMPTY_PATH = 0x1000
 _NOFOLLOW = 0x100
 _SYNC = 0x6000
@@ -73,32 +77,35 @@ def quick_answers(caller: Caller) -> dict[str, Quick]:
         **{name: _looking(caller, shape) for name, shape in _STATS.items()},
         **{name: _owning_named(caller, shape) for name, shape in _CHOWNS.items()},
         **{name: _creating(caller, shape) for name, shape in _CREATES.items()},
+        "fstat": _looking_open(caller),
         "fchown": _owning(caller),
     }
 
 
 def _looking(caller: Caller, shape: Shape) -> Quick:
     """Let the kernel tell about files on which nothing is noted."""
-    there, unnoted = _Words(shape), _unnoted(caller)
-    buffer = there.path + 1 if shape.flags != 2 else _ARGS + 4
+    at_path, at_fd, at_flags = _places(shape)
+    unnoted, stands, pread = _unnoted(caller), caller.stands, os.pread
+    buffer = at_path + 1 if shape.flags != 2 else _ARGS + 4
     extended = shape.flags == 2
 
-    def quick(asked: Notification) -> int | None:
-        pid = asked[1]
-        if pid != caller.here:
+    def quick(asked: Asked) -> int | None:
+        if asked[1] != caller.here and not stands(asked[1]):
             return LONG
-        flags = asked[there.flags] if there.flags else shape.always
+        flags = asked[at_flags] if at_flags else shape.always
         try:
-            path, end, _ = pread(caller.words, SHORT, asked[there.path]).partition(b"\0")
+            text = pread(caller.words, SHORT, asked[at_path])
         except (OSError, OverflowError):
             return LONG
-        if not end:
-            return _cut_short(caller, path)
+        end = text.find(0)
+        if end < 0:
+            return _cut_short(caller, text)
+        path = text[:end]
         follow = not flags & _NOFOLLOW
         if path[:1] == b"/":
             place = b"root" + path
         else:
-            fd = asked[there.fd] & _LOW if there.fd else _CWD
+            fd = asked[at_fd] & _LOW if at_fd else _CWD
             if not path and flags & _EMPTY_PATH:
                 # A descriptor may be of a link, but there it is the way and not the end
                 place, follow = b"cwd" if fd == _CWD else b"fd/%d" % fd, True
@@ -113,6 +120,7 @@ def _looking(caller: Caller, shape: Shape) -> Quick:
             return LONG
         try:
             how = (flags & _SYNC, asked[_ARGS + 3] & _LOW) if extended else None
+            caller.turn_to(asked)
             return tell(caller, held, asked[buffer], how)
         finally:
             os.close(held)
@@ -120,30 +128,46 @@ def _looking(caller: Caller, shape: Shape) -> Quick:
     return quick
 
 
+def _looking_open(caller: Caller) -> Quick:
+    """Let the kernel tell about an open file on which nothing is noted."""
+    unnoted, stands = _unnoted(caller), caller.stands
+
+    def quick(asked: Asked) -> int | None:
+        if asked[1] != caller.here and not stands(asked[1]):
+            return LONG
+        return unnoted(b"fd/%d" % (asked[_ARGS] & _LOW), b"", True)
+
+    return quick
+
+
 def _creating(caller: Caller, shape: Shape) -> Quick:
     """Will what root makes be root's, as nothing is noted on the directory?"""
-    there, unnoted = _Words(shape), _unnoted(caller)
+    at_path, at_fd, at_flags = _places(shape)
+    unnoted, stands, pread = _unnoted(caller), caller.stands, os.pread
 
-    def quick(asked: Notification) -> int | None:
-        pid = asked[1]
+    def quick(asked: Asked) -> int | None:
+        if asked[1] != caller.here and not stands(asked[1]):
+            return LONG
         who = caller.who
-        if pid != caller.here or who.uids[3] or who.gids[3] or (there.flags and asked[there.flags] & UNNAMED):
+        if who.uids[3] or who.gids[3] or (at_flags and asked[at_flags] & UNNAMED):
             return LONG
         try:
-            path, end, _ = pread(caller.words, SHORT, asked[there.path]).partition(b"\0")
+            text = pread(caller.words, SHORT, asked[at_path])
         except (OSError, OverflowError):
             return LONG
-        if not end:
-            return _cut_short(caller, path)
-        above, _, name = path.rpartition(b"/")
-        if not name:
+        end = text.find(0)
+        if end < 0:
+            return _cut_short(caller, text)
+        cut = text.rfind(b"/", 0, end)
+        if cut + 1 == end:
             return LONG
-        if path[:1] == b"/":
-            place = b"root" + above
+        if text[0] == _SLASH:
+            place = b"root" + text[:cut]
         else:
-            fd = asked[there.fd] & _LOW if there.fd else _CWD
+            fd = asked[at_fd] & _LOW if at_fd else _CWD
+            above = text[:cut] if cut > 0 else b""
             place = b"cwd/" + above if fd == _CWD else b"fd/%d/%b" % (fd, above)
-        value = unnoted(place, path, True)
+        value = unnoted(place, text, True)
         if value is None:
             return None
         try:
@@ -155,44 +179,40 @@ def _creating(caller: Caller, shape: Shape) -> Quick:
     return quick
 
 
-def _cut_short(caller: Caller, path: bytes) -> int:
-    if not path:
+def _cut_short(caller: Caller, text: bytes) -> int:
+    if not text:
         # Memory that is no more: another thread of the process has executed a program
-        caller.forget()
+        caller.leave()
     return LONG
 
 
 def _owning_named(caller: Caller, shape: Shape) -> Quick:
     """Note the owner of a file that is named; what becomes root's, and is, the kernel can deal with."""
-    there, unnoted = _Words(shape), _unnoted(caller)
-    ids = there.path + 1
+    at_path, at_fd, at_flags = _places(shape)
+    unnoted, stands, pread = _unnoted(caller), caller.stands, os.pread
 
-    def quick(asked: Notification) -> int | None:
-        uid, gid = asked[ids] & _LOW, asked[ids + 1] & _LOW
-        if (
-            asked[1] != caller.here
-            or uid == rules.UNCHANGED
-            or gid == rules.UNCHANGED
-            or not caller.who.effective & rules.CHOWN
-        ):
+    def quick(asked: Asked) -> int | None:
+        uid, gid = asked[at_path + 1] & _LOW, asked[at_path + 2] & _LOW
+        if (asked[1] != caller.here and not stands(asked[1])) or not _may_give(caller, uid, gid):
             return LONG
-        flags = asked[there.flags] if there.flags else shape.always
+        flags = asked[at_flags] if at_flags else shape.always
         try:
-            path, end, _ = pread(caller.words, SHORT, asked[there.path]).partition(b"\0")
+            text = pread(caller.words, SHORT, asked[at_path])
         except (OSError, OverflowError):
             return LONG
+        end = text.find(0)
+        if end < 0:
+            return _cut_short(caller, text)
         if not end:
-            return _cut_short(caller, path)
-        if not path:
             return LONG
-        fd = signed(asked[there.fd]) if there.fd else AT_FDCWD
-        if not uid | gid:
-            value = unnoted(where(fd, path), path, not flags & _NOFOLLOW)
-            if value is None:
-                return None
+        path = text[:end]
+        fd = signed(asked[at_fd]) if at_fd else AT_FDCWD
+        if not uid | gid and unnoted(where(fd, path), path, not flags & _NOFOLLOW) is None:
+            return None
         # If it is not, that was not its path
         if not caller.is_there():
             return LONG
+        caller.turn_to(asked)
         held = caller.open(fd, path, os.O_PATH | (os.O_NOFOLLOW if flags & _NOFOLLOW else 0))
         try:
             give_owner(caller, held, uid, gid)
@@ -203,29 +223,34 @@ def _owning_named(caller: Caller, shape: Shape) -> Quick:
     return quick
 
 
-def _owning(caller: Caller) -> Quick:
-    """Note the owner of a file that is open, without opening it: what is found by `here` is the caller's own."""
-    unnoted = _unnoted(caller)
+def _may_give(caller: Caller, uid: int, gid: int) -> bool:
+    """May the caller give files to anybody, and are both ids told?"""
+    return uid != rules.UNCHANGED and gid != rules.UNCHANGED and bool(caller.who.effective & rules.CHOWN)
 
-    def quick(asked: Notification) -> int | None:
+
+def _owning(caller: Caller) -> Quick:
+    """Note the owner of a file that is open, by a copy of the caller's own descriptor."""
+    unnoted, stands, setxattr = _unnoted(caller), caller.stands, os.setxattr
+    copy = getfd()
+
+    def quick(asked: Asked) -> int | None:
         uid, gid = asked[_ARGS + 1] & _LOW, asked[_ARGS + 2] & _LOW
-        if (
-            asked[1] != caller.here
-            or uid == rules.UNCHANGED
-            or gid == rules.UNCHANGED
-            or not caller.who.effective & rules.CHOWN
-        ):
+        if (asked[1] != caller.here and not stands(asked[1])) or not _may_give(caller, uid, gid):
             return LONG
-        place = b"fd/%d" % (asked[_ARGS] & _LOW)
         if not uid | gid:
-            return unnoted(place, b"", True)
+            return unnoted(b"fd/%d" % (asked[_ARGS] & _LOW), b"", True)
+        fd = copy(caller.process, asked[_ARGS] & _LOW)
+        if fd < 0:
+            return LONG
         try:
             # The kernel's part, such as to take set-id bits away
-            os.chown(place, 0, 0)
-            os.setxattr(place, OWNER_XATTR, owner_note(uid, gid))
+            os.fchown(fd, 0, 0)
+            setxattr(fd, OWNER_XATTR, owner_note(uid, gid))
         except OSError:
             # The long way tells why
             return LONG
+        finally:
+            os.close(fd)
         return 0
 
     return quick
@@ -237,7 +262,7 @@ def _unnoted(caller: Caller) -> Callable[[bytes, bytes, bool], int | None]:
 
     def unnoted(place: bytes, path: bytes, follow: bool) -> int | None:
         try:
-            names = listxattr(place, follow_symlinks=follow)
+            names = listxattr(place) if follow else listxattr(place, follow_symlinks=False)
         except FileNotFoundError:
             return None if alive() and not path.startswith(_APART) else LONG
         except OSError:
@@ -247,10 +272,6 @@ def _unnoted(caller: Caller) -> Callable[[bytes, bytes, bool], int | None]:
     return unnoted
 
 
-class _Words:
-    """Where a shape's arguments are in a notification, 0 for none."""
-
-    __slots__ = ("fd", "flags", "path")
-
-    def __init__(self, shape: Shape) -> None:
-        self.path, self.fd, self.flags = (_ARGS + at if at >= 0 else 0 for at in (shape.path, shape.fd, shape.flags))
+def _places(shape: Shape) -> list[int]:
+    """Return where a shape's arguments are in a notification, 0 for none."""
+    return [_ARGS + at if at >= 0 else 0 for at in (shape.path, shape.fd, shape.flags)]

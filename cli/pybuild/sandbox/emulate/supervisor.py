@@ -7,6 +7,7 @@ import signal
 import socket
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import NoReturn
 
@@ -17,15 +18,15 @@ from pybuild.sandbox.emulate.credentials import initial
 from pybuild.sandbox.emulate.filter import GET, OWN, SET, STAT
 from pybuild.sandbox.emulate.idcalls import IdCalls
 from pybuild.sandbox.emulate.identity import Identities
-from pybuild.sandbox.emulate.notify import GoneError, Listener, Notification
-from pybuild.sandbox.emulate.quick import LONG, Quick, quick_answers
+from pybuild.sandbox.emulate.notify import Asked, GoneError, Listener
+from pybuild.sandbox.emulate.quick import LONG, quick_answers
 from pybuild.sandbox.errors import SandboxError
 from pybuild.sandbox.machine import this_machine
 from pybuild.sandbox.wire import receive_with_fds
 
 Handler = Callable[[Caller], int | None]
 _MEMORY = 1 << 30
-_FILES = 64
+_FILES = 128
 _LONGEST = 1 << 20
 
 
@@ -35,14 +36,18 @@ class Supervisor:
     def __init__(self) -> None:
         ours, self.handover = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         parent = os.getpid()
+        # One that comes while it is still handled as the parent handles it would be lost
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         self._pid = os.fork()
         if self._pid == 0:
             try:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                signal.pthread_sigmask(signal.SIG_SETMASK, ())
                 _serve(ours.fileno(), parent)
             finally:
                 os._exit(1)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         ours.close()
 
     def end(self) -> None:
@@ -52,14 +57,15 @@ class Supervisor:
         killed, RuntimeError when it had failed.
         """
         self.handover.close()
-        ended, status = os.waitpid(self._pid, os.WNOHANG)
-        if ended == 0:
-            os.kill(self._pid, signal.SIGKILL)
-            os.waitpid(self._pid, 0)
-        elif os.WIFSIGNALED(status):
-            name = signal.Signals(os.WTERMSIG(status)).name
-            hint = "the machine may be out of memory"
-            raise SandboxError(f"the process that emulates root was ended by {name}", hint)
+        # The kernel closes the descriptors of who dies before it says so: the RUN may have ended sooner. But nobody
+        # ends twice, and this is not the signal that others use
+        os.kill(self._pid, signal.SIGTERM)
+        _, status = os.waitpid(self._pid, 0)
+        if os.WIFSIGNALED(status):
+            if os.WTERMSIG(status) != signal.SIGTERM:
+                name = signal.Signals(os.WTERMSIG(status)).name
+                hint = "the machine may be out of memory"
+                raise SandboxError(f"the process that emulates root was ended by {name}", hint)
         elif status != 0:
             raise RuntimeError(f"the process that emulates root failed with wait status {status}")
 
@@ -112,30 +118,27 @@ def _loop(listener: Listener, identities: Identities) -> None:
     numbers = this_machine().numbers
     short = {numbers[name]: quick for name, quick in quick_answers(caller).items() if name in numbers}
     handlers = _handlers(identities)
-    while (asked := listener.receive()) is not None:
+    receive, proceed, quick_of = listener.receive, listener.proceed, short.get
+    while (asked := receive()) is not None:
         try:
-            _answer(listener, asked, caller, short.get(asked.number), handlers)
+            quick = quick_of(asked[3])
+            value = LONG if quick is None else quick(asked)
+            if value == LONG:
+                caller.turn_to(asked)
+                value = handlers[asked[3]](caller)
+            if value is None:
+                proceed(asked)
+            elif value != filecalls.GIVEN:
+                listener.answer(asked, value)
         except GoneError:
             continue
+        except OSError as error:
+            _refuse(listener, asked, error.errno or errno.EPERM)
+        except Exception:
+            # Whatever the caller did to get here, it does not get what it asked for
+            _refuse(listener, asked, errno.EPERM)
 
 
-def _answer(
-    listener: Listener, asked: Notification, caller: Caller, quick: Quick | None, handlers: dict[int, Handler]
-) -> None:
-    try:
-        caller.turn_to(asked)
-        value = quick(asked) if quick else LONG
-        if value == LONG:
-            value = handlers[asked.number](caller)
-    except GoneError:
-        raise
-    except OSError as error:
-        listener.answer(asked, 0, error.errno or errno.EPERM)
-    except Exception:
-        # Whatever the caller did to get here, it does not get what it asked for
-        listener.answer(asked, 0, errno.EPERM)
-    else:
-        if value is None:
-            listener.proceed(asked)
-        elif value != filecalls.GIVEN:
-            listener.answer(asked, value)
+def _refuse(listener: Listener, asked: Asked, error: int) -> None:
+    with suppress(GoneError):
+        listener.answer(asked, 0, error)
