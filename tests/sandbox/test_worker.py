@@ -122,8 +122,8 @@ def test_layer_goes_in_and_comes_out(box: Box) -> None:
     for name in ("apply", "flatten"):
         os.lseek(out, 0, os.SEEK_SET)
         place = box.place / name / "fs"
-        between = [[]] if name == "apply" else []
-        parameters = [os.fsencode(place), *between, box.worker.mode]
+        mode = box.worker.mode
+        parameters = [os.fsencode(place), [], mode] if name == "apply" else [os.fsencode(place), mode, [[]]]
         box.worker.call(name, parameters, [out])
         assert (place / "d/f").read_text() == "hello"
         box.worker.call("remove", [os.fsencode(place.parent)])

@@ -83,13 +83,14 @@ class BuildRequest(NamedTuple):
     `network` is private, host, none, or default: private where possible, else host. `shm_size` is in bytes, 0
     the default. `extra_hosts` are "name:ip", where "host-gateway" stands for the host's address.
     `ca_bundle` holds certificates as PEM that RUN trusts. `timeout` of the build and `step_timeout` of each RUN
-    are in seconds, 0 is none. `root_emulation` is auto, off, fake or full. `secrets` are by id. `allow` are names of
-    `entitlements`. `on_fail` says what becomes of the tree of a RUN that fails: "" nothing, "keep" for `pybuild shell`,
-    "shell" opens one there and then on a terminal of kind `term`, with `shell_command` if that is not empty; what is
-    not gone on with is kept. `call` is "build", or "check": then the Dockerfile is only looked at. `proxies` are
-    variables such as HTTP_PROXY for what the build itself fetches; those among `build_args` win. `max_download` is the
-    most bytes of one file that is fetched, 0 the default.
-    With `rewrite_timestamp` no time in the layers that are built is later than SOURCE_DATE_EPOCH.
+    are in seconds, 0 is none. `root_emulation` is auto, off, fake or full. `snapshotter` is auto, overlay or copy, or
+    "" for what PYBUILD_SNAPSHOTTER says where it is built. `secrets` are by id. `allow` are names of `entitlements`.
+    `on_fail` says what becomes of the tree of a RUN that fails: "" nothing, "keep" for `pybuild shell`, "shell" opens
+    one there and then on a terminal of kind `term`, with `shell_command` if that is not empty; what is not gone on with
+    is kept. `call` is "build", or "check": then the Dockerfile is only looked at. `proxies` are variables such as
+    HTTP_PROXY for what the build itself fetches; those among `build_args` win. `max_download` is the most bytes of one
+    file that is fetched, 0 the default. With `rewrite_timestamp` no time in the layers that are built is later than
+    SOURCE_DATE_EPOCH.
     """
 
     context: str = ""
@@ -112,6 +113,7 @@ class BuildRequest(NamedTuple):
     timeout: float = 0.0
     step_timeout: float = 0.0
     root_emulation: str = "auto"
+    snapshotter: str = ""
     secrets: Mapping[str, Secret] = _NOTHING
     ssh: tuple[Agent, ...] = ()
     allow: tuple[str, ...] = ()
@@ -185,6 +187,7 @@ class ShellRequest(NamedTuple):
     term: str = ""
     proxies: Mapping[str, str] = _NOTHING
     root_emulation: str = "auto"
+    snapshotter: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""

@@ -78,6 +78,13 @@ def build(
         str,
         Option(help="With one user id only, how RUN is root: auto, off, fake or full.", metavar="HOW"),
     ] = "auto",
+    snapshotter: Annotated[
+        str,
+        Option(
+            help="What RUN stands on: auto, overlay or copy; else $PYBUILD_SNAPSHOTTER.",
+            metavar="KIND",
+        ),
+    ] = "",
     secret: Annotated[
         list[str] | None,
         Option(help="For RUN --mount=type=secret: id=ID[,src=FILE|,env=NAME].", metavar="SPEC"),
@@ -134,6 +141,7 @@ def build(
         rewrite_timestamp=any(rewrites),
         platform=platform,
         root_emulation=flags.emulation(root_emulation),
+        snapshotter=flags.snapshotter(snapshotter),
         dockerfile_text=_dockerfile_text(file, context),
         limits=flags.limits(memory, memory_swap, cpus, cpu_quota, cpu_period, cpuset_cpus, pids_limit, limits),
         ca_bundle=flags.ca_bundle(ca_bundle),

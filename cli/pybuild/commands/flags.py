@@ -173,6 +173,17 @@ def emulation(text: str) -> str:
     return text
 
 
+def snapshotter(text: str) -> str:
+    """Return what RUN steps stand on, of an option or of PYBUILD_SNAPSHOTTER."""
+    return _one_of(text or os.environ.get("PYBUILD_SNAPSHOTTER", ""), "snapshotter", ("auto", "overlay", "copy"))
+
+
+def _one_of(text: str, what: str, known: tuple[str, ...]) -> str:
+    if text and text not in known:
+        raise UsageError(f"unknown {what}: {text}", f"known: {', '.join(known)}")
+    return text
+
+
 def words(text: str, option: str) -> tuple[str, ...]:
     """Return a command line as words, quoted as a shell has it."""
     if not text:

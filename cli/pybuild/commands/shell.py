@@ -29,6 +29,7 @@ def shell(
     workdir: Annotated[str, Option("-w", "--workdir", help="Where to be.", metavar="DIR")] = "",
     network: Annotated[str, Option(help="As of `pybuild build`.", metavar="MODE")] = "",
     root_emulation: Annotated[str, Option(help="As of `pybuild build`; images only.", metavar="HOW")] = "auto",
+    snapshotter: Annotated[str, Option(help="As of `pybuild build`; images only.", metavar="KIND")] = "",
     inline: Annotated[
         bool | None,
         Option("--inline/--no-inline", help="In this process, or in the daemon; the default is what is ready."),
@@ -52,6 +53,7 @@ def shell(
         term=os.environ.get("TERM", ""),
         proxies=proxies.configured(paths.config(), os.environ),
         root_emulation=flags.emulation(root_emulation),
+        snapshotter=flags.snapshotter(snapshotter),
     )
     from pybuild.client import connect
 

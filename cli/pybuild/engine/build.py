@@ -21,6 +21,7 @@ from pybuild.dockerfile.parse import Dockerfile, parse
 from pybuild.engine import checking, exporting, inputs
 from pybuild.engine.bindtrees import BindTrees
 from pybuild.engine.deadline import Deadline
+from pybuild.engine.grounds import Grounds
 from pybuild.engine.networks import Networks
 from pybuild.engine.remotes import Remotes
 from pybuild.engine.resolve import read_bases
@@ -91,7 +92,7 @@ def build(
             limiter=limiter,
             deadline=deadline,
             networks=stack.enter_context(Networks(workers, emit)),
-            snapshots=Snapshots(store, workers),
+            grounds=Grounds(store, workers, Snapshots(store, workers), request.snapshotter),
             binds=stack.enter_context(BindTrees(store, workers)),
             remotes=Remotes(store, request, cancel),
             emit=emit,

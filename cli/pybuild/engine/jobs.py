@@ -6,6 +6,7 @@ made and touch files of mapped ids.
 
 import errno
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from pybuild.layer.index import index_layer
 from pybuild.layer.pack import Owners, pack_tree
 from pybuild.layer.remove import remove_tree
 from pybuild.layer.tarwriter import Packed, TarWriter
+from pybuild.sandbox import ground, overlay, syscalls
 from pybuild.sandbox.child import Job
 from pybuild.sandbox.errors import SandboxError
 from pybuild.sandbox.holder import hold
@@ -47,10 +49,10 @@ def run(params: Any, fds: list[int]) -> RunResult:
     namespace = groups.pop(0) if spec.network == "private" else None
 
     def pack(upper: int) -> Packed:
-        writer = TarWriter(tar)
-        pack_tree(upper, writer, lower_dirs=spec.lowers, owners=_owners(mode))
-        return writer.finish()
+        return _pack(spec.staging, upper, spec.lowers, tar, mode)
 
+    if spec.snapshotter == "copy":
+        _note(spec.staging)
     try:
         return RunResult(*run_sandbox(spec, mode, stdout, stderr, pack, namespace, groups))
     finally:
@@ -73,8 +75,39 @@ def shell(params: Any, fds: list[int]) -> RunEnd:
 def pack(params: Any, fds: list[int]) -> Packed:
     """[changed tree, directories of the layers below, mode]; descriptor: the layer to be."""
     path, lowers, mode = params
-    writer = TarWriter(fds[0])
-    pack_tree(os.open(path, _DIRECTORY), writer, lower_dirs=lowers, owners=_owners(mode))
+    return _pack(os.path.dirname(path), os.open(path, _DIRECTORY), lowers, fds[0], mode)
+
+
+def _note(staging: bytes) -> None:
+    """Note how the tree in a staging directory is before a RUN changes it in place, unless one is gone on with."""
+    from pybuild.layer.changes import settle
+
+    fd = os.open(staging, _DIRECTORY)
+    try:
+        if ground.noted(fd, ground.TABLE) is None:
+            tree = os.open(overlay.UPPER, _DIRECTORY, dir_fd=fd)
+            ground.note(fd, ground.TABLE, msgspec.msgpack.encode(settle(tree)))
+            os.close(tree)
+    finally:
+        os.close(fd)
+
+
+def _pack(staging: bytes, tree: int, lowers: Sequence[bytes], tar: int, mode: str) -> Packed:
+    """Pack what changed in the tree of a staging directory: all of an upper one's, else what differs from the note."""
+    writer = TarWriter(tar)
+    fd = os.open(staging, _DIRECTORY)
+    try:
+        table = ground.noted(fd, ground.TABLE)
+        if table is None:
+            pack_tree(tree, writer, lower_dirs=lowers, owners=_owners(mode))
+        else:
+            from pybuild.layer.changes import Table, pack_changes
+
+            before = msgspec.msgpack.decode(table, type=Table)
+            pack_changes(tree, writer, before, touched=set(ground.touched(fd)), owners=_owners(mode))
+            ground.forget(fd)
+    finally:
+        os.close(fd)
     return writer.finish()
 
 
@@ -100,13 +133,52 @@ def apply(params: Any, fds: list[int]) -> None:
 
 
 def flatten(params: Any, fds: list[int]) -> None:
-    """[directory to make, mode]; descriptors: uncompressed layers, bottom first, laid over each other."""
-    path, mode = params
-    os.makedirs(path, 0o755)
+    """[directory, made if missing, mode, entries of directories that a layer leaves out, for each]; descriptors:
+    uncompressed layers, bottom first, laid over each other and over what is in the directory.
+    """
+    path, mode, left_out = params
+    os.makedirs(path, 0o755, exist_ok=True)
     root = os.open(path, _DIRECTORY)
-    for fd in fds:
+    for fd, entries in zip(fds, left_out, strict=True):
+        parents = msgspec.convert(entries, list[Entry])
         with os.fdopen(fd, "rb", buffering=1 << 20) as stream:
-            apply_layer(stream, root, Rules("delete", _owners(mode)))
+            apply_layer(stream, root, Rules("delete", _owners(mode)), parents=parents)
+        for entry in parents:
+            _set_time(root, entry)
+
+
+def _set_time(root: int, entry: Entry) -> None:
+    """Give a directory the time it has in the merged tree: to change what is in it changed that."""
+    resolve = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
+    try:
+        fd = syscalls.openat2(root, entry.path or b".", _DIRECTORY, resolve)
+    except (FileNotFoundError, NotADirectoryError):
+        # The layer has something else in its place
+        return
+    os.utime(fd, ns=(entry.mtime, entry.mtime))
+    os.close(fd)
+
+
+def clone(params: Any, fds: list[int]) -> None:
+    """[directory, new directory]: copy a tree, by reference where the file system can."""
+    from pybuild.layer.clone import clone_tree
+
+    source, dest = params
+    os.mkdir(dest, 0o755)
+    clone_tree(os.open(source, _DIRECTORY), os.open(dest, _DIRECTORY))
+
+
+def try_store(params: Any, fds: list[int]) -> list[Any]:
+    """[empty directory in the store]: tell why overlayfs cannot be used there, "" if it can, and whether files can
+    share their content.
+    """
+    from pybuild.layer.clone import has_references
+
+    place = os.open(params[0], _DIRECTORY)
+    try:
+        return [overlay.trial(params[0]), has_references(place)]
+    finally:
+        os.close(place)
 
 
 def unpack_context(params: Any, fds: list[int]) -> None:
@@ -156,6 +228,8 @@ JOBS: dict[str, Job] = {
     "ingest": ingest,
     "apply": apply,
     "flatten": flatten,
+    "clone": clone,
+    "try_store": try_store,
     "unpack_context": unpack_context,
     "make_cache": make_cache,
     "remove": remove,

@@ -145,12 +145,23 @@ class _Preparing:
                 tree = self._in.binds.get(_origin(mount.source), selected, digest, opened)
             if mount.read_only:
                 return Directory(target, os.fsencode(tree.path), tree.source, read_only=True)
+            if self._in.grounds.snapshotter == "copy":
+                return Directory(target, self._copy(tree.path), tree.source)
             lowers: tuple[bytes, ...] = (os.fsencode(tree.path),)
             source = tree.source
+        elif self._in.grounds.snapshotter == "copy":
+            return self._in.grounds.view(self._stack, layers, target, source, read_only=mount.read_only)
         else:
-            lowers = tuple(os.fsencode(path) for path in self._in.snapshots.lowers(layers))
+            lowers = self._in.grounds.lowers(layers)
         scratch = self._new_view()
         return Layers(target, lowers or (scratch + b"/empty",), scratch, source, mount.read_only)
+
+    def _copy(self, tree: Path) -> bytes:
+        """Return a copy of a tree, for what is written to a mount, and thrown away."""
+        staging = self._in.store.snapshots.staging()
+        self._stack.callback(self._in.workers.remove_soon, staging)
+        self._in.workers.clone(tree, staging / "fs")
+        return os.fsencode(staging / "fs")
 
     def _new_view(self) -> bytes:
         """Return a new directory for what is written to a mount, and thrown away."""

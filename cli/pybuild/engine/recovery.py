@@ -165,5 +165,6 @@ def _world(failed: FailedRun, ca_bundle: str) -> bytes:
             mounts=certificates.mounts(ca_bundle),
             scripts=op.scripts,
             emulation=spec.emulation,
+            snapshotter=spec.snapshotter,
         ).to_wire()
     )

@@ -6,7 +6,6 @@ from codecs import IncrementalDecoder, getincrementaldecoder
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from signal import Signals
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -70,8 +69,8 @@ def run(
     """
     store, workers, request = inputs.store, inputs.workers, inputs.request
     network = inputs.networks.get(op.network)
-    lowers = inputs.snapshots.lowers(diff_ids)
-    staging = store.snapshots.staging()
+    ground = inputs.grounds.take(diff_ids)
+    staging = ground.staging
     blob = store.blobs.create()
     try:
         spec = SandboxSpec(
@@ -92,10 +91,11 @@ def run(
             mounts=certificates.mounts(request.ca_bundle),
             volumes=mounted.volumes,
             insecure=op.insecure,
-            lowers=tuple(os.fsencode(path) for path in lowers),
+            lowers=ground.lowers,
             staging=os.fsencode(staging),
             scripts=op.scripts,
             emulation=workers.emulation(request.root_emulation),
+            snapshotter=ground.snapshotter,
         )
         by_hand = False
         attempt = partial(_attempt, op, spec, network, inputs, mounted, number, line, blob.fd)
@@ -110,7 +110,8 @@ def run(
             failed = FailedRun(op, spec, network, staging, blob.fd, diff_ids, number)
             packed = recover(error, failed, inputs, partial(_placed, attempt, place))
             by_hand = True
-        _publish(inputs, staging, packed.diff_id)
+        # The next RUN starts from it at once
+        inputs.grounds.keep(ground, diff_ids, packed.diff_id)
     except BaseException:
         blob.abort()
         workers.remove(staging)
@@ -171,13 +172,6 @@ def _placed(attempt: Callable[[], Packed], place: Callable[[StepError], None]) -
 
 def _tell(inputs: "Inputs", number: int, stream: str, text: str) -> None:
     inputs.emit(StepLog(number, stream, text))
-
-
-def _publish(inputs: "Inputs", staging: Path, diff_id: Digest) -> None:
-    """Keep the changed tree as the snapshot of the new layer: the next RUN starts from it at once."""
-    name = inputs.snapshots.own_name(diff_id)
-    if not inputs.store.snapshots.publish(staging, name):
-        inputs.workers.remove_later(staging)
 
 
 def _command(op: RunOp) -> str:

@@ -12,13 +12,13 @@ import msgspec
 from pybuild.api.events import Event, Notice, ShellEnded, ShellOpened
 from pybuild.api.request import ShellRequest
 from pybuild.engine.attach import Streams, Visit
+from pybuild.engine.grounds import Grounds
 from pybuild.engine.networks import Networks
 from pybuild.engine.recovery import DEFAULT_SHELL, on_terminal, shell_of
 from pybuild.engine.running import DEFAULT_HOSTNAME
 from pybuild.engine.snapshots import Snapshots
 from pybuild.engine.workers import Workers
 from pybuild.errors import ConflictError, NotFoundError
-from pybuild.oci.digest import Digest
 from pybuild.sandbox.spec import SandboxSpec
 from pybuild.store import kept
 from pybuild.store.store import Store
@@ -27,10 +27,9 @@ NO_STEP = -1
 
 
 class World(msgspec.Struct, frozen=True):
-    """What is to be run on which layers; the network is the one wanted."""
+    """What is to be run; the network is the one wanted."""
 
     spec: SandboxSpec
-    diff_ids: list[Digest]
     network: str
 
 
@@ -56,7 +55,6 @@ def run_shell(request: ShellRequest, *, store_root: Path, emit: Callable[[Event]
         network = stack.enter_context(Networks(workers, emit)).get(world.network)
         spec = msgspec.structs.replace(
             world.spec,
-            lowers=tuple(map(os.fsencode, Snapshots(store, workers).lowers(world.diff_ids))),
             network=network.mode,
             resolv_conf=network.resolv_conf,
         )
@@ -82,6 +80,10 @@ def _asked(spec: SandboxSpec, shell: tuple[str, ...], request: ShellRequest) -> 
     return on_terminal(changed, changed.argv, request.term) if request.terminal else changed
 
 
+def _grounds(store: Store, workers: Workers, request: ShellRequest) -> Grounds:
+    return Grounds(store, workers, Snapshots(store, workers), request.snapshotter)
+
+
 @contextmanager
 def _image_world(request: ShellRequest, store: Store, workers: Workers) -> Iterator[World]:
     record = store.images.resolve(request.name)
@@ -92,21 +94,22 @@ def _image_world(request: ShellRequest, store: Store, workers: Workers) -> Itera
         raise NotFoundError(f"No such image: {name if ':' in name or '@' in name else name + ':latest'}")
     config = record.config.config
     shell = shell_of([*(config.Shell or ()), ""])
-    staging = store.snapshots.staging()
+    ground = _grounds(store, workers, request).take(record.diff_ids)
     try:
         spec = SandboxSpec(
             argv=DEFAULT_SHELL,
-            lowers=(),
-            staging=os.fsencode(staging),
+            lowers=ground.lowers,
+            staging=os.fsencode(ground.staging),
+            snapshotter=ground.snapshotter,
             env=tuple((name, value) for name, _, value in (item.partition("=") for item in config.Env or ())),
             cwd=config.WorkingDir or "/",
             user=config.User,
             hostname=DEFAULT_HOSTNAME,
             emulation=workers.emulation(request.root_emulation),
         )
-        yield World(_asked(spec, shell, request), [*record.diff_ids], request.network or "default")
+        yield World(_asked(spec, shell, request), request.network or "default")
     finally:
-        workers.remove(staging)
+        workers.remove(ground.staging)
 
 
 @contextmanager
@@ -118,5 +121,8 @@ def _kept_world(request: ShellRequest, store: Store, workers: Workers) -> Iterat
                 "build again",
             )
         world = SandboxSpec.from_wire(msgspec.msgpack.decode(step.world))
-        spec = msgspec.structs.replace(world, staging=os.fsencode(directory))
-        yield World(_asked(spec, shell_of(world.argv), request), step.diff_ids, request.network or step.network)
+        # A whole tree needs no layers below
+        stacked = world.snapshotter == "overlay"
+        lowers = _grounds(store, workers, request).lowers(step.diff_ids) if stacked else ()
+        spec = msgspec.structs.replace(world, staging=os.fsencode(directory), lowers=lowers)
+        yield World(_asked(spec, shell_of(world.argv), request), request.network or step.network)

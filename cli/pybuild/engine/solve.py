@@ -21,9 +21,9 @@ from pybuild.engine import copying, mounting, running
 from pybuild.engine.bindtrees import BindTrees
 from pybuild.engine.deadline import Deadline
 from pybuild.engine.errors import StepError
+from pybuild.engine.grounds import Grounds
 from pybuild.engine.networks import Networks
 from pybuild.engine.remotes import Remotes
-from pybuild.engine.snapshots import Snapshots
 from pybuild.engine.sources import ContextSource, LayerSource, Source, stage_source
 from pybuild.engine.workers import Workers
 from pybuild.errors import CancelledError, PybuildError
@@ -86,7 +86,7 @@ class Inputs(msgspec.Struct, frozen=True):
     networks: Networks
     limiter: Limiter
     deadline: Deadline
-    snapshots: Snapshots
+    grounds: Grounds
     binds: BindTrees
     remotes: Remotes
     emit: Callable[[Event], None]

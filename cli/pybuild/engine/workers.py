@@ -15,7 +15,7 @@ from pybuild.errors import CancelledError, UsageError
 from pybuild.layer.tarwriter import Packed
 from pybuild.sandbox import idmap
 from pybuild.sandbox.errors import IdMapError, SandboxError
-from pybuild.sandbox.spec import EMULATIONS, Emulation, RunEnd, SandboxSpec
+from pybuild.sandbox.spec import EMULATIONS, SNAPSHOTTERS, Emulation, RunEnd, SandboxSpec, Snapshotter
 from pybuild.sandbox.worker import Job, Worker
 from pybuild.tree.entry import Entry
 
@@ -53,6 +53,11 @@ class Workers:
         self._closed = Flag()
         self._watcher: Thread | None = None
         self._removals: deque[Job] = deque()
+        self._store_lock = Lock()
+        self._store_problem: str | None = None
+        self._inform: Callable[[str], None] | None = None
+        self.shares_content = False
+        """Can files of the store share their content? Known once `snapshotter` was asked."""
 
     def __enter__(self) -> "Workers":
         return self
@@ -93,6 +98,7 @@ class Workers:
         """
         with self._lock:
             self._tell = lambda text: tell(text + _LOSSES.get(emulation, ""))
+            self._inform = tell
             if self.mode != "single":
                 return []
             why = self._why_single or idmap.why_single() or f"{idmap.OVERRIDE} says so"
@@ -232,9 +238,40 @@ class Workers:
         """Unpack a layer into the new `directory`; `parents` say how directories look that it leaves out."""
         self._call("apply", [os.fsencode(directory), list(parents), self.mode], [layer], None)
 
-    def flatten(self, layers: Sequence[int], directory: Path) -> None:
-        """Unpack layers over each other, bottom first, into the new `directory`."""
-        self._call("flatten", [os.fsencode(directory), self.mode], layers, None)
+    def flatten(self, layers: Sequence[int], directory: Path, parents: Sequence[Sequence[Entry]]) -> None:
+        """Unpack layers over each other, bottom first, and over what is in `directory`, made if missing.
+
+        `parents` say of each how directories look that it leaves out.
+        """
+        self._call("flatten", [os.fsencode(directory), self.mode, [list(rows) for rows in parents]], layers, None)
+
+    def clone(self, tree: Path, directory: Path) -> None:
+        """Copy a tree to the new `directory`, by reference where the file system can."""
+        self._call("clone", [os.fsencode(tree), os.fsencode(directory)], [], None)
+
+    def snapshotter(self, wanted: str, staging: Callable[[], Path]) -> Snapshotter:
+        """Return what RUN steps stand on: as `wanted`, or for "auto" what works in the store, which is tried once.
+
+        `staging` makes a directory there. What had to be done without is told. Raises SandboxError, UsageError for an
+        unknown word.
+        """
+        if wanted == "overlay":
+            return "overlay"
+        if wanted not in ("auto", "copy"):
+            raise UsageError(f"unknown snapshotter: {wanted}", f"known: auto, {', '.join(SNAPSHOTTERS)}")
+        with self._store_lock:
+            if self._store_problem is None:
+                self._store_problem, self.shares_content = self._try_store(staging())
+                if wanted == "auto" and self._store_problem and self._inform is not None:
+                    self._inform(f"each tree of a RUN is a copy: {self._store_problem}")
+        return "copy" if wanted == "copy" or self._store_problem else "overlay"
+
+    def _try_store(self, staging: Path) -> tuple[str, bool]:
+        try:
+            problem, shares = self._call("try_store", [os.fsencode(staging)], [], tuple[str, bool])
+            return str(problem), bool(shares)
+        finally:
+            self.remove_later(staging)
 
     def unpack_context(self, archive: int, directory: Path) -> None:
         """Unpack a context that was sent into `directory`, which belongs to this user; raise LayerError."""

@@ -4,12 +4,13 @@ Runs inside the user namespace that owns the files: only there do owners and fil
 image means them. The tree must be at rest.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
-from pybuild.layer.errors import LayerError, from_os, shown
+from pybuild.layer.errors import LayerError, shown
 from pybuild.layer.limits import DEFAULT_LIMITS
 from pybuild.layer.names import (
     CAPABILITY,
@@ -19,16 +20,13 @@ from pybuild.layer.names import (
     plain_capability,
 )
 from pybuild.layer.tarwriter import TarWriter
+from pybuild.layer.walk import OPEN_DIRECTORY, Walk
 from pybuild.tree.entry import BLOCK, CHAR, DIR, FIFO, FILE, HARDLINK, SYMLINK, WHITEOUT, Entry
 from pybuild.tree.notes import LINK_XATTR, NODE_XATTR, OWNER_XATTR, read_link, read_node, read_owner
 
 Owners = Literal["real", "xattr"]
 
-_OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_KEPT = 32
-"""Directories above the present one that stay open."""
-
 _NANOSECONDS = 1_000_000_000
 
 
@@ -49,12 +47,12 @@ def pack_tree(
     have their owner or note it in an attribute, by default as the id mapping of this process suggests.
     `epoch` (seconds) is the latest time a file may have. Raises LayerError for what a layer cannot hold.
     """
-    _Packing(writer, lower_dirs, skip, owners or _owners(), epoch, overlay=True).walk(root_fd)
+    Packing(writer, lower_dirs, skip, owners or _owners(), epoch, overlay=True).walk(root_fd)
 
 
 def pack_plain(root_fd: int, writer: TarWriter, *, owners: Owners | None = None, epoch: int | None = None) -> None:
     """Write a whole directory; what overlayfs gives a meaning has none here."""
-    _Packing(writer, (), (), owners or _owners(), epoch, overlay=False).walk(root_fd)
+    Packing(writer, (), (), owners or _owners(), epoch, overlay=False).walk(root_fd)
 
 
 def _owners() -> Owners:
@@ -64,28 +62,11 @@ def _owners() -> Owners:
     return "xattr" if mapped == 1 else "real"
 
 
-class _Level:
-    """A directory being packed; `names` are those still to come, the next one last."""
+class Packing(Walk):
+    """Writes what it comes by as entries of a layer."""
 
-    __slots__ = ("_identity", "fd", "names", "prefix")
+    doing = "pack"
 
-    def __init__(self, fd: int, prefix: bytes) -> None:
-        self.fd = fd
-        self.prefix = prefix
-        state = os.fstat(fd)
-        self._identity = (state.st_dev, state.st_ino)
-        self.names = [os.fsencode(name) for name in os.listdir(fd)]
-        self.names.sort(reverse=True)
-
-    def reopen(self, below: int) -> None:
-        """Go back up from a directory below."""
-        self.fd = os.open("..", _OPEN_DIR, dir_fd=below)
-        state = os.fstat(self.fd)
-        if (state.st_dev, state.st_ino) != self._identity:
-            raise LayerError(f"directory was moved while it was packed: `{shown(self.prefix)}`")
-
-
-class _Packing:
     def __init__(
         self,
         writer: TarWriter,
@@ -103,39 +84,6 @@ class _Packing:
         self._latest = None if epoch is None else epoch * _NANOSECONDS
         self._overlay = overlay
         self._names: dict[tuple[int, int], bytes] = {}
-
-    def walk(self, root_fd: int) -> None:
-        path = b""
-        levels: list[_Level] = []
-        try:
-            # Opened anew: listing a directory moves the offset that descriptors share
-            levels.append(_Level(os.open(".", _OPEN_DIR, dir_fd=root_fd), b""))
-            while levels:
-                level = levels[-1]
-                if not level.names:
-                    levels.pop()
-                    if levels and levels[-1].fd < 0:
-                        levels[-1].reopen(level.fd)
-                    os.close(level.fd)
-                    continue
-                name = level.names.pop()
-                path = level.prefix + name
-                inner = self._add(level.fd, name, path)
-                if inner is None:
-                    continue
-                if len(levels) >= DEFAULT_LIMITS.depth:
-                    os.close(inner)
-                    raise LayerError(f"a path more than {len(levels)} directories deep: `{shown(path)}`")
-                if len(levels) > _KEPT and levels[-_KEPT].fd >= 0:
-                    os.close(levels[-_KEPT].fd)
-                    levels[-_KEPT].fd = -1
-                levels.append(_Level(inner, path + b"/"))
-        except OSError as error:
-            raise from_os(error, "pack", path) from error
-        finally:
-            for level in levels:
-                if level.fd >= 0:
-                    os.close(level.fd)
 
     def _add(self, fd: int, name: bytes, path: bytes) -> int | None:
         """Write one entry; return a descriptor if it is a directory to go on with."""
@@ -183,15 +131,14 @@ class _Packing:
         return not isinstance(skip, Mapping) or skip[path] == state.st_ino
 
     def _directory(self, fd: int, name: bytes, entry: Entry, state: os.stat_result) -> int | None:
-        inner = os.open(name, _OPEN_DIR, dir_fd=fd)
+        inner = os.open(name, OPEN_DIRECTORY, dir_fd=fd)
         try:
             if self._skip and self._skips(entry.path, state) and not os.listdir(inner):
                 os.close(inner)
                 return None
             entry.type = DIR
             marks = self._attributes(inner, entry)
-            if marks and marks.get(OVERLAY_OPAQUE) == b"y" and self._overlay:
-                entry.opaque = self._hides(entry.path)
+            entry.opaque = self._is_opaque(entry.path, marks or {})
             self._writer.add(entry)
         except BaseException:
             os.close(inner)
@@ -262,34 +209,55 @@ class _Packing:
                 entry.uid, entry.gid = owner
         return marks
 
-    def _hides(self, path: bytes) -> bool:
-        """Do the layers below show a directory at `path`, which the opaque mark hides?
+    def _is_opaque(self, path: bytes, marks: dict[bytes, bytes]) -> bool:
+        """Does this directory hide what the layers below show at its path?
 
-        To make a directory where one was removed sets the mark, but so does to make one for the first time
+        To make a directory where one was removed sets overlayfs's mark, but so does to make one for the first time
         in a directory that is only in the upper tree.
         """
+        if not self._overlay or marks.get(OVERLAY_OPAQUE) != b"y":
+            return False
         for lower in reversed(self._lowers):
-            state = _look(lower, path)
-            if state is not None:
-                return not (stat.S_ISCHR(state.st_mode) and state.st_rdev == 0)
+            found = _look(lower, path)
+            if found is not None:
+                return found == "shown"
         return False
 
 
-def _look(lower: bytes, path: bytes) -> os.stat_result | None:
-    """Return what is at `path` below `lower` without following links below it; None when nothing is."""
+def _look(lower: bytes, path: bytes) -> Literal["shown", "hidden"] | None:
+    """Return what a layer's tree says of `path`, links below it not followed; None when it leaves that to those below.
+
+    Hidden is also what is in a directory that the layer removes, replaces or makes opaque.
+    """
     *above, name = path.split(b"/")
+    opaque = False
+    fd = os.open(lower, OPEN_DIRECTORY)
     try:
-        fd = os.open(lower, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            for part in above:
-                inner = os.open(part, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-                os.close(fd)
-                fd = inner
-            return os.stat(name, dir_fd=fd, follow_symlinks=False)
-        finally:
+        for part in above:
+            inner = os.open(part, OPEN_DIRECTORY, dir_fd=fd)
             os.close(fd)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+            fd = inner
+            opaque = opaque or _is_marked(fd)
+        state = os.stat(name, dir_fd=fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return "hidden" if opaque else None
+    except OSError as error:
+        # A deletion or a link, where a directory was or will be
+        if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+            raise
+        return "hidden"
+    finally:
+        os.close(fd)
+    return "hidden" if stat.S_ISCHR(state.st_mode) and state.st_rdev == 0 else "shown"
+
+
+def _is_marked(fd: int) -> bool:
+    try:
+        return os.getxattr(fd, OVERLAY_OPAQUE) == b"y"
+    except OSError as error:
+        if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
+            raise
+        return False
 
 
 def _as_device(entry: Entry, node: bytes) -> bool:

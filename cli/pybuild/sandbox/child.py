@@ -21,7 +21,7 @@ from pybuild.sandbox.emulate.install import build_programs
 from pybuild.sandbox.idmap import IdMode
 from pybuild.sandbox.run import close_all_but, make_ready, ready_descriptors, seccomp_program
 
-LASTING = frozenset({"run"})
+LASTING = frozenset({"run", "try_store"})
 """Jobs that leave their process as they found it: no archive of a stranger is read in it."""
 
 _MOST_JOBS = 100

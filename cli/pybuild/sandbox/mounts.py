@@ -11,7 +11,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pybuild.sandbox import overlay, syscalls
+from pybuild.sandbox import ground, overlay, syscalls
 from pybuild.sandbox.attach import Attaching
 from pybuild.sandbox.errors import SandboxError
 from pybuild.sandbox.spec import DEFAULT_SHM_SIZE, FileMount, SandboxSpec
@@ -121,14 +121,15 @@ class Root:
         # Opened anew: a descriptor from before the clone belongs to the parent's mount namespace
         self._staging = os.open(spec.staging, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         upper = os.open(overlay.UPPER, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._staging)
-        tree = overlay.mount(spec)
+        aside = ground.open_aside(spec, self._staging)
+        tree = ground.mount(spec)
         self._files = self._attach_files(resolv_conf)
         os.mkdir("root", dir_fd=self._files)
         place = os.open("root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._files)
         syscalls.move_mount(tree, place)
         os.close(place)
         self.fd = tree
-        self.stubs = Stubs(tree, upper)
+        self.stubs = Stubs(tree, upper, aside)
 
     def _attach_files(self, resolv_conf: bytes) -> int:
         """Make a file system for files of ours and attach it: binds of detached mounts came late to the kernel.

@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 
 from pybuild.sandbox import advice, syscalls
 from pybuild.sandbox.errors import SandboxError
@@ -106,6 +107,34 @@ def _by_parameters(layers: list[bytes], upper: bytes, work: bytes) -> int:
         return syscalls.fsmount(fd)
     finally:
         os.close(fd)
+
+
+def trial(place: bytes) -> str:
+    """Mount an overlay in the empty directory `place` and delete something in it; return why that fails, "" if not.
+
+    The working directory is `/` afterwards.
+    """
+    lower, upper, work = (place + b"/" + name for name in (b"lower", UPPER, WORK))
+    try:
+        for path in (lower, upper, work):
+            os.mkdir(path, 0o755)
+        os.close(os.open(lower + b"/file", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+        tree = mount_layers([lower], upper, work)
+        try:
+            os.unlink(b"file", dir_fd=tree)
+        finally:
+            os.close(tree)
+            with suppress(OSError):
+                # By options it could only be mounted over that
+                syscalls.umount(work, syscalls.MNT_DETACH)
+        state = os.stat(upper + b"/file")
+        return "" if stat.S_ISCHR(state.st_mode) else "what is deleted in an overlay is not marked as such"
+    except SandboxError as error:
+        return error.message
+    except OSError as error:
+        return f"an overlay cannot be used: {error.strerror}"
+    finally:
+        os.chdir("/")
 
 
 def by_options(lowers: list[bytes], upper: bytes, work: bytes) -> int:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 import msgspec
 
 from pybuild.errors import PybuildError
-from pybuild.sandbox import overlay, payload, syscalls, wire
+from pybuild.sandbox import ground, overlay, payload, syscalls, wire
 from pybuild.sandbox.emulate.install import build_programs
 from pybuild.sandbox.emulate.supervisor import Supervisor
 from pybuild.sandbox.holder import bring_loopback_up, join
@@ -31,7 +31,7 @@ from pybuild.sandbox.mounts import Parts, Root
 from pybuild.sandbox.resolv import host_resolv_conf
 from pybuild.sandbox.seccomp import build_filter
 from pybuild.sandbox.spec import Network, RunEnd, SandboxSpec
-from pybuild.sandbox.stubs import Made, remove_stubs
+from pybuild.sandbox.stubs import Made
 from pybuild.sandbox.users import Identity, resolve_user
 
 T = TypeVar("T")
@@ -116,7 +116,7 @@ def run(
     signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, _note)
     resolv_conf = _resolv_conf(spec)
-    staging = overlay.prepare(spec)
+    staging = ground.prepare(spec)
     usual = spec.network == "host" and not groups and not spec.insecure
     if _ready and usual:
         pid, reader, orders = _ready.pop()
@@ -146,8 +146,7 @@ def run(
             ending.end()
         end, made = _judge(records, cancelled)
         upper = os.open(overlay.UPPER, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staging)
-        remove_stubs(upper, made)
-        overlay.clear(staging)
+        ground.finish(spec, staging, upper, made)
         # The kernel takes the namespaces down meanwhile; only init itself is left in them
         packed = pack(upper) if end.status == 0 and not end.cancelled else None
     finally:

@@ -13,6 +13,8 @@ Network = Literal["none", "host", "private"]
 NETWORKS: tuple[Network, ...] = ("none", "host", "private")
 Emulation = Literal["off", "fake", "full"]
 EMULATIONS: tuple[Emulation, ...] = ("off", "fake", "full")
+Snapshotter = Literal["overlay", "copy"]
+SNAPSHOTTERS: tuple[Snapshotter, ...] = ("overlay", "copy")
 Stdin = Literal["null", "given", "terminal"]
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -67,6 +69,7 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
     owner and identity seem to succeed, "full" keeps track of them. `insecure` leaves the process all that root of a
     user namespace may do: all capabilities, all system calls, nothing of /proc and /sys hidden. `stdin` is
     /dev/null, a descriptor that is "given", or, with the two for output, a new "terminal" (`sandbox/terminal.py`).
+    With the `snapshotter` "copy" nothing is stacked: `fs` is there and holds the whole tree, to be changed in place.
     `grace` is how many seconds a cancelled process has between SIGTERM and SIGKILL.
     """
 
@@ -89,6 +92,7 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
     grace: float = 2.0
     emulation: Emulation = "off"
     stdin: Stdin = "null"
+    snapshotter: Snapshotter = "overlay"
 
     def __post_init__(self) -> None:
         """Raise SandboxError for what no sandbox could be made of."""
@@ -132,6 +136,7 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
             "grace": self.grace,
             "emulation": self.emulation,
             "stdin": self.stdin,
+            "snapshotter": self.snapshotter,
         }
 
     @staticmethod
@@ -158,6 +163,7 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
             grace=data["grace"],
             emulation=data["emulation"],
             stdin=data["stdin"],
+            snapshotter=data["snapshotter"],
         )
 
     def describe(self) -> str:
@@ -166,6 +172,6 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
             (
                 f"run {list(self.argv)!r} in {self.cwd} as {self.user or 'root'}",
                 f"network {self.network}, hostname {self.hostname}, environment {[key for key, _ in self.env]!r}",
-                f"overlay of {len(self.lowers)} layers, changes in {os.fsdecode(self.staging)}",
+                f"{self.snapshotter} of {len(self.lowers)} layers, changes in {os.fsdecode(self.staging)}",
             )
         )

@@ -43,21 +43,27 @@ class Lent(msgspec.Struct):
 class Made(msgspec.Struct):
     """`files` and `directories` are (path below the upper directory, inode) of what was made.
 
-    `parents` are (path, mode, uid, gid, mtime in ns) of directories that were there before.
+    `parents` are (path, mode, uid, gid, mtime in ns) of directories that were there before. `aside` are (path, name
+    in the directory for such) of what was replaced.
     """
 
     files: list[tuple[bytes, int]] = []
     directories: list[tuple[bytes, int]] = []
     parents: list[tuple[bytes, int, int, int, int]] = []
     lent: list[Lent] = []
+    aside: list[tuple[bytes, bytes]] = []
 
 
 class Stubs:
-    """Makes places to mount upon in the merged tree `root`, whose changes go to `upper`; both stay the caller's."""
+    """Makes places to mount upon in the merged tree `root`, whose changes go to `upper`; both stay the caller's.
 
-    def __init__(self, root: int, upper: int) -> None:
+    Where both are the same tree, `aside` is a directory for what is replaced: nothing lies below to show up again.
+    """
+
+    def __init__(self, root: int, upper: int, aside: int | None = None) -> None:
         self._root = root
         self._upper = upper
+        self._aside = aside
         self.made = Made()
         self._device = os.fstat(root).st_dev
         self._times: dict[bytes, int] = {}
@@ -89,8 +95,7 @@ class Stubs:
                 if stat.S_ISDIR(state.st_mode):
                     raise SandboxError(f"the image has a directory where a file belongs: {os.fsdecode(target)}")
                 if stat.S_ISLNK(state.st_mode):
-                    self._note_parent(directory)
-                    os.unlink(name, dir_fd=directory)
+                    self._take_away(self._note_parent(directory), directory, name)
                     self._make_file(directory, name)
             return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
         finally:
@@ -104,7 +109,7 @@ class Stubs:
             within = self._note_parent(directory)
             before = _content(name, directory)
             with suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=directory)
+                self._take_away(within, directory, name)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             fd = os.open(name, flags, 0o600, dir_fd=directory)
             try:
@@ -117,6 +122,16 @@ class Stubs:
         path = within + b"/" + name if within else name
         inode = os.stat(path, dir_fd=self._upper, follow_symlinks=False).st_ino
         self.made.lent.append(Lent(path, inode, content, before))
+
+    def _take_away(self, within: bytes, directory: int, name: bytes) -> None:
+        if self._aside is None:
+            os.unlink(name, dir_fd=directory)
+            return
+        path = within + b"/" + name if within else name
+        kept = b"%d" % len(self.made.aside)
+        # By the way the tree is reached outside of the root: a rename stays in one mount
+        os.rename(path, kept, src_dir_fd=self._upper, dst_dir_fd=self._aside)
+        self.made.aside.append((path, kept))
 
     def place(self, target: bytes, *, directory: bool) -> int:
         """Return a descriptor of a directory or file to mount upon, all links followed inside the image.
@@ -161,7 +176,7 @@ class Stubs:
             os.close(parent)
 
     def _make(self, parent: int, name: bytes, *, directory: bool) -> None:
-        if os.fstat(parent).st_dev != self._device:
+        if self._is_other_mount(parent):
             # In another mount, whose own it becomes, and where others may be as fast
             with suppress(FileExistsError):
                 if directory:
@@ -172,6 +187,12 @@ class Stubs:
             self._make_directory(parent, name)
         else:
             self._make_file(parent, name, link=False)
+
+    def _is_other_mount(self, fd: int) -> bool:
+        if os.fstat(fd).st_dev != self._device:
+            return True
+        # A tree that is no overlay is on the same device as caches are
+        return self._aside is not None and _mount_id(fd) != _mount_id(self._root)
 
     def path_of(self, fd: int) -> bytes:
         """Return the path of something below the root, without links."""
@@ -242,16 +263,24 @@ class Stubs:
         return True
 
 
-def remove_stubs(upper: int, made: Made) -> None:
-    """Take out of the upper directory what was made in it and is still as it was made."""
+def _mount_id(fd: int) -> bytes:
+    with open(f"/proc/self/fdinfo/{fd}", "rb") as file:
+        return next(line for line in file if line.startswith(b"mnt_id:"))
+
+
+def remove_stubs(upper: int, made: Made) -> set[bytes]:
+    """Take out of the upper directory what was made in it and is still as it was made; return the files' paths."""
+    gone: set[bytes] = set()
     for item in made.lent:
         with _Parent(upper, item.path) as parent:
-            _take_back(parent, item)
+            if _take_back(parent, item):
+                gone.add(item.path)
     for path, inode in reversed(made.files):
         with _Parent(upper, path) as parent:
             state = parent.state()
             if state is not None and stat.S_ISREG(state.st_mode) and state.st_ino == inode and state.st_size == 0:
                 parent.unlink()
+                gone.add(path)
     for path, inode in reversed(made.directories):
         with _Parent(upper, path) as parent:
             state = parent.state()
@@ -268,26 +297,38 @@ def remove_stubs(upper: int, made: Made) -> None:
                 # What overlayfs copied up has no note that was not there before: only a RUN may have changed it
                 if now == before and not parent.has_note():
                     parent.rmdir()
+    return gone
 
 
-def _take_back(parent: "_Parent", item: Lent) -> None:
-    """Remove a file that was lent. What a RUN has written behind our content goes behind what was there before."""
+def put_back(upper: int, path: bytes, aside: int, name: bytes) -> None:
+    """Put what was replaced at `path`, and is kept in the directory `aside`, where it was."""
+    with _Parent(upper, path) as parent:
+        if parent.state() is None:
+            parent.take(aside, name)
+
+
+def _take_back(parent: "_Parent", item: Lent) -> bool:
+    """Remove a file that was lent, and tell so.
+
+    What a RUN has written behind our content goes behind what was there before.
+    """
     state = parent.state()
     if state is None or not stat.S_ISREG(state.st_mode) or state.st_ino != item.inode:
         # The RUN has removed it, or put its own there
-        return
+        return False
     fd = parent.open(os.O_RDWR)
     try:
         now = os.pread(fd, len(item.content), 0)
         if now != item.content:
-            return
+            return False
         if state.st_size == len(now):
             parent.unlink()
-            return
+            return True
         rest = os.pread(fd, state.st_size - len(now), len(now))
         os.ftruncate(fd, 0)
         _write_all(fd, item.before + rest)
         os.utime(fd, ns=(state.st_atime_ns, state.st_mtime_ns))
+        return False
     finally:
         os.close(fd)
 
@@ -356,6 +397,12 @@ class _Parent:
     def open(self, flags: int) -> int:
         """Return a descriptor of the file of that name."""
         return os.open(self._name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
+
+    def take(self, directory: int, name: bytes) -> None:
+        """Move something of another directory to this name."""
+        before = os.fstat(self._fd)
+        os.rename(name, self._name, src_dir_fd=directory, dst_dir_fd=self._fd)
+        os.utime(self._fd, ns=(before.st_atime_ns, before.st_mtime_ns))
 
     def unlink(self) -> None:
         before = os.fstat(self._fd)

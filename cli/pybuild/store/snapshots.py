@@ -5,9 +5,12 @@ store was flushed in between. It can always be made again from the layer.
 """
 
 import errno
+import fcntl
 import os
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pybuild.store.errors import StoreError, disk_error
@@ -76,6 +79,34 @@ class Snapshots:
             )
         return True
 
+    def take(self, name: str) -> Path | None:
+        """Take a snapshot out of the store to be changed; return the directory it is in now, which the caller removes.
+
+        None when it is absent or somebody reads it (`reading`).
+        """
+        with self._locked(name, fcntl.LOCK_EX) as there:
+            return self.trash(name) if there and self.has(name) else None
+
+    @contextmanager
+    def reading(self, name: str) -> Iterator[Path | None]:
+        """Give the tree of a snapshot that nobody takes until the end of the block; None when it is absent."""
+        with self._locked(name, fcntl.LOCK_SH) as there:
+            yield self.path(name) if there and self.has(name) else None
+
+    @contextmanager
+    def _locked(self, name: str, kind: int) -> Iterator[bool]:
+        """Lock the directory of a snapshot if it is there and not locked in another way; tell whether it is."""
+        directory = self._directory(name)
+        try:
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            yield False
+            return
+        try:
+            yield _lock(fd, kind) and _is_at(fd, directory)
+        finally:
+            os.close(fd)
+
     def list(self) -> list[str]:
         """Return the names of all snapshots on disk, also of those that `has` denies."""
         try:
@@ -108,3 +139,20 @@ class Snapshots:
         if not _NAME.fullmatch(name):
             raise StoreError(f"invalid name of a snapshot: {name!r}")
         return self._place.snapshots / name
+
+
+def _lock(fd: int, kind: int) -> bool:
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    """Is it still there? It may have been taken between opening and locking."""
+    try:
+        state, here = os.stat(path, follow_symlinks=False), os.fstat(fd)
+    except FileNotFoundError:
+        return False
+    return (state.st_dev, state.st_ino) == (here.st_dev, here.st_ino)
