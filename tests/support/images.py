@@ -28,6 +28,7 @@ class Node:
     sha256: str
     data: bytes | None
     xattrs: dict[str, str] = field(default_factory=dict)
+    device: tuple[int, int] = (0, 0)
 
     @property
     def text(self) -> str:
@@ -146,6 +147,7 @@ def read_layer(stream: Any) -> list[Node]:
                         for key, value in member.pax_headers.items()
                         if key.startswith("SCHILY.xattr.")
                     },
+                    device=(member.devmajor, member.devminor) if member.isdev() else (0, 0),
                 )
             )
     return nodes

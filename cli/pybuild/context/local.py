@@ -55,6 +55,8 @@ class LocalContext:
         self._entries: dict[bytes, Entry] = {}
         self._identities: dict[bytes, Identity] = {}
         self._devices: set[bytes] = set()
+        self.hard_links: dict[bytes, tuple[int, int]] = {}
+        """Files looked at so far that have several names, here or elsewhere: equal values are the same file."""
         # What a directory holds itself, with the names of those left out that may hold something
         self._scans: dict[bytes, tuple[list[Entry], list[bytes]]] = {}
         self._listings: dict[bytes, list[Entry]] = {}
@@ -309,6 +311,8 @@ class LocalContext:
         kind = stat.S_IFMT(mode)
         if kind == stat.S_IFREG:
             key = self._identities[path] = identity(status)
+            if status.st_nlink > 1:
+                self.hard_links[path] = key[:2]
             return Entry(
                 path=path,
                 type=FILE,
@@ -364,6 +368,8 @@ class LocalContext:
                             device, inode, size = status.st_dev, status.st_ino, status.st_size
                             mtime, ctime = status.st_mtime_ns, status.st_ctime_ns
                             identities[full] = (device, inode, size, mtime, ctime)
+                            if status.st_nlink > 1:
+                                self.hard_links[full] = (device, inode)
                             digest = b""
                             if device in devices:
                                 row = devices[device].get(inode)

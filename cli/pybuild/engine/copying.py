@@ -31,6 +31,7 @@ from pybuild.tree.copy import (
     select,
     select_plain,
     select_with_parents,
+    with_hard_links,
 )
 from pybuild.tree.entry import FILE, HARDLINK, Entry
 from pybuild.tree.matching import Choice, Matching
@@ -93,6 +94,9 @@ def begin(
             selections += select_with_parents(source.tree, text, partial(_matching, "source"), exclude)
         else:
             selections += select(source.tree, text, Choice(exclude=exclude))
+    # Asked last: the context knows of those it has looked at
+    if same := source.hard_links():
+        selections = [with_hard_links(selected, same) if selected.is_dir else selected for selected in selections]
     also: list[Copying] = []
     for remote, fetched in remotes:
         unpack = isinstance(remote, RemoteFile) and remote.unpack

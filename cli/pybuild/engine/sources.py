@@ -1,7 +1,7 @@
 """Where COPY finds content: the build context, or layers of the store read in place by their tables."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from pybuild.context.local import LocalContext
@@ -22,6 +22,9 @@ class Source(Protocol):
     @property
     def tree(self) -> Tree:
         """Return the table of contents."""
+
+    def hard_links(self) -> Mapping[bytes, object]:
+        """Return which files of several names those are that the tree calls files: equal values are the same."""
 
     def known_digest(self, path: bytes) -> bytes | None:
         """Return the content digest of a file if it is known without reading it."""
@@ -46,6 +49,10 @@ class ContextSource:
     def tree(self) -> Tree:
         """See Source."""
         return self._context
+
+    def hard_links(self) -> Mapping[bytes, object]:
+        """See Source."""
+        return self._context.hard_links
 
     def known_digest(self, path: bytes) -> bytes | None:
         """See Source."""
@@ -94,6 +101,10 @@ class LayerSource:
         if self._tree is None:
             self._tree = MergedTree(self._tocs())
         return self._tree
+
+    def hard_links(self) -> Mapping[bytes, object]:
+        """See Source."""
+        return {}
 
     def known_digest(self, path: bytes) -> bytes | None:
         """See Source."""

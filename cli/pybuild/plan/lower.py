@@ -94,9 +94,7 @@ class StageBuilder:
 
     def config(self) -> RunConfig:
         """Return the config as it stands."""
-        return msgspec.structs.replace(
-            self._config, Env=self.scope.environment(), WorkingDir=self._config.WorkingDir or "/"
-        )
+        return msgspec.structs.replace(self._config, Env=self.scope.environment())
 
     def apply(self, instruction: Instruction, source: CopySource, mounted: Sequence[MountSource | None] = ()) -> None:
         """Put one instruction into effect; `source` is what a COPY reads, `mounted` what each mount of a RUN reads."""

@@ -5,7 +5,7 @@ them; nothing here reads a byte of content.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -166,6 +166,17 @@ def _select_one(tree: Tree, path: bytes, named: bytes, source: str, choice: Choi
     return Selected(named.rpartition(b"/")[2], path, entries, holders=holders)
 
 
+def with_hard_links(selected: Selected, same: Mapping[bytes, object]) -> Selected:
+    """Return a directory with the further names of each file as hard links; `same` tells, by path, which file it is."""
+    first_names: dict[object, bytes] = {}
+    entries: list[Entry] = []
+    for entry in selected.entries:
+        file = same.get(entry.path) if entry.type == FILE else None
+        first = entry.path if file is None else first_names.setdefault(file, entry.path)
+        entries.append(entry if first == entry.path else msgspec.structs.replace(entry, type=HARDLINK, link=first))
+    return msgspec.structs.replace(selected, entries=tuple(entries))
+
+
 def content_key(selections: Iterable[Selected], digest: Callable[[bytes], bytes]) -> bytes:
     """Return a digest of all that the selections say, without any time in it.
 
@@ -286,8 +297,9 @@ def _link_names(ordered: list[Placed], groups: Iterable[list[bytes]]) -> list[Pl
         first = ordered[indexes[0]].entry
         for index in indexes[1:]:
             entry = ordered[index].entry
-            # A layer above may have given one of the names other content
-            if first.digest and entry.digest == first.digest and entry.type == first.type == FILE:
+            # A layer above may have given one of the names other content; in a context not all is read yet
+            same = entry.digest == first.digest or not (entry.digest and first.digest)
+            if same and entry.type == first.type == FILE:
                 link = msgspec.structs.replace(entry, type=HARDLINK, link=first.path)
                 linked[index] = Placed(link)
     return linked
