@@ -1,6 +1,6 @@
 """What a build, or a shell, tells while it runs: a closed union, one JSON object a line (`{"event": NAME, ...}`).
 
-The order of a build's events: Planned; StepStarted, StepLog, Transfer, StepDone and Notice in any
+The order of a build's events: Planned; Reads, StepStarted, StepLog, Transfer, StepDone and Notice in any
 interleaving (steps of independent stages overlap), among them ShellOpened and ShellEnded in turn where shells
 were asked for; last exactly one of Built, Checked and Failed.
 Times are seconds since the epoch as float. `step` is an index into `Planned.steps`.
@@ -25,6 +25,24 @@ class Planned(NamedTuple):
 
     steps: tuple[PlannedStep, ...]
     time: float = 0.0
+
+
+class Read(NamedTuple):
+    """Files of the context that a step reads: `source` is a path or pattern as COPY has it.
+
+    With `parents` what is below its first `/./`, or all of it, is a pattern with `**`; `excludes` are patterns of what
+    is left out.
+    """
+
+    source: str
+    parents: bool = False
+    excludes: tuple[str, ...] = ()
+
+
+class Reads(NamedTuple):
+    """What the build reads of its context, in parts: told if the request asks to `watch`."""
+
+    reads: tuple[Read, ...]
 
 
 class StepStarted(NamedTuple):
@@ -176,13 +194,24 @@ RETRY, ACCEPT, AGAIN, ABORT = DECISIONS = ("retry", "accept", "shell", "abort")
 result, open another shell, or fail."""
 
 Event = (
-    Planned | StepStarted | StepLog | Transfer | StepDone | Notice | Built | Checked | Failed | ShellOpened | ShellEnded
+    Planned
+    | Reads
+    | StepStarted
+    | StepLog
+    | Transfer
+    | StepDone
+    | Notice
+    | Built
+    | Checked
+    | Failed
+    | ShellOpened
+    | ShellEnded
 )
 
 _KINDS: dict[str, type[Event]] = {
     kind.__name__: kind
     for kind in (
-        *(Planned, StepStarted, StepLog, Transfer, StepDone, Notice, Built, Checked, Failed),
+        *(Planned, Reads, StepStarted, StepLog, Transfer, StepDone, Notice, Built, Checked, Failed),
         *(ShellOpened, ShellEnded),
     )
 }
@@ -193,6 +222,8 @@ def to_json(event: Event) -> dict[str, Any]:
     values = event._asdict()
     if isinstance(event, Planned):
         values["steps"] = [step._asdict() for step in event.steps]
+    if isinstance(event, Reads):
+        values["reads"] = [read._asdict() for read in event.reads]
     if isinstance(event, Checked):
         values["findings"] = [finding._asdict() for finding in event.findings]
     if isinstance(event, Checked | Failed | ShellOpened) and event.failure is not None:
@@ -209,6 +240,8 @@ def from_json(data: dict[str, Any]) -> Event:
     try:
         if kind is Planned:
             values["steps"] = tuple(PlannedStep(**step) for step in values["steps"])
+        elif kind is Reads:
+            values["reads"] = tuple(Read(**{**read, "excludes": tuple(read["excludes"])}) for read in values["reads"])
         elif kind is Checked:
             values["findings"] = tuple(Finding(**finding) for finding in values["findings"])
         if kind in (Checked, Failed, ShellOpened) and values.get("failure") is not None:

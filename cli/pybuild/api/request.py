@@ -90,7 +90,8 @@ class BuildRequest(NamedTuple):
     is kept. `call` is "build", or "check": then the Dockerfile is only looked at. `proxies` are variables such as
     HTTP_PROXY for what the build itself fetches; those among `build_args` win. `max_download` is the most bytes of one
     file that is fetched, 0 the default. With `rewrite_timestamp` no time in the layers that are built is later than
-    SOURCE_DATE_EPOCH.
+    SOURCE_DATE_EPOCH. With `watch` the build tells what it reads of the
+    context.
     """
 
     context: str = ""
@@ -124,6 +125,7 @@ class BuildRequest(NamedTuple):
     proxies: Mapping[str, str] = _NOTHING
     max_download: int = 0
     rewrite_timestamp: bool = False
+    watch: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""

@@ -2,12 +2,13 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
-from pybuild.api.events import Built, Failed, ShellEnded, ShellOpened
+from pybuild.api.events import Built, Failed, Reads, ShellEnded, ShellOpened
 from pybuild.api.request import BuildRequest, Output
 from pybuild.commands.option import Argument, Option
 from pybuild.errors import ExitCode, PybuildError, UsageError
@@ -111,6 +112,9 @@ def build(
         bool, Option("--check", help="Look for mistakes in the Dockerfile and build nothing; ends with 1 if there are.")
     ] = False,
     call: Annotated[str, Option(help="build, or check[,format=FORMAT].", metavar="METHOD")] = "",
+    watch: Annotated[
+        bool, Option("--watch", help="Build again whenever something that the build reads of CONTEXT changes.")
+    ] = False,
     format_: Annotated[
         str, Option("--format", help="For --check: text, json, sarif or github.", metavar="FORMAT")
     ] = "",
@@ -119,6 +123,8 @@ def build(
     from pybuild.commands import flags, given
 
     form = _check_form(check, call, format_) if check or call or format_ else ""
+    if watch and (form or context == "-"):
+        raise UsageError(f"--watch does not go with {'--check' if form else 'a context from standard input'}")
     if progress not in _SHOWN:
         raise UsageError(f"unknown kind of progress: {progress}", f"known: {', '.join(_SHOWN)}")
     outputs = [flags.output(text, Path.cwd()) for text in output or ()]
@@ -156,6 +162,7 @@ def build(
         max_download=flags.size(max_download, "--max-download") if max_download else 0,
         term=os.environ.get("TERM", "") if shell_on_fail else "",
         call="check" if form else "build",
+        watch=watch,
     )
     if form:
         from pybuild.commands import checks
@@ -164,17 +171,24 @@ def build(
             return checks.check(request, stream, inline=inline, form=form)
     for path in filter(None, (iidfile, metadata_file)):
         _check_parent(path)
+    mode = "quiet" if quiet and progress != "json" else progress
+    run = partial(
+        _run,
+        request,
+        inline=inline,
+        mode=mode,
+        to_stdout=to_stdout,
+        iidfile=iidfile,
+        metadata_file=metadata_file,
+        print_id=quiet and to_stdout is None,
+    )
+    if watch:
+        from pybuild.commands import watching
+
+        written = [*(item.dest for item in outputs), *filter(None, (iidfile, metadata_file))]
+        watching.watch(run, request, written, tell=mode in ("auto", "tty", "plain"))
     with _context(context) as stream:
-        return _run(
-            request,
-            stream,
-            inline=inline,
-            mode="quiet" if quiet and progress != "json" else progress,
-            to_stdout=to_stdout,
-            iidfile=iidfile,
-            metadata_file=metadata_file,
-            print_id=quiet and to_stdout is None,
-        )
+        return run(stream)
 
 
 def _check_form(check: bool, call: str, form: str) -> str:
@@ -207,6 +221,7 @@ def _run(
     iidfile: str,
     metadata_file: str,
     print_id: bool,
+    observe: Callable[[Reads], None] | None = None,
 ) -> int:
     from pybuild.client import connect
     from pybuild.progress import open_renderer
@@ -223,6 +238,8 @@ def _run(
                     if isinstance(event, Built | Failed):
                         last = event
                     renderer.show(event)
+                    if isinstance(event, Reads) and observe is not None:
+                        observe(event)
                     if isinstance(event, ShellOpened | ShellEnded):
                         from pybuild.commands.failed_step import attend
 

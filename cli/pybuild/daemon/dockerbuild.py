@@ -12,6 +12,7 @@ from pybuild.api.events import (
     Notice,
     Planned,
     PlannedStep,
+    Reads,
     ShellEnded,
     ShellOpened,
     StepDone,
@@ -144,7 +145,7 @@ class DockerStream:
                 ]
             case Failed():
                 return [error_object(event.failure)]
-            case ShellOpened() | ShellEnded() | Checked():
+            case ShellOpened() | ShellEnded() | Checked() | Reads():
                 # Docker's parameters cannot ask for it
                 return []
             case _ as unreachable:

@@ -18,7 +18,7 @@ from pybuild.context.errors import ContextError
 from pybuild.context.local import LocalContext
 from pybuild.dockerfile.frontend import ARGUMENT as FRONTEND
 from pybuild.dockerfile.parse import Dockerfile, parse
-from pybuild.engine import checking, exporting, inputs
+from pybuild.engine import checking, exporting, inputs, reading
 from pybuild.engine.bindtrees import BindTrees
 from pybuild.engine.deadline import Deadline
 from pybuild.engine.grounds import Grounds
@@ -75,6 +75,8 @@ def build(
         emit = _serialised(emit)
         shown = numbered(plan.stages)
         emit(Planned(tuple(PlannedStep(label, name, line) for _, label, name, line in shown), time.time()))
+        if request.watch:
+            emit(reading.planned(plan))
         checking.tell(dockerfile, request, plan, bases, given.context, emit)
         for warning in plan.warnings:
             emit(Notice("warning", warning.message, warning.line))

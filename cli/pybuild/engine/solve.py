@@ -17,7 +17,7 @@ from pybuild.api.events import Event, Notice, StepDone, StepStarted, Transfer
 from pybuild.api.request import BuildRequest
 from pybuild.dockerfile.addresses import redacted
 from pybuild.dockerfile.errors import DockerfileError
-from pybuild.engine import copying, mounting, running
+from pybuild.engine import copying, mounting, reading, running
 from pybuild.engine.bindtrees import BindTrees
 from pybuild.engine.deadline import Deadline
 from pybuild.engine.errors import StepError
@@ -321,6 +321,8 @@ class Solver:
             source = stack.enter_context(self._source_of(op))
             image = stack.enter_context(stage_source(self._in.store, state.diff_ids))
             step = copying.begin(op, source, self._progress(number, op), self._plan.source_date_epoch, remotes)
+            if self._in.request.watch and isinstance(op.source, FromContext):
+                self._in.emit(reading.found(step.selections))
             unread = step.unread()
             if not unread or step.small(unread) or op.unpack:
                 key = copy_key(op, chain, step.content(), self._plan.source_date_epoch)

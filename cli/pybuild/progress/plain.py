@@ -10,6 +10,7 @@ from pybuild.api.events import (
     Notice,
     Planned,
     PlannedStep,
+    Reads,
     ShellEnded,
     ShellOpened,
     StepDone,
@@ -94,7 +95,7 @@ class PlainRenderer:
                     return []
                 lines = [self._log(event.step, line) for line in self._lines.flush(event.step)]
                 return [*lines, f"#{event.step + 1} ERROR", "", *failure_lines(event.failure, ci=self._ci)]
-            case ShellEnded() | Checked():
+            case ShellEnded() | Checked() | Reads():
                 return []
             case _ as unreachable:
                 assert_never(unreachable)

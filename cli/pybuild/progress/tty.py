@@ -21,6 +21,7 @@ from pybuild.api.events import (
     Notice,
     Planned,
     PlannedStep,
+    Reads,
     ShellEnded,
     ShellOpened,
     StepDone,
@@ -136,7 +137,7 @@ class TtyRenderer:
                 if event.failure is not None:
                     self._above += self._failed(event.step, event.time)
                     self._above += failure_lines(event.failure, ci=self._ci)
-            case ShellEnded() | Checked():
+            case ShellEnded() | Checked() | Reads():
                 pass
             case _ as unreachable:
                 assert_never(unreachable)

@@ -88,6 +88,11 @@ def glob(tree: Tree, pattern: bytes) -> list[bytes]:
     return sorted(set(found))
 
 
+def matches(pattern: bytes, name: bytes) -> bool:
+    """Does one component of a pattern match a name? Raises TreeError for a malformed one."""
+    return _match(_compile(pattern), name) if has_wildcard(pattern) else pattern == name
+
+
 _Token = tuple[str, object]
 
 

@@ -1,0 +1,82 @@
+"""Which paths of a context a build reads, decided on names alone."""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from pybuild.api.events import Read
+from pybuild.context.errors import IgnoreError
+from pybuild.context.ignore import DirState, IgnoreMatcher
+from pybuild.tree.paths import TreeError, clean, matches
+
+
+class _Source(msgspec.Struct, frozen=True):
+    """A pattern, a component each, and what is taken and left out of what it matches."""
+
+    parts: tuple[bytes, ...]
+    include: IgnoreMatcher | None
+    exclude: IgnoreMatcher | None
+
+
+class Footprint:
+    """What `reads` name. None is everything, as of a build that never came to say what it reads."""
+
+    def __init__(self, reads: Iterable[Read] | None) -> None:
+        self._sources = [_Source((), None, None)] if reads is None else []
+        for read in dict.fromkeys(reads or ()):
+            try:
+                self._sources.append(_source(read))
+            except (IgnoreError, TreeError):
+                # The step fails for it, and matches nothing
+                continue
+
+    def uses(self, path: bytes, *, directory: bool) -> bool:
+        """May the result change with this path, which is one of a directory or not?"""
+        return any(_uses(source, _parts(path), directory) for source in self._sources)
+
+    def reaches(self, path: bytes) -> bool:
+        """May something that is used be in this directory, or below?"""
+        return any(_uses(source, _parts(path), True) for source in self._sources)
+
+
+def _source(read: Read) -> _Source:
+    top, below = read.source, ""
+    if read.parents:
+        top, pivot, below = read.source.partition("/./")
+        if not pivot:
+            top, below = "", read.source
+    exclude = IgnoreMatcher(read.excludes) if read.excludes else None
+    inner = clean(below.encode(errors="surrogateescape")).decode(errors="surrogateescape")
+    parts = _parts(clean(top.encode(errors="surrogateescape")))
+    for part in parts:
+        matches(part, b"")
+    return _Source(parts, IgnoreMatcher([inner]) if inner else None, exclude)
+
+
+def _parts(path: bytes) -> tuple[bytes, ...]:
+    return tuple(path.split(b"/")) if path else ()
+
+
+def _uses(source: _Source, parts: Sequence[bytes], directory: bool) -> bool:
+    # A shorter path is a directory, or a link, on the way to what is named
+    if not all(matches(pattern, name) for pattern, name in zip(source.parts, parts)):
+        return False
+    rest = [part.decode(errors="surrogateescape") for part in parts[len(source.parts) :]]
+    if not rest:
+        return True
+    if source.exclude is not None:
+        left_out, below = _decide(source.exclude, rest)
+        if left_out and not (directory and below.may_reinclude()):
+            return False
+    if source.include is None:
+        return True
+    taken, below = _decide(source.include, rest)
+    return taken or (directory and below.may_match())
+
+
+def _decide(matcher: IgnoreMatcher, names: Sequence[str]) -> tuple[bool, DirState]:
+    """Return whether the patterns match, and what they say of the path as a directory."""
+    state = matcher.root
+    for name in names[:-1]:
+        state = state.enter(name)
+    return state.excludes(names[-1]), state.enter(names[-1])
