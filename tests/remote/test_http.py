@@ -70,7 +70,7 @@ def test_a_file_comes_with_what_the_server_says_of_it(web: Web) -> None:
     )
     data, answer = fetch(web.url("/a.txt?x=1#part"))
     assert data == b"hello"
-    assert answer == Got(False, Validators('"1"', "Tue, 01 Sep 2026 10:00:00 GMT"), "b.txt")
+    assert answer == Got(False, Validators('"1"', "Tue, 01 Sep 2026 10:00:00 GMT"), "b.txt", web.url("/a.txt?x=1"))
     [asked] = web.asked
     assert asked.path == "/a.txt?x=1"
     assert asked.headers["Accept-Encoding"] == "identity"

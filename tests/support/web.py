@@ -58,7 +58,7 @@ class Web:
         return [request.path for request in self.asked]
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     web: Web
 
@@ -68,9 +68,9 @@ class _Handler(BaseHTTPRequestHandler):
         # A proxy is asked for the whole address
         path = self.path.partition("?")[0] if self.path.startswith("/") else self.path
         answer = self.web.answers.get(path, Answer(status=404))
-        self._answer(answer(asked) if callable(answer) else answer, asked)
+        self.answer(answer(asked) if callable(answer) else answer, asked)
 
-    def _answer(self, answer: Answer, asked: Asked) -> None:
+    def answer(self, answer: Answer, asked: Asked) -> None:
         if answer.authorization and asked.headers.get("Authorization") != answer.authorization:
             return self._send(Answer(status=401), 0)
         if answer.etag and asked.headers.get("If-None-Match") == answer.etag:
@@ -121,7 +121,7 @@ class _Server(ThreadingHTTPServer):
 
 @contextmanager
 def serve(
-    certificate: Path | None = None, handler: type[BaseHTTPRequestHandler] = _Handler, address: str = "127.0.0.1"
+    certificate: Path | None = None, handler: type[BaseHTTPRequestHandler] = Handler, address: str = "127.0.0.1"
 ) -> Iterator[Web]:
     """Give a server; with `certificate` (key and certificate as PEM) over TLS."""
     end = Event()

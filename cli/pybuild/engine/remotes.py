@@ -21,7 +21,7 @@ from pybuild.dockerfile.addresses import redacted
 from pybuild.engine.sources import LayerSource
 from pybuild.errors import PybuildError
 from pybuild.oci.digest import Digest, digest_of
-from pybuild.plan.ops import RemoteFile
+from pybuild.plan.ops import RemoteFile, RemoteTree
 from pybuild.plan.scope import PROXY_NAMES
 from pybuild.remote.errors import RemoteError
 from pybuild.remote.validators import Validators, modified
@@ -33,6 +33,7 @@ from pybuild.tree.entry import FILE, Entry
 if TYPE_CHECKING:
     from _hashlib import HASH
 
+    from pybuild.engine.repositories import Repositories
     from pybuild.remote.http import Fetcher
 
 DEFAULT_MAX_DOWNLOAD = 16 << 30
@@ -64,6 +65,7 @@ class Remotes:
         self._guard = Lock()
         self._locks: dict[str, Lock] = {}
         self._files: dict[str, Fetched] = {}
+        self._repositories: Repositories | None = None
 
     @contextmanager
     def _alone(self, name: str) -> Iterator[None]:
@@ -85,6 +87,15 @@ class Remotes:
             offset=0,
         )
         return LayerSource(lambda _: self._store.blobs.open(fetched.digest), lambda: [[entry]])
+
+    def layer(self, remote: RemoteTree, *, by_user: bool = False) -> Digest:
+        """Return the layer of a repository's files; see `Repositories.layer`."""
+        from pybuild.engine.repositories import Repositories
+
+        with self._guard:
+            if self._repositories is None:
+                self._repositories = Repositories(self._store, self._request, self, self._cancel)
+        return self._repositories.layer(remote, by_user=by_user)
 
     def file(self, url: str, checksum: str, progress: Progress, *, by_user: bool = False) -> Fetched:
         """Return the file at `url`, whose content must have `checksum` if that is not "".

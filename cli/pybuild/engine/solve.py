@@ -344,7 +344,7 @@ class Solver:
             case RemoteFile():
                 return self._in.remotes.source(remote, self._progress(number, op))
             case RemoteTree():
-                raise PybuildError(f"git repositories are not supported yet: {redacted(remote.address)}")
+                return stage_source(self._in.store, [self._in.remotes.layer(remote)])
             case _ as unreachable:
                 assert_never(unreachable)
 

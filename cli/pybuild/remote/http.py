@@ -52,11 +52,15 @@ class Sink(Protocol):
 
 
 class Answer(NamedTuple):
-    """How a file was had. `name` is what the server calls it, "" mostly; with `unchanged` nothing was written."""
+    """How a file was had, and from which URL at last.
+
+    `name` is what the server calls it, "" mostly; with `unchanged` nothing was written.
+    """
 
     unchanged: bool
     validators: Validators
     name: str
+    url: str
 
 
 class Fetcher(NamedTuple):
@@ -294,7 +298,7 @@ class _Fetching:
         told = Validators(response.headers.get("ETag", ""), response.headers.get("Last-Modified", ""))
         name = _disposition(response.headers.get("Content-Disposition", ""))
         if response.status == 304 and any(self._known) and not self._done:
-            return Answer(True, self._known, name)
+            return Answer(True, self._known, name, url)
         if self._done and response.status == 206 and self._continues(response):
             told = self._partial
         elif response.status == 200:
@@ -314,7 +318,7 @@ class _Fetching:
             if not strong(told):
                 self._begin_anew()
             raise
-        return Answer(False, told, name)
+        return Answer(False, told, name, url)
 
     def _begin_anew(self) -> None:
         self._sink.restart()

@@ -1,0 +1,195 @@
+"""Git as it is run for a build, without a build."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+
+from pybuild.errors import CancelledError
+from pybuild.remote.addresses import Reach
+from pybuild.remote.errors import AddressError, GitError
+from pybuild.remote.git import Access, Found, Git, basic, origin_of, without_userinfo
+from support import repositories
+from support.repositories import Repository
+from support.web import Answer, Asked, Web
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    made = Repository(tmp_path / "served" / "a.git")
+    made.commit(README="first")
+    return made
+
+
+@pytest.fixture
+def web(repository: Repository) -> Iterator[Web]:
+    with repositories.serve(repository.path.parent) as web:
+        yield web
+
+
+@pytest.fixture
+def access() -> Access:
+    return Access({}, Reach.LOCAL, {}, "", "", [], Event())
+
+
+@pytest.fixture
+def git(tmp_path: Path, access: Access) -> Iterator[Git]:
+    home = tmp_path / "home"
+    home.mkdir()
+    with Git(home, access) as git:
+        yield git
+
+
+def fetched(git: Git, tmp_path: Path, address: str, commit: str) -> Path:
+    bare = tmp_path / "bare"
+    if not bare.exists():
+        git.make(bare)
+    lock = os.open(tmp_path, os.O_RDONLY)
+    try:
+        git.fetch(bare, address, commit, lock)
+    finally:
+        os.close(lock)
+    return bare
+
+
+def test_branches_win_over_tags_and_tags_are_peeled(git: Git, web: Web, repository: Repository) -> None:
+    first = repository.git("rev-parse", "HEAD")
+    repository.git("tag", "-a", "same", "-m", "x")
+    tag = repository.git("rev-parse", "same")
+    second = repository.commit(README="second")
+    address = web.url("/a.git")
+    assert git.look_up(address, "same") == Found(first, tag, "refs/tags/same")
+    repository.git("branch", "same", second)
+    assert git.look_up(address, "same") == Found(second, "", "refs/heads/same")
+    assert git.look_up(address, "tags/same") == Found(first, tag, "refs/tags/same")
+    assert git.look_up(address, "") == Found(second, "", "HEAD")
+    with pytest.raises(GitError, match="no such branch"):
+        git.look_up(address, "sam")
+
+
+def test_a_server_that_gives_only_what_has_a_name(git: Git, web: Web, repository: Repository, tmp_path: Path) -> None:
+    first = repository.git("rev-parse", "HEAD")
+    second = repository.commit(README="second")
+    address = web.url("/a.git")
+    bare = fetched(git, tmp_path, address, second)
+    repository.git("config", "uploadpack.allowAnySHA1InWant", "false")
+    # Protocol version 2 would give any commit
+    with (tmp_path / "home" / ".gitconfig").open("a") as config:
+        config.write("[protocol]\n    version = 0\n")
+    assert fetched(git, tmp_path, address, first) == bare
+    git.check_out(bare, first, tmp_path / "out", address, keep=False, submodules=True)
+    assert (tmp_path / "out" / "README").read_text() == "first"
+    with pytest.raises(GitError, match="no such commit"):
+        fetched(git, tmp_path, address, "0" * 40)
+
+
+def test_what_a_killed_git_left_is_no_obstacle(git: Git, web: Web, repository: Repository, tmp_path: Path) -> None:
+    bare = fetched(git, tmp_path, web.url("/a.git"), repository.git("rev-parse", "HEAD"))
+    (bare / "shallow.lock").touch()
+    (bare / "objects" / "pack" / "tmp_pack_abc").write_bytes(b"half")
+    fetched(git, tmp_path, web.url("/a.git"), repository.commit(README="next"))
+    assert not (bare / "objects" / "pack" / "tmp_pack_abc").exists()
+
+
+def test_a_cancelled_build_ends_git_and_its_helpers(
+    tmp_path: Path, access: Access, web: Web, repository: Repository
+) -> None:
+    asked = Event()
+
+    def stall(request: Asked) -> Answer:
+        asked.set()
+        return Answer(b"0000", status=203, stall=2)
+
+    web.answers["*"] = stall
+    home = tmp_path / "home"
+    home.mkdir()
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        with Git(home, access) as git:
+            try:
+                git.look_up(web.url("/a.git"), "main")
+            except BaseException as error:
+                failures.append(error)
+
+    thread = Thread(target=run)
+    thread.start()
+    assert asked.wait(20)
+    access.cancel.set()
+    thread.join(20)
+    assert [type(error) for error in failures] == [CancelledError]
+    running = [path for path in Path("/proc").glob("[0-9]*/environ") if _mentions(path, str(home))]
+    assert not running, signal.SIGTERM
+
+
+def _mentions(path: Path, text: str) -> bool:
+    try:
+        return text.encode() in path.read_bytes()
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("ext::sh -c x", "file:///x", "/x", "./x", "fd::3", "-oX@h:y", "ssh://-oX/y", "http://", "https://h:x/y"),
+        *("git@h:-x", "h::x", "ftp://h/x", "", "../x", "c"),
+    ],
+)
+def test_addresses_that_git_must_not_see(git: Git, address: str) -> None:
+    with pytest.raises(GitError, match="not the address of a repository"):
+        git.allow(address)
+
+
+def test_near_addresses(tmp_path: Path, access: Access) -> None:
+    with Git(tmp_path, access._replace(limit=Reach.PRIVATE)) as git:
+        for address in (
+            "http://127.0.0.1/a",
+            "https://localhost/a",
+            "git://[::1]/a",
+            "ssh://u@127.1/a",
+            "u@localhost:a",
+        ):
+            with pytest.raises(AddressError):
+                git.allow(address)
+
+
+def test_submodules_are_no_way_to_this_machine(
+    git: Git, web: Web, repository: Repository, tmp_path: Path, access: Access
+) -> None:
+    listing = f'[submodule "s"]\n\tpath = s\n\turl = {web.url("/inner.git")}\n'
+    (repository.path / ".gitmodules").write_text(listing)
+    repository.git("update-index", "--add", "--cacheinfo", f"160000,{repository.git('rev-parse', 'HEAD')},s")
+    repository.git("add", ".gitmodules")
+    repository.git("commit", "-q", "-m", "submodule")
+    commit = repository.git("rev-parse", "HEAD")
+    bare = fetched(git, tmp_path, web.url("/a.git"), commit)
+    web.asked.clear()
+    home = tmp_path / "careful"
+    home.mkdir()
+    with Git(home, access._replace(limit=Reach.PRIVATE)) as careful, pytest.raises(AddressError):
+        careful.check_out(bare, commit, tmp_path / "out", "https://public.example/a.git", keep=False, submodules=True)
+    assert not web.asked
+
+
+def test_git_connects_to_the_address_that_was_looked_at(
+    git: Git, web: Web, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that means something else the next time it is asked for: here it means nothing at all to git."""
+    from pybuild.remote import git as module
+
+    monkeypatch.setattr(module, "resolve", lambda host, port, limit: (Reach.LOCAL, [(2, ("127.0.0.1", port))]))
+    address = web.url("/a.git", host="rebinding.invalid")
+    assert git.look_up(address, "main").commit == repository.git("rev-parse", "HEAD")
+
+
+def test_users_and_passwords() -> None:
+    address = "https://me:p%40ss@h.example:8443/a.git"
+    assert without_userinfo(address) == "https://h.example:8443/a.git"
+    assert origin_of(address) == "https://h.example:8443"
+    assert basic(address) == "Basic bWU6cEBzcw=="
+    assert without_userinfo("ssh://git@h/a") == "ssh://git@h/a"
+    assert basic("git@h:a") == ""
