@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pybuild.context.archive import HEAD, open_context_stream, pack_context, sniff
-from pybuild.context.errors import ContextError
+from pybuild.context.archive import HEAD, pack_context, sniff
 from pybuild.context.ignore import IgnoreMatcher
 
 
@@ -56,28 +55,6 @@ def _v7_tar() -> bytes:
 )
 def test_tells_what_a_stream_is_by_its_head(data: bytes, kind: str) -> None:
     assert sniff(data[:HEAD]) == kind
-
-
-def test_the_stream_still_begins_at_its_beginning() -> None:
-    data = _tar() * 50
-    reader, writer = os.pipe()
-    with open(reader, "rb", buffering=0) as incoming, open(writer, "wb", buffering=0) as outgoing:
-        outgoing.write(data[:7])
-        outgoing.write(data[7:40_000])
-        outgoing.close()
-        kind, stream = open_context_stream(incoming)
-        assert kind == "tar"
-        assert stream.read() == data[:40_000]
-
-
-def test_a_short_stream_is_a_dockerfile() -> None:
-    kind, stream = open_context_stream(io.BytesIO(b"FROM scratch\n"))
-    assert (kind, stream.read()) == ("text", b"FROM scratch\n")
-
-
-def test_an_empty_stream_is_an_error() -> None:
-    with pytest.raises(ContextError, match="empty"):
-        open_context_stream(io.BytesIO())
 
 
 def _packed(root: Path, patterns: str = "", **options: list[bytes]) -> tarfile.TarFile:

@@ -4,7 +4,6 @@ import hashlib
 import os
 import socket
 import stat
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -304,7 +303,7 @@ def test_digests_files_small_and_big(tmp_path: Path) -> None:
     expected = [hashlib.sha256(content).digest() for content in contents.values()]
     with _open(tmp_path) as context:
         assert [context.known_digest(name) for name in contents] == [None] * len(contents)
-        assert context.digest_many(list(contents)) == expected
+        assert [context.digest(name) for name in contents] == expected
         assert [context.known_digest(name) for name in contents] == expected
         entry = context.get(b"small")
         assert entry is not None
@@ -313,25 +312,12 @@ def test_digests_files_small_and_big(tmp_path: Path) -> None:
         assert [context.digest(name) for name in contents] == expected
 
 
-def test_digest_many_passes_on_the_error_of_either_thread(tmp_path: Path) -> None:
-    for name, size in (("big1", 1 << 20), ("big2", 1 << 20), ("small", 3)):
-        (tmp_path / name).write_bytes(b"x" * size)
-    for victim in ("big1", "small"):
-        with _open(tmp_path) as context:
-            context.walk(b"")
-            (tmp_path / victim).write_bytes(b"y" * ((1 << 20) + 5))
-            with pytest.raises(ChangedError, match=victim):
-                context.digest_many([b"small", b"big1", b"big2"])
-            (tmp_path / victim).write_bytes(b"x" * (1 << 20 if "big" in victim else 3))
-    assert not [thread for thread in threading.enumerate() if thread.name == "context-digest"]
-
-
 def test_remembers_digests_between_contexts(tmp_path: Path) -> None:
     root, memory = tmp_path / "root", tmp_path / "deep" / "memory"
     _write(root, "a", "d/b")
     _settle()
     with _open(root, memory=memory) as context:
-        expected = context.digest_many([b"a", b"d/b"])
+        expected = [context.digest(path) for path in (b"a", b"d/b")]
         context.save()
     assert stat.S_IMODE(memory.stat().st_mode) == 0o600
     assert os.listdir(memory.parent) == ["memory"]
@@ -456,21 +442,6 @@ def test_another_version_than_the_digest_given_away_is_refused(tmp_path: Path) -
         os.utime(tmp_path / "a", ns=(1, 1))
         with pytest.raises(ChangedError):
             context.open(b"a")
-
-
-def test_remember_believes_only_a_file_that_stayed(tmp_path: Path) -> None:
-    root, memory = tmp_path / "root", tmp_path / "memory"
-    _write(root, "a", "b")
-    _settle()
-    with _open(root, memory=memory) as context:
-        context.walk(b"")
-        (root / "b").write_text("B")
-        os.utime(root / "b", ns=(1, 1))
-        for name in (b"a", b"b"):
-            context.remember(name, hashlib.sha256(name).digest())
-        context.save()
-        assert context.known_digest(b"a") == hashlib.sha256(b"a").digest()
-        assert context.known_digest(b"b") is None
 
 
 def test_leaves_no_descriptor_open(tmp_path: Path) -> None:

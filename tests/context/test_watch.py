@@ -45,8 +45,8 @@ def test_footprint_of_nothing_and_of_everything() -> None:
 
 def test_directories_on_the_way_are_reached() -> None:
     footprint = Footprint([Read("a/b/*.txt"), Read("x/./**/y", parents=True)])
-    assert all(footprint.reaches(path) for path in (b"", b"a", b"a/b", b"x", b"x/deep/er"))
-    assert not any(footprint.reaches(path) for path in (b"b", b"a/c", b"y"))
+    assert all(footprint.uses(path, directory=True) for path in (b"", b"a", b"a/b", b"x", b"x/deep/er"))
+    assert not any(footprint.uses(path, directory=True) for path in (b"b", b"a/c", b"y"))
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from layer.archives import as_root, opened, removed, written
 from pybuild.layer.apply import Rules, apply_layer
 from pybuild.layer.errors import LayerError
 from pybuild.layer.index import index_layer
-from pybuild.layer.pack import pack_plain, pack_tree
+from pybuild.layer.pack import pack_tree
 from pybuild.layer.tarwriter import Packed, TarWriter
 from pybuild.tree.entry import BLOCK, CHAR, DIR, FIFO, FILE, HARDLINK, SYMLINK, WHITEOUT, Entry
 
@@ -284,19 +284,6 @@ def test_upper_directory_of_a_real_overlay(tmp_path: Path) -> None:
         finally:
             os._exit(status)
     assert os.waitpid(pid, 0)[1] == 0
-
-
-def test_plain_directories(upper: Path, tmp_path: Path) -> None:
-    (upper / "d").mkdir()
-    os.setxattr(upper / "d", "user.overlay.opaque", b"y")
-    (upper / "d/f").write_text("x")
-    with opened(tmp_path / "t", os.O_RDWR | os.O_CREAT) as tar, opened(upper) as fd:
-        writer = TarWriter(tar)
-        pack_plain(fd, writer)
-        assert [(row.path, row.type, row.opaque) for row in writer.finish().toc] == [
-            (b"d", DIR, False),
-            (b"d/f", FILE, False),
-        ]
 
 
 def test_same_tree_same_bytes(upper: Path) -> None:

@@ -87,28 +87,6 @@ def test_a_wrong_size_is_refused(store: Store) -> None:
     assert os.listdir(store.place.tmp) == os.listdir(store.place.blobs) == []
 
 
-def test_adopting_moves_a_file_and_copies_a_descriptor(store: Store, tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    source.write_bytes(b"adopted")
-    with source.open("rb") as file:
-        file.read(3)
-        assert store.blobs.adopt(file.fileno()) == (digest_of(b"adopted"), 7)
-    assert source.exists()
-    with pytest.raises(WrongContentError):
-        store.blobs.adopt(source, digest_of(b"other"))
-    assert source.exists()
-    source.write_bytes(b"more")
-    assert store.blobs.adopt(source, digest_of(b"more")) == (digest_of(b"more"), 4)
-    assert not source.exists()
-    assert read(store, digest_of(b"more")) == b"more"
-    with pytest.raises(StoreError):
-        store.blobs.adopt(tmp_path / "absent")
-    (tmp_path / "link").symlink_to(store.blobs.path(digest_of(b"more")))
-    with pytest.raises(StoreError):
-        store.blobs.adopt(tmp_path / "link")
-    assert os.listdir(store.place.tmp) == []
-
-
 @pytest.mark.parametrize("damage", [b"", b"shor", b"changed"])
 def test_a_damaged_blob_is_found_after_a_reboot(root: Path, damage: bytes) -> None:
     with Store.open(root) as store:

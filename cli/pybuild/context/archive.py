@@ -3,13 +3,12 @@
 Unpacking what was sent is no work for here: it is untrusted and belongs into the worker process.
 """
 
-import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple, cast
+from typing import BinaryIO, Literal
 
-from pybuild.context.errors import ChangedError, ContextError
+from pybuild.context.errors import ChangedError
 from pybuild.context.ignore import IgnoreMatcher, ignore_file_names
 from pybuild.context.local import LocalContext
 from pybuild.tree.entry import DIR, FIFO, FILE, SYMLINK, Entry
@@ -50,49 +49,6 @@ def _is_tar_header(block: bytes) -> bool:
     fields = block[:148] + b" " * 8 + block[156:]
     signed = sum(byte - 256 if byte > 127 else byte for byte in fields)
     return int(digits, 8) in (sum(fields), signed)
-
-
-class ContextStream(NamedTuple):
-    """A context that was sent: its kind, and all its bytes from the first on."""
-
-    kind: Kind
-    stream: BinaryIO
-
-
-def open_context_stream(stream: BinaryIO) -> ContextStream:
-    """Look at the head of `stream`, which may be a pipe or socket, and return it with its kind.
-
-    Blocks until the head is there. Raises ContextError for a stream that is empty or cannot be read.
-    """
-    head = b""
-    try:
-        while len(head) < HEAD and (chunk := stream.read(HEAD - len(head))):
-            head += chunk
-    except OSError as error:
-        raise ContextError(f"cannot read the build context: {error}") from error
-    if not head:
-        raise ContextError("the build context is empty", "send a tar archive or a Dockerfile")
-    return ContextStream(sniff(head), cast(BinaryIO, io.BufferedReader(_Rejoined(head, stream), 1 << 20)))
-
-
-class _Rejoined(io.RawIOBase):
-    """The bytes already taken from a stream, then the rest of it."""
-
-    def __init__(self, head: bytes, stream: BinaryIO) -> None:
-        self._head = head
-        self._stream = stream
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        data = self._head[: len(buffer)]
-        if data:
-            self._head = self._head[len(data) :]
-        else:
-            data = self._stream.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
 
 
 def pack_context(root: Path, ignore: IgnoreMatcher, out: BinaryIO, *, always: Sequence[bytes] | None = None) -> None:

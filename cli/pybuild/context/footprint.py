@@ -34,10 +34,6 @@ class Footprint:
         """May the result change with this path, which is one of a directory or not?"""
         return any(_uses(source, _parts(path), directory) for source in self._sources)
 
-    def reaches(self, path: bytes) -> bool:
-        """May something that is used be in this directory, or below?"""
-        return any(_uses(source, _parts(path), True) for source in self._sources)
-
 
 def _source(read: Read) -> _Source:
     top, below = read.source, ""

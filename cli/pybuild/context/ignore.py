@@ -261,11 +261,6 @@ class IgnoreMatcher:
         state = parent_state.enter(path.rpartition("/")[2])
         return state.excluded, state
 
-    def may_contain_reincluded(self, directory: str | DirState) -> bool:
-        """May something below a directory that is left out be brought back? If not, it need not be walked."""
-        state = self._state_of(directory) if isinstance(directory, str) else directory
-        return state.may_reinclude()
-
     def _state_of(self, directory: str) -> DirState:
         state = self.root
         for name in directory.split("/") if directory else ():

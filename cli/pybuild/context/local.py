@@ -5,11 +5,8 @@ import hashlib
 import os
 import stat
 import sys
-from collections import deque
-from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
-from threading import Thread
 from types import TracebackType
 from typing import Self
 
@@ -153,24 +150,6 @@ class LocalContext:
         entry.digest = digest
         self._memory.put(key, digest)
 
-    def remember(self, path: bytes, digest: bytes) -> None:
-        """Remember a digest found by somebody who read `path` otherwise since it was listed or opened.
-
-        Nothing is remembered when the file is not as it was then.
-        """
-        entry = self._file(path)
-        try:
-            fd = open_beneath(self._root_fd, path, os.O_PATH | os.O_NOFOLLOW)
-        except OSError:
-            return
-        try:
-            key = identity(os.fstat(fd))
-        finally:
-            os.close(fd)
-        if key == self._identities.get(path):
-            entry.digest = digest
-            self._memory.put(key, digest)
-
     def known_digest(self, path: bytes) -> bytes | None:
         """Return the raw sha256 of file `path` if it is known without reading."""
         entry = self.get(path)
@@ -187,43 +166,6 @@ class LocalContext:
         finally:
             os.close(fd)
         return entry.digest
-
-    def digest_many(self, paths: Sequence[bytes]) -> list[bytes]:
-        """Return the digests of many files, in order. Big files are read by a second thread as well."""
-        small: list[bytes] = []
-        big: deque[bytes] = deque()
-        for path in paths:
-            entry = self._file(path)
-            if not entry.digest:
-                (small if entry.size < _BLOCK else big).append(path)
-        failures: list[BaseException] = []
-
-        def read_big() -> None:
-            try:
-                while big and not failures:
-                    try:
-                        path = big.popleft()
-                    except IndexError:  # the other thread was faster
-                        return
-                    self.digest(path)
-            except BaseException as error:
-                failures.append(error)
-
-        helper = Thread(target=read_big, name="context-digest") if big and (small or len(big) > 1) else None
-        if helper is not None:
-            helper.start()
-        try:
-            for path in small:
-                self.digest(path)
-            read_big()
-        except BaseException as error:
-            failures.append(error)
-        finally:
-            if helper is not None:
-                helper.join()
-        if failures:
-            raise failures[0]
-        return [self.digest(path) for path in paths]
 
     def save(self) -> None:
         """Write the remembered digests to the memory file, atomically; raise ContextError."""

@@ -1,7 +1,7 @@
 """`POST /build` as Docker's classic builder speaks it: parameters in, stream objects out. No I/O."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol, assert_never
+from typing import Any, assert_never
 
 from pybuild.api.events import (
     Built,
@@ -25,12 +25,6 @@ from pybuild.daemon.answers import boolean, integer, json_parameter
 from pybuild.errors import UsageError
 
 NETWORKS = ("default", "private", "host", "none")
-
-
-class Query(Protocol):
-    """A parsed query string in which names may come several times."""
-
-    def getall(self, key: str, default: list[str]) -> list[str]: ...
 
 
 def request_from_query(query: Any) -> BuildRequest:

@@ -50,11 +50,6 @@ def pack_tree(
     Packing(writer, lower_dirs, skip, owners or _owners(), epoch, overlay=True).walk(root_fd)
 
 
-def pack_plain(root_fd: int, writer: TarWriter, *, owners: Owners | None = None, epoch: int | None = None) -> None:
-    """Write a whole directory; what overlayfs gives a meaning has none here."""
-    Packing(writer, (), (), owners or _owners(), epoch, overlay=False).walk(root_fd)
-
-
 def _owners() -> Owners:
     """Return how owners were kept in this user namespace: a file cannot have one that is not mapped."""
     with open("/proc/self/uid_map", encoding="ascii") as lines:

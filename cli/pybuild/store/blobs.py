@@ -98,45 +98,6 @@ class Blobs:
                 blob.commit(digest, len(data))
         return digest
 
-    def adopt(self, source: int | Path, digest: Digest | None = None) -> tuple[Digest, int]:
-        """Take content in from a descriptor (from its beginning, copied) or a path (moved if possible); hash it.
-
-        Returns digest and size. Raises WrongContentError, and leaves the source alone, when it is not `digest`.
-        Nobody may write to the source any more.
-        """
-        try:
-            fd = source if isinstance(source, int) else os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError as error:
-            raise disk_error("cannot take in", str(source), error) from error
-        try:
-            with self.create() as blob:
-                found, size = _hash(fd, None if isinstance(source, Path) else blob)
-                if digest is not None and found != digest:
-                    raise WrongContentError(f"content has another digest than {digest}: {found}")
-                if isinstance(source, int):
-                    blob.commit(found, size)
-                    return found, size
-            self._move_in(source, fd, found, size)
-            return found, size
-        except OSError as error:
-            raise disk_error("cannot take in", str(source), error) from error
-        finally:
-            if isinstance(source, Path):
-                os.close(fd)
-
-    def _move_in(self, source: Path, fd: int, digest: Digest, size: int) -> None:
-        if os.fstat(fd).st_dev == self._place.tmp.stat().st_dev:
-            path = self._place.temporary()
-            source.rename(path)
-            path.chmod(0o600)
-            self._take(path, digest, size)
-            path.unlink(missing_ok=True)
-            return
-        with self.create() as blob:
-            _hash(fd, blob)
-            blob.commit(digest, size)
-        source.unlink()
-
     def path(self, digest: Digest) -> Path:
         """Return where a blob lies or would lie."""
         return self._place.blobs / parse_digest(digest)[7:]
@@ -205,7 +166,7 @@ class Blobs:
         if row is not None and row[0] == size and (row[2] or (self._boot and row[1] == self._boot)):
             return True
         # Written before a reboot and perhaps never flushed, or its writer died before it could tell
-        if (row is None or row[0] == size) and _hash(fd, None)[0] == digest:
+        if (row is None or row[0] == size) and _hash(fd) == digest:
             os.lseek(fd, 0, os.SEEK_SET)
             self._tell(digest, size, durable=row is not None)
             return True
@@ -247,18 +208,15 @@ class Blobs:
         )
 
 
-def _hash(fd: int, copy: BlobWriter | None) -> tuple[Digest, int]:
-    """Read `fd` from its beginning; return digest and size. Every block goes to `copy` too."""
-    sha, size = hashlib.sha256(), 0
+def _hash(fd: int) -> Digest:
+    """Read `fd` from its beginning and return the digest."""
+    sha = hashlib.sha256()
     buffer = bytearray(BLOCK)
     view = memoryview(buffer)
     os.lseek(fd, 0, os.SEEK_SET)
     while count := os.readv(fd, [buffer]):
         sha.update(view[:count])
-        if copy is not None:
-            copy.write(view[:count])
-        size += count
-    return Digest(f"sha256:{sha.hexdigest()}"), size
+    return Digest(f"sha256:{sha.hexdigest()}")
 
 
 def _missing(digest: Digest) -> MissingContentError:
