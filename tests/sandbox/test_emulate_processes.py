@@ -15,6 +15,7 @@ from pybuild.sandbox.emulate.files import OWNER_XATTR
 from pybuild.sandbox.emulate.identity import Identities
 from pybuild.sandbox.emulate.notify import Notification
 from pybuild.sandbox.emulate.quick import LONG, quick_answers
+from pybuild.sandbox.emulate.supervisor import Supervisor
 from pybuild.sandbox.errors import SandboxError
 from pybuild.sandbox.machine import this_machine
 from support import processes
@@ -161,6 +162,188 @@ def test_set_id_programs_become_who_is_noted(one: Box, lowers: tuple[bytes, ...]
     found = owners(ran)
     assert found["tmp/by-user"][2:] == (40, 0)
     assert found["srv/group"][1:] == (0o755, 1, 2)
+
+
+def test_group_of_a_directory_is_that_of_what_is_made_in_it_and_stays(one: Box, lowers: tuple[bytes, ...]) -> None:
+    ran = run(
+        one,
+        lowers,
+        """
+        os.mkdir("g")
+        make("g/before")
+        os.chown("g", 7, 50)
+        make("g/between")
+        os.chmod("g", 0o2775)
+        def new(path):
+            fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            by_fd = os.fstat(fd)
+            assert (by_fd.st_uid, by_fd.st_gid) == ids(path) == (0, 50), (path, ids(path))
+            return fd
+        new("g/file")
+        os.mkdir("g/sub")
+        new("g/sub/file")
+        os.symlink("file", "g/link")
+        os.mkfifo("g/fifo")
+        at = os.open("g", os.O_RDONLY)
+        os.close(os.open("at", os.O_CREAT | os.O_WRONLY, 0o644, dir_fd=at))
+        unnamed = os.open("g", os.O_TMPFILE | os.O_RDWR, 0o644)
+        follow = 0x400
+        assert libc.linkat(-100, b"/proc/self/fd/%d" % unnamed, -100, b"g/unnamed", follow) == 0
+        # What is moved keeps its group, either way, and so does what is linked
+        held = new("g/moved")
+        os.rename("g/moved", "moved")
+        os.link("g/file", "linked")
+        make("inside")
+        os.rename("inside", "g/inside")
+        make("own")
+        os.link("own", "g/own")
+        new("g/given")
+        os.chown("g/given", 0, 0)
+        fd = new("g/given-by-fd")
+        os.fchown(fd, 0, 0)
+        now = os.fstat(held)
+        print((now.st_uid, now.st_gid), ids("moved"), ids("g/link", False), ids("g/fifo"))
+        print(oct(os.stat("g/sub").st_mode))
+        # A directory that gives nothing on any more
+        os.chmod("g", 0o775)
+        make("g/after")
+        """,
+    )
+    assert ran.out == "(0, 50) (0, 50) (0, 50) (0, 50)\n0o42755\n"
+    found = {path.removeprefix("srv/"): entry[2:] for path, entry in owners(ran).items()}
+    assert found["g"] == (7, 50)
+    inherited = {path for path, owner in found.items() if owner == (0, 50)}
+    assert inherited == {*("g/file", "g/sub", "g/sub/file", "g/link", "g/fifo", "g/at", "g/unnamed", "moved", "linked")}
+    for path in "g/before", "g/between", "g/inside", "g/own", "g/given", "g/given-by-fd", "g/after":
+        assert found[path] == (0, 0), path
+
+
+def test_processes_of_several_users_take_turns(one: Box, lowers: tuple[bytes, ...]) -> None:
+    ran = run(
+        one,
+        lowers,
+        """
+        os.chmod(".", 0o777)
+        ends = []
+        def work(user, mine, next):
+            if user:
+                os.setresuid(user, user, user)
+            for turn in range(40):
+                os.read(mine, 1)
+                with open(f"{user}-{turn}", "x"):
+                    pass
+                os.mkdir(f"{user}-{turn}d")
+                assert ids(f"{user}-{turn}") == (user, 0)
+                os.write(next, b"x")
+        pipes = [os.pipe() for _ in range(3)]
+        for number, user in enumerate((0, 33, 40)):
+            if os.fork() == 0:
+                work(user, pipes[number][0], pipes[(number + 1) % 3][1])
+                os._exit(0)
+        os.write(pipes[0][1], b"x")
+        print([os.wait()[1] for _ in range(3)])
+        """,
+    )
+    assert ran.out == "[0, 0, 0]\n"
+    found = owners(ran)
+    for user in 0, 33, 40:
+        assert {found[f"srv/{user}-{turn}{more}"][2] for turn in range(40) for more in ("", "d")} == {user}
+
+
+def test_thread_that_becomes_another_user_takes_its_process_along(one: Box, lowers: tuple[bytes, ...]) -> None:
+    ran = run(
+        one,
+        lowers,
+        """
+        os.chmod(".", 0o777)
+        stop, made = threading.Event(), []
+        def work(number):
+            turn = 0
+            while not stop.is_set() or turn < 5:
+                who = os.geteuid()
+                path = f"{number}-{turn}"
+                with open(path, "x"):
+                    pass
+                made.append((who, ids(path)[0], os.geteuid()))
+                turn += 1
+        threads = [threading.Thread(target=work, args=[number]) for number in range(3)]
+        for thread in threads: thread.start()
+        time.sleep(0.05)
+        leaving = threading.Thread(target=os.setresuid, args=[33, 33, 33])
+        leaving.start()
+        leaving.join()
+        with open("last", "x"):
+            pass
+        stop.set()
+        for thread in threads: thread.join()
+        wrong = [one for one in made if one[0] == one[2] != one[1]]
+        print(wrong, {one[0] for one in made} >= {0}, os.getresuid(), ids("last"))
+        """,
+    )
+    assert ran.out == "[] True (33, 33, 33) (33, 0)\n"
+
+
+def test_traced_process_becomes_another_user(one: Box, lowers: tuple[bytes, ...]) -> None:
+    ran = run(
+        one,
+        lowers,
+        """
+        os.chmod(".", 0o777)
+        child = os.fork()
+        if child == 0:
+            libc.ptrace(0, 0, 0, 0)
+            os.kill(os.getpid(), signal.SIGSTOP)
+            make("as-root", 9, 9)
+            os.setresuid(33, 33, 33)
+            with open("as-user", "x"):
+                pass
+            os.mkdir("dir-as-user")
+            os._exit(7)
+        calls = 0
+        while True:
+            _, status = os.waitpid(child, 0)
+            if os.WIFEXITED(status):
+                break
+            # From call to call, as strace does
+            calls += 1
+            libc.ptrace(24, child, 0, 0)
+        print(os.WEXITSTATUS(status), calls > 10)
+        """,
+    )
+    assert ran.out == "7 True\n"
+    found = owners(ran)
+    assert found["srv/as-root"][2:] == (9, 9)
+    assert found["srv/as-user"][2:] == found["srv/dir-as-user"][2:] == (33, 0)
+
+
+def test_child_of_vfork_becomes_another_user_alone(one: Box, lowers: tuple[bytes, ...]) -> None:
+    ran = run(
+        one,
+        lowers,
+        """
+        os.chmod(".", 0o777)
+        os.setresuid(33, 0, 0)
+        for turn in range(5):
+            program = f"import os; open('child{turn}', 'x'); os.mkdir('child{turn}d')"
+            child = os.posix_spawn("/bin/python3", ["python3", "-ISc", program], {}, resetids=True)
+            assert os.waitpid(child, 0)[1] == 0
+            with open(f"parent{turn}", "x"):
+                pass
+        print(os.getresuid())
+        """,
+    )
+    assert ran.out == "(33, 0, 0)\n"
+    found = owners(ran)
+    assert {found[f"srv/child{turn}{more}"][2] for turn in range(5) for more in ("", "d")} == {33}
+    assert {found[f"srv/parent{turn}"][2] for turn in range(5)} == {0}
+
+
+def test_supervisor_that_was_killed_at_the_very_end_is_noticed() -> None:
+    supervisor = Supervisor()
+    os.kill(supervisor._pid, signal.SIGKILL)
+    with pytest.raises(SandboxError, match="the process that emulates root was ended by SIGKILL"):
+        supervisor.end()
+    Supervisor().end()
 
 
 def test_root_directories_are_each_processes_own(one: Box, lowers: tuple[bytes, ...]) -> None:

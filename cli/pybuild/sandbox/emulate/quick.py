@@ -13,10 +13,11 @@ import stat
 from collections.abc import Callable
 from typing import NamedTuple
 
+from pybuild.sandbox import syscalls
 from pybuild.sandbox.emulate import credentials as rules
 from pybuild.sandbox.emulate.caller import AT_FDCWD, Caller, signed, where
-from pybuild.sandbox.emulate.filecalls import give_owner, tell
-from pybuild.sandbox.emulate.files import NOTES
+from pybuild.sandbox.emulate.filecalls import tell
+from pybuild.sandbox.emulate.files import NOTES, magic
 from pybuild.sandbox.emulate.filter import UNNAMED
 from pybuild.sandbox.emulate.memory import SHORT
 from pybuild.sandbox.emulate.notify import Asked
@@ -141,9 +142,9 @@ def _looking_open(caller: Caller) -> Quick:
 
 
 def _creating(caller: Caller, shape: Shape) -> Quick:
-    """Will what root makes be root's, as nothing is noted on the directory?"""
+    """Will what root makes be root's, whoever owns the directory?"""
     at_path, at_fd, at_flags = _places(shape)
-    unnoted, stands, pread = _unnoted(caller), caller.stands, os.pread
+    alive, stands, pread, status = caller.is_there, caller.stands, os.pread, os.stat
 
     def quick(asked: Asked) -> int | None:
         if asked[1] != caller.here and not stands(asked[1]):
@@ -167,12 +168,11 @@ def _creating(caller: Caller, shape: Shape) -> Quick:
             fd = asked[at_fd] & _LOW if at_fd else _CWD
             above = text[:cut] if cut > 0 else b""
             place = b"cwd/" + above if fd == _CWD else b"fd/%d/%b" % (fd, above)
-        value = unnoted(place, text, True)
-        if value is None:
-            return None
         try:
             # Only then a directory gives its group on
-            return LONG if os.stat(place).st_mode & stat.S_ISGID else None
+            return LONG if status(place).st_mode & stat.S_ISGID else None
+        except FileNotFoundError:
+            return None if alive() and not text.startswith(_APART) else LONG
         except OSError:
             return LONG
 
@@ -207,20 +207,45 @@ def _owning_named(caller: Caller, shape: Shape) -> Quick:
             return LONG
         path = text[:end]
         fd = signed(asked[at_fd]) if at_fd else AT_FDCWD
-        if not uid | gid and unnoted(where(fd, path), path, not flags & _NOFOLLOW) is None:
-            return None
-        # If it is not, that was not its path
-        if not caller.is_there():
+        follow = not flags & _NOFOLLOW
+        if not uid | gid:
+            return unnoted(where(fd, path), path, follow)
+        if path[:1] == b"/" and not caller.is_there():
+            # That was not its path
             return LONG
-        caller.turn_to(asked)
-        held = caller.open(fd, path, os.O_PATH | (os.O_NOFOLLOW if flags & _NOFOLLOW else 0))
         try:
-            give_owner(caller, held, uid, gid)
-        finally:
-            os.close(held)
-        return 0
+            return _give(_open_quickly(fd, path, os.O_PATH if follow else os.O_PATH | os.O_NOFOLLOW), uid, gid)
+        except OSError:
+            # The long way tells why
+            return LONG
 
     return quick
+
+
+def _open_quickly(fd: int, path: bytes, flags: int) -> int:
+    """Return a descriptor of what a path is from the place where the caller stands. Raises OSError.
+
+    A relative one leads nowhere from the place of a process that is gone.
+    """
+    if path[:1] == b"/":
+        return syscalls.openat2(AT_FDCWD, path, flags, syscalls.RESOLVE_NO_MAGICLINKS)
+    base = os.open(b"cwd" if fd == AT_FDCWD else b"fd/%d" % fd, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return syscalls.openat2(base, path, flags, syscalls.RESOLVE_NO_MAGICLINKS)
+    finally:
+        os.close(base)
+
+
+def _give(held: int, uid: int, gid: int) -> int:
+    """Note the owner of a file or directory; raises OSError, for all others too. The descriptor is closed."""
+    try:
+        path = magic(held)
+        # The kernel's part, such as to take set-id bits away
+        os.chown(path, 0, 0)
+        os.setxattr(path, OWNER_XATTR, owner_note(uid, gid))
+    finally:
+        os.close(held)
+    return 0
 
 
 def _may_give(caller: Caller, uid: int, gid: int) -> bool:
