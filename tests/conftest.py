@@ -1,12 +1,19 @@
 """What all tests share: markers that know what the machine offers, and the real program in a world of its own."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from support import busybox, debian, host, processes, program
+
+
+def pytest_configure() -> None:
+    """A shell starts what it has in the background deaf to Ctrl-C, and programs hand that down to theirs."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -71,8 +71,10 @@ def test_it_ends_when_idle(world: World, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("PYBUILD_IDLE_TIMEOUT", "0.3")
     with world.connect() as remote:
         assert remote.status()["idle_timeout"] == 0.3
+        assert remote.images()
     wait_for(lambda: not world.socket.exists(), 5)
     assert start.wait_for_end(start.Place(world.runtime), 5)
+    assert (world.store / "flushed").exists()
 
 
 def test_a_build_keeps_it_from_ending(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -209,6 +209,10 @@ class Images:
         ]
         return {"items": items, "reclaimed": 10}
 
+    def flush(self) -> None:
+        self.root.mkdir(exist_ok=True)
+        (self.root / "flushed").touch()
+
     def df(self) -> dict[str, Any]:
         return {"rows": [{"type": "Images", "total": 2, "active": 1, "size": 2000, "reclaimable": 500}]}
 

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import re
 import tarfile
 from collections.abc import Callable
@@ -149,10 +150,29 @@ def test_options(inline_base: Pybuild, state: State, context: Path, args: list[s
     assert inline_base.state() == state
 
 
-def test_an_output_that_cannot_be_written_is_named(changing: Pybuild, context: Path) -> None:
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("type=oci,dest=/no/such/dir/x.tar", "no such directory for the output: /no/such/dir"),
+        ("type=docker,dest={place}/closed/x.tar", "permission denied"),
+        ("type=tar,dest={place}", "is a directory"),
+        ("type=local,dest={place}/Dockerfile", "is not a directory"),
+        ("type=oci,tar=false,dest={place}/Dockerfile", "is not a directory"),
+        ("type=oci,compression=rar,dest=x", "unknown compression"),
+        ("type=tar,what=no,dest=x", "unknown key"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_told_before_anything_is_done(
+    changing: Pybuild, context: Path, output: str, message: str
+) -> None:
     (context / "Dockerfile").write_text("FROM base\n")
-    result = changing("build", "--progress=plain", "-o", "type=oci,dest=/no/such/dir/x.tar", context, status=1)
-    assert "/no/such/dir" in result.err.splitlines()[-1]
+    (context / "closed").mkdir(mode=0o555)
+    if "closed" in output and os.geteuid() == 0:
+        pytest.skip("root may write everywhere")
+    result = changing("build", "--progress=json", "-o", output.format(place=context), context, status=None)
+    assert result.status in (1, 2)
+    assert not {event["event"] for event in result.events} - {"Failed"}
+    assert message in result.err
 
 
 def test_usage_errors_exit_with_two(inline_base: Pybuild, context: Path) -> None:

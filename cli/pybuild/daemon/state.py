@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from pybuild.daemon.engine import Engine
-from pybuild.errors import ConflictError
+from pybuild.errors import ConflictError, PybuildError
 
 log = logging.getLogger("pybuild.daemon")
 
@@ -34,6 +34,7 @@ class State:
         self._engine: asyncio.Task[Engine] | None = None
         self._requests = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._leaving: asyncio.Task[None] | None = None
 
     async def engine(self) -> Engine:
         """Return the engine, imported at the first call; a failed import is tried again at the next."""
@@ -63,8 +64,24 @@ class State:
         self._timer = asyncio.get_running_loop().call_later(self.idle_seconds, self._idle)
 
     def _idle(self) -> None:
+        self._leaving = asyncio.get_running_loop().create_task(self._leave())
+
+    async def _leave(self) -> None:
+        """Stop, unless somebody comes while what was built is brought to the disk."""
+        from pybuild.daemon.bridges import in_thread
+
         log.info("idle for %g s", self.idle_seconds)
-        self.stop()
+        if self._engine is not None and self._engine.done() and self._engine.exception() is None:
+            try:
+                await in_thread(self._engine.result().images.flush, "flush")
+            except PybuildError as error:
+                # It will be checked after a reboot, that is all
+                log.warning("%s", error.message)
+        if self._requests or self.builds:
+            self._timer = None
+            self.rest()
+        else:
+            self.stop()
 
     def begin_build(self) -> Flag:
         """Return the flag that cancels a new build; raise ConflictError when the daemon is about to end."""

@@ -56,6 +56,7 @@ def build(
     if request.call == "check":
         return checking.check_only(request, store_root=store_root, context_stream=context_stream, cancel=cancel)
     tags = [parse_reference(tag) for tag in request.tags]
+    exporting.check(request.outputs)
     host = inputs.host()
     with ExitStack() as stack:
         deadline = stack.enter_context(Deadline(request.timeout, cancel))

@@ -26,6 +26,48 @@ _EPOCH, _REWRITE = "source-date-epoch", "rewrite-timestamp"
 _MEDIA_TYPES = {"gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD}
 
 
+def check(outputs: Sequence[Output]) -> None:
+    """Raise, before anything is built, what `export` and `write` would raise for outputs that cannot be.
+
+    A destination may still fail to take what comes: this asks for what is wrong already.
+    """
+    for output in outputs:
+        if output.type == "oci":
+            _compression(output.attrs, "gzip")
+        elif output.type in ("local", "tar"):
+            _time(output.attrs)
+        elif output.type == "docker":
+            _no_more(output.attrs, (_REWRITE,))
+        else:
+            raise _unknown_type(output.type)
+        if output.dest != "-":
+            _check_destination(Path(output.dest), tree=output.type == "local" or _is_layout(output))
+
+
+def _check_destination(dest: Path, *, tree: bool) -> None:
+    if tree and dest.exists() and not dest.is_dir():
+        raise ExportError(f"the destination is not a directory: {dest}")
+    if not tree and dest.is_dir():
+        raise _is_directory(dest)
+    above = dest if tree and dest.is_dir() else dest.parent
+    if not tree and not above.is_dir():
+        raise ExportError(f"no such directory for the output: {above}")
+    if above.is_dir() and not dest.is_file() and not os.access(above, os.W_OK | os.X_OK):
+        raise ExportError(f"cannot write to {above}: permission denied")
+
+
+def _is_layout(output: Output) -> bool:
+    return output.type == "oci" and output.attrs.get("tar", "true").lower() in ("false", "0")
+
+
+def _unknown_type(kind: str) -> UsageError:
+    return UsageError(f"unknown output type: {kind}", "known: oci, docker, tar, local")
+
+
+def _is_directory(dest: Path) -> ExportError:
+    return ExportError(f"the destination is a directory: {dest}", "name a file, or use type=local")
+
+
 def export(store: Store, image_id: Digest, names: Sequence[Reference], output: Output, epoch: int | None) -> str:
     """Carry out one `--output` with a destination on this machine; return what was written, for people.
 
@@ -41,7 +83,7 @@ def export(store: Store, image_id: Digest, names: Sequence[Reference], output: O
         with stage_source(store, record.config.rootfs.diff_ids) as source:
             write_directory(source, dest, _time(output.attrs))
         return str(dest)
-    if output.type == "oci" and output.attrs.get("tar", "true").lower() in ("false", "0"):
+    if _is_layout(output):
         write_layout(_image(store, record, names), dest, compression=_compression(output.attrs, "gzip"))
         return str(dest)
     with _whole_file(dest) as file:
@@ -65,7 +107,7 @@ def write(
             with stage_source(store, record.config.rootfs.diff_ids) as source, store.blobs.create() as scratch:
                 spool(lambda fd: write_tar(source, fd, mtime), out, scratch.fd)
         case _:
-            raise UsageError(f"unknown output type: {type}", "known: oci, docker, tar, local")
+            raise _unknown_type(type)
 
 
 def save(
@@ -157,7 +199,7 @@ def _whole_file(dest: Path) -> Iterator[BinaryIO]:
     aside = dest.with_name(f".{dest.name}.{os.getpid()}.tmp")
     try:
         if dest.is_dir():
-            raise ExportError(f"the destination is a directory: {dest}", "name a file, or use type=local")
+            raise _is_directory(dest)
         if dest.exists() and not dest.is_file():
             # A fifo or device takes the bytes as they come
             with dest.open("wb") as file:

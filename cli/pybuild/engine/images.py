@@ -173,6 +173,11 @@ class Images:
             ]
             return {"items": items, "reclaimed": report.reclaimed}
 
+    def flush(self) -> None:
+        """Write the store to the disk, so that nothing of it needs a check after a reboot. Slow."""
+        with self._store() as store:
+            store.flush()
+
     def df(self) -> dict[str, Any]:
         """Return how much of the disk is used by what, in bytes, and each cache mount."""
         with self._store() as store:
