@@ -156,7 +156,7 @@ def test_options(inline_base: Pybuild, state: State, context: Path, args: list[s
         ("type=oci,dest=/no/such/dir/x.tar", "no such directory for the output: /no/such/dir"),
         ("type=docker,dest={place}/closed/x.tar", "permission denied"),
         ("type=tar,dest={place}", "is a directory"),
-        ("type=local,dest={place}/Dockerfile", "is not a directory"),
+        ("type=local,dest={place}/Dockerfile", "is no directory"),
         ("type=oci,tar=false,dest={place}/Dockerfile", "is not a directory"),
         ("type=oci,compression=rar,dest=x", "unknown compression"),
         ("type=tar,what=no,dest=x", "unknown key"),
