@@ -11,7 +11,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
@@ -480,16 +479,11 @@ def _tidy(bare: Path) -> None:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End git with the programs it started."""
-    deadline = time.monotonic() + GRACE_SECONDS
+    """End git with the programs it started, which may outlive it."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)
-        except ProcessLookupError:
-            break
-        try:
-            process.wait(max(0.0, deadline - time.monotonic()))
-            break
-        except subprocess.TimeoutExpired:
+            process.wait(GRACE_SECONDS)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
             continue
     process.wait()
