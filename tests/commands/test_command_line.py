@@ -141,7 +141,7 @@ def test_context_and_dockerfile_come_from_standard_input(program: Program) -> No
         (["build", "-o", "-", "-o", "type=oci", "."], "only one --output"),
         (["build", "-f", "-", "-"], "cannot both come from standard input"),
         (["build", "--iidfile", "/no/such/file", "."], "no such directory for the file"),
-        (["build", "https://example.org/x.git"], "not supported yet"),
+        (["build", "--watch", "https://example.org/x.git"], "no directory"),
         (["build", ".", "extra"], "extra"),
         (["bild"], "did you mean `build`?"),
         (["daemon", "strat"], "did you mean `start`, `status`?"),

@@ -124,7 +124,7 @@ def test_a_quiet_build_answers_with_the_id_alone(connection: Connection) -> None
         "shmsize=big",
         "shmsize=%C2%B2",
         "version=2",
-        "remote=https://example.org/x.git",
+        "remote=/etc",
         "isolation=hyperv",
         "squash=1",
     ],

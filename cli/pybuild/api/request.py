@@ -76,9 +76,10 @@ class Agent(NamedTuple):
 class BuildRequest(NamedTuple):
     """Everything `pybuild build` was told.
 
-    `context` is the absolute path of a directory read in place, or "" when the context is a tar stream
-    that comes with the request. `dockerfile` is an absolute host path, a path inside a tar context, or
-    "" for the default `Dockerfile`; `dockerfile_text` wins over it when not None (from standard input).
+    `context` is the absolute path of a directory read in place, "" when the context is a tar stream that comes with
+    the request, else an address (`dockerfile/remotes.py`). `dockerfile` is an absolute host path, a path inside of a
+    context that is streamed or fetched, or "" for the default `Dockerfile`; `dockerfile_text` wins over it when not
+    None (from standard input).
     `build_args` with value None are declared without a value. `no_cache_filter` names stages.
     `network` is private, host, none, or default: private where possible, else host. `shm_size` is in bytes, 0
     the default. `extra_hosts` are "name:ip", where "host-gateway" stands for the host's address.

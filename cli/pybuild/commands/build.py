@@ -21,7 +21,11 @@ _SHOWN = ("auto", "tty", "plain", "json")
 
 def build(
     context: Annotated[
-        str, Argument(help="A directory, or - for a tar or a Dockerfile on standard input.", metavar="CONTEXT")
+        str,
+        Argument(
+            help="A directory, the URL of a tar, a Dockerfile or a git repository (#REF:DIR), or - for standard input.",
+            metavar="CONTEXT",
+        ),
     ],
     tag: Annotated[list[str] | None, Option("-t", "--tag", help="Name of the image.", metavar="NAME")] = None,
     file: Annotated[str, Option("-f", "--file", help="The Dockerfile, - for standard input.", metavar="FILE")] = "",
@@ -119,12 +123,12 @@ def build(
         str, Option("--format", help="For --check: text, json, sarif or github.", metavar="FORMAT")
     ] = "",
 ) -> int:
-    """Build an image from a Dockerfile and the directory CONTEXT."""
+    """Build an image from a Dockerfile and the files of CONTEXT."""
     from pybuild.commands import flags, given
 
     form = _check_form(check, call, format_) if check or call or format_ else ""
-    if watch and (form or context == "-"):
-        raise UsageError(f"--watch does not go with {'--check' if form else 'a context from standard input'}")
+    if watch and (form or context == "-" or _is_remote(context)):
+        raise UsageError(f"--watch does not go with {'--check' if form else 'a context that is no directory'}")
     if progress not in _SHOWN:
         raise UsageError(f"unknown kind of progress: {progress}", f"known: {', '.join(_SHOWN)}")
     outputs = [flags.output(text, Path.cwd()) for text in output or ()]
@@ -315,9 +319,17 @@ def _on_fail(wanted: bool, progress: str) -> str:
     return "shell" if os.isatty(0) and os.isatty(2) and progress != "json" else "keep"
 
 
+def _is_remote(context: str) -> bool:
+    """Is a context an address? A directory of that name comes first, as with docker."""
+    return (
+        context.startswith(("http://", "https://", "git://", "ssh://", "github.com/"))
+        or ("@" in context and ":" in context and "/" not in context.partition("@")[0])
+    ) and not os.path.isdir(context)
+
+
 def _directory(context: str) -> str:
-    if context.startswith(("http://", "https://", "git://", "git@", "ssh://")):
-        raise UsageError(f"contexts from the network are not supported yet: {context}")
+    if _is_remote(context):
+        return context
     if not os.path.exists(context):
         raise UsageError(f"no such directory: {context}")
     if not os.path.isdir(context):
@@ -328,8 +340,8 @@ def _directory(context: str) -> str:
 def _dockerfile(file: str, context: str) -> str:
     if file in ("", "-"):
         return ""
-    if context == "-":
-        # A path inside the tar
+    if context == "-" or _is_remote(context):
+        # A path inside of it
         return file
     if not os.path.exists(file):
         raise UsageError(f"no such Dockerfile: {file}")

@@ -22,6 +22,7 @@ from pybuild.api.events import (
 )
 from pybuild.api.request import BuildRequest, Limits, Ulimit
 from pybuild.daemon.answers import boolean, integer, json_parameter
+from pybuild.dockerfile.addresses import names_remote
 from pybuild.errors import UsageError
 
 NETWORKS = ("default", "private", "host", "none")
@@ -34,14 +35,16 @@ def request_from_query(query: Any) -> BuildRequest:
     """
     if query.get("version") == "2":
         raise UsageError("BuildKit sessions are not supported", "set DOCKER_BUILDKIT=0")
-    if query.get("remote"):
-        raise UsageError("contexts from URLs are not supported yet: remote")
+    remote = query.get("remote") or ""
+    if remote and not names_remote(remote):
+        raise UsageError("parameter `remote` is not an address")
     if boolean(query, "squash"):
         raise UsageError("squash is only supported with experimental mode")
     if query.get("isolation", "") not in ("", "default") or query.get("securityopt"):
         raise UsageError("security options are not supported on linux")
     arguments = json_parameter(query, "buildargs", {})
     return BuildRequest(
+        context=remote,
         dockerfile=query.get("dockerfile") or "",
         tags=tuple(tag for tag in query.getall("t", []) if tag),
         build_args={str(name): None if value is None else str(value) for name, value in arguments.items()},

@@ -6,6 +6,11 @@ def looks_remote(text: str) -> bool:
     return "://" in text or "@" in text
 
 
+def names_remote(context: str) -> bool:
+    """Is a context an address rather than a directory or a stream? What is local is an absolute path here."""
+    return context not in ("", "-") and not context.startswith("/")
+
+
 def redacted(text: str) -> str:
     """Return `text` without the users and passwords of the addresses in it."""
     if "@" not in text or "://" not in text:

@@ -69,7 +69,8 @@ def build(
         limits_told = limiter.prepare()
         for left_over in store.sweep():
             workers.remove_if_possible(left_over)
-        given = stack.enter_context(inputs.open_inputs(request, context_stream, store, workers, cancel))
+        remotes = Remotes(store, request, cancel)
+        given = stack.enter_context(inputs.open_inputs(request, context_stream, store, workers, remotes, cancel))
         frontend = request.build_args.get(FRONTEND) or ""
         dockerfile = parse(given.dockerfile_text, name=given.dockerfile_name, frontend=frontend)
         plan, bases = _plan(dockerfile, request, store, host)
@@ -97,7 +98,7 @@ def build(
             networks=stack.enter_context(Networks(workers, emit)),
             grounds=Grounds(store, workers, Snapshots(store, workers), request.snapshotter),
             binds=stack.enter_context(BindTrees(store, workers)),
-            remotes=Remotes(store, request, cancel),
+            remotes=remotes,
             emit=emit,
             cancel=cancel,
             file=dockerfile.name,

@@ -16,6 +16,7 @@ from pybuild.dockerfile.frontend import ARGUMENT as FRONTEND
 from pybuild.dockerfile.parse import Dockerfile, parse
 from pybuild.engine import inputs
 from pybuild.engine.failure import failure_of
+from pybuild.engine.remotes import Remotes
 from pybuild.engine.resolve import LEAST_ID
 from pybuild.engine.workers import Workers
 from pybuild.errors import CancelledError, PybuildError, UsageError
@@ -68,7 +69,8 @@ def check_only(
         store = stack.enter_context(Store.open(store_root))
         stack.enter_context(store.session())
         workers = stack.enter_context(Workers(cancel))
-        given = stack.enter_context(inputs.open_inputs(request, context_stream, store, workers, cancel))
+        remotes = Remotes(store, request, cancel)
+        given = stack.enter_context(inputs.open_inputs(request, context_stream, store, workers, remotes, cancel))
         text = given.dockerfile_text
         shown = text if isinstance(text, str) else text.decode(errors="replace")
         shown = shown.removeprefix("\ufeff")

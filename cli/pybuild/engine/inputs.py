@@ -17,6 +17,9 @@ from pybuild.api.request import BuildRequest
 from pybuild.context.archive import sniff
 from pybuild.context.ignore import IgnoreMatcher, load_ignore
 from pybuild.context.local import LocalContext
+from pybuild.dockerfile.addresses import names_remote, redacted
+from pybuild.dockerfile.errors import InvalidValueError
+from pybuild.engine.remotes import Remotes
 from pybuild.engine.workers import POLL_SECONDS, Workers
 from pybuild.errors import CancelledError, NotFoundError, PybuildError, UsageError
 from pybuild.oci.platform import Platform, host_platform
@@ -25,7 +28,10 @@ from pybuild.store.store import Store
 MAX_DOCKERFILE = 4 << 20
 """Largest Dockerfile that is read, in bytes."""
 
+DOCKERFILE = "Dockerfile"
 COPY_BLOCK = 1 << 20
+KEEP_GIT_DIR = "BUILDKIT_CONTEXT_KEEP_GIT_DIR"
+"""Build argument that keeps `.git` of a context that is a repository, as BuildKit has it."""
 
 
 class Given(msgspec.Struct, frozen=True):
@@ -44,13 +50,27 @@ def host() -> Platform:
 
 @contextmanager
 def open_inputs(
-    request: BuildRequest, stream: BinaryIO | None, store: Store, workers: Workers, cancel: Flag
+    request: BuildRequest,
+    stream: BinaryIO | None,
+    store: Store,
+    workers: Workers,
+    remotes: Remotes,
+    cancel: Flag,
 ) -> Iterator[Given]:
-    """Open what `request` names; a streamed context lives in the store's temporary place until the end.
+    """Open what `request` names; a context that is streamed or fetched lives in the store's temporary place until
+    the end.
 
     Raises NotFoundError for a Dockerfile that is absent, ContextError and LayerError for a context that
-    cannot be read, CancelledError when `cancel` is set while the stream comes.
+    cannot be read, RemoteError for one that cannot be fetched, CancelledError when `cancel` is set meanwhile.
     """
+    if names_remote(request.context):
+        fd = _fetched(request, store, remotes)
+        try:
+            with _unpacked(request, fd, "the context", store, workers) as given:
+                yield given
+        finally:
+            os.close(fd)
+        return
     if request.context:
         given = _from_directory(request, Path(request.context), store, remembers=True)
         with given.context:
@@ -59,37 +79,58 @@ def open_inputs(
     if stream is None:
         raise UsageError("the request names no context and brings none")
     with store.blobs.create() as spool:
-        head = _spool(stream, spool.fd, cancel)
-        kind = sniff(head)
-        if kind == "text":
-            given = _bare_dockerfile(request, spool.fd, store)
-            with given.context:
-                yield given
-            return
-        staging = store.snapshots.staging()
-        try:
-            root = staging / "context"
-            root.mkdir(mode=0o700)
-            workers.unpack_context(spool.fd, root)
-            spool.abort()
-            given = _from_directory(request, root, store, remembers=False)
-            with given.context:
-                yield given
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+        _spool(stream, spool.fd, cancel)
+        with _unpacked(request, spool.fd, "the context on standard input", store, workers) as given:
+            yield given
 
 
-def _spool(stream: BinaryIO, fd: int, cancel: Flag) -> bytes:
-    """Copy the stream to `fd`, rewind it and return its first bytes; raise CancelledError."""
-    head = b""
+def _fetched(request: BuildRequest, store: Store, remotes: Remotes) -> int:
+    """Return a descriptor of the archive, or Dockerfile, that the context's address means."""
+    from pybuild.dockerfile.remotes import Repository, Url, parse_remote
+    from pybuild.plan.remotes import tree_of
+
+    try:
+        found = parse_remote(request.context, context=True)
+    except InvalidValueError as error:
+        raise UsageError(error.message, error.hint) from error
+    if isinstance(found, Url):
+        return store.blobs.open(remotes.file(found.address, "", lambda done, total: None, by_user=True).digest)
+    if isinstance(found, Repository):
+        keep = request.build_args.get(KEEP_GIT_DIR) in ("1", "true")
+        return store.blobs.open(remotes.layer(tree_of(found, keep_git_dir=keep or None), by_user=True))
+    raise UsageError(
+        f"the context is neither a directory nor an address: {redacted(request.context)}",
+        "addresses begin with https://, http://, git://, ssh:// or git@",
+    )
+
+
+@contextmanager
+def _unpacked(request: BuildRequest, fd: int, called: str, store: Store, workers: Workers) -> Iterator[Given]:
+    """Open an archive that has the context, or a bare Dockerfile; `called` is what messages call it."""
+    if sniff(os.pread(fd, 1024, 0)) == "text":
+        given = _bare_dockerfile(request, fd, called, store)
+        with given.context:
+            yield given
+        return
+    staging = store.snapshots.staging()
+    try:
+        root = staging / "context"
+        root.mkdir(mode=0o700)
+        workers.unpack_context(fd, root)
+        given = _from_directory(request, root, store, remembers=False)
+        with given.context:
+            yield given
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _spool(stream: BinaryIO, fd: int, cancel: Flag) -> None:
+    """Copy the stream to `fd` and rewind it; raise CancelledError."""
     for block in _blocks(stream, cancel):
-        if len(head) < 1024:
-            head += block[: 1024 - len(head)]
         view = memoryview(block)
         while view:
             view = view[os.write(fd, view) :]
     os.lseek(fd, 0, os.SEEK_SET)
-    return head
 
 
 def _blocks(stream: BinaryIO, cancel: Flag) -> Iterator[bytes]:
@@ -119,13 +160,13 @@ def _blocks(stream: BinaryIO, cancel: Flag) -> Iterator[bytes]:
         yield block
 
 
-def _bare_dockerfile(request: BuildRequest, fd: int, store: Store) -> Given:
+def _bare_dockerfile(request: BuildRequest, fd: int, called: str, store: Store) -> Given:
     if request.dockerfile_text is not None:
-        raise UsageError("the context on standard input is not a tar")
+        raise UsageError(f"{called} is not a tar")
     if request.dockerfile:
-        raise UsageError("the context on standard input is not a tar, so it cannot hold: " + request.dockerfile)
+        raise UsageError(f"{called} is not a tar, so it cannot hold: {request.dockerfile}")
     with os.fdopen(os.dup(fd), "rb") as file:
-        text = _limited(file, "standard input")
+        text = _limited(file, called)
     empty = store.snapshots.empty()
     return Given(text, "Dockerfile", LocalContext(empty, IgnoreMatcher([]), None), remembers=False)
 
@@ -146,15 +187,15 @@ def _from_directory(request: BuildRequest, root: Path, store: Store, *, remember
 
 
 def _dockerfile_path(request: BuildRequest, root: Path, *, streamed: bool) -> tuple[Path, str]:
-    if not request.dockerfile:
-        return root / "Dockerfile", "Dockerfile"
+    name = request.dockerfile or DOCKERFILE
     if not streamed:
-        path = Path(request.dockerfile)
+        path = root / name
         return path, os.path.relpath(path, root) if path.is_relative_to(root) else str(path)
-    resolved = (root / request.dockerfile.lstrip("/")).resolve()
+    # A stranger's context may have a link under that name
+    resolved = (root / name.lstrip("/")).resolve()
     if not resolved.is_relative_to(root.resolve()):
-        raise UsageError(f"Dockerfile is outside of the context: {request.dockerfile}")
-    return resolved, request.dockerfile
+        raise UsageError(f"Dockerfile is outside of the context: {name}")
+    return resolved, name
 
 
 def _read_dockerfile(path: Path, name: str) -> bytes:
