@@ -92,7 +92,8 @@ class BuildRequest(NamedTuple):
     HTTP_PROXY for what the build itself fetches; those among `build_args` win. `max_download` is the most bytes of one
     file that is fetched, 0 the default. With `rewrite_timestamp` no time in the layers that are built is later than
     SOURCE_DATE_EPOCH. With `watch` the build tells what it reads of the
-    context.
+    context. `max_size` is the most bytes the store takes after the build, `min_free` what it leaves free on its disk;
+    0 is none.
     """
 
     context: str = ""
@@ -127,6 +128,8 @@ class BuildRequest(NamedTuple):
     max_download: int = 0
     rewrite_timestamp: bool = False
     watch: bool = False
+    max_size: int = 0
+    min_free: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""

@@ -2,11 +2,11 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 from pybuild.api.events import Built, Failed, Reads, ShellEnded, ShellOpened
 from pybuild.api.request import BuildRequest, Output
@@ -112,6 +112,10 @@ def build(
     shell_command: Annotated[
         str, Option(help="What that opens, instead of the image's shell.", metavar="COMMAND")
     ] = "",
+    max_size: Annotated[
+        str, Option(help="Most the store may take afterwards; what was used least recently goes.", metavar="SIZE")
+    ] = "",
+    min_free: Annotated[str, Option(help="What is to stay free on the store's disk.", metavar="SIZE")] = "",
     check: Annotated[
         bool, Option("--check", help="Look for mistakes in the Dockerfile and build nothing; ends with 1 if there are.")
     ] = False,
@@ -124,7 +128,7 @@ def build(
     ] = "",
 ) -> int:
     """Build an image from a Dockerfile and the files of CONTEXT."""
-    from pybuild.commands import flags, given
+    from pybuild.commands import flags, given, room
 
     form = _check_form(check, call, format_) if check or call or format_ else ""
     if watch and (form or context == "-" or _is_remote(context)):
@@ -134,11 +138,13 @@ def build(
     outputs = [flags.output(text, Path.cwd()) for text in output or ()]
     rewrites = [flags.rewrites(item) for item in outputs]
     to_stdout = _one_to_stdout(outputs)
+    settings = _settings()
+    most, least = room.limits({"max_size": max_size, "min_free": min_free}, os.environ, settings)
     request = BuildRequest(
         context="" if context == "-" else _directory(context),
         dockerfile=_dockerfile(file, context),
         tags=tuple(flags.tag(name) for name in tag or ()),
-        build_args={**_proxies(), **flags.build_args(build_arg or (), os.environ)},
+        build_args={**_proxies(settings), **flags.build_args(build_arg or (), os.environ)},
         target=target,
         labels=flags.labels(label or ()),
         no_cache=no_cache,
@@ -163,6 +169,8 @@ def build(
         on_fail=_on_fail(shell_on_fail, progress),
         shell_command=flags.words(shell_command, "--shell-command"),
         proxies=_environment_proxies(),
+        max_size=most,
+        min_free=least,
         max_download=flags.size(max_download, "--max-download") if max_download else 0,
         term=os.environ.get("TERM", "") if shell_on_fail else "",
         call="check" if form else "build",
@@ -201,11 +209,16 @@ def _check_form(check: bool, call: str, form: str) -> str:
     return checks.form_of(check, call, form)
 
 
-def _proxies() -> dict[str, str]:
-    from pybuild.commands import proxies
+def _settings() -> dict[str, Any]:
     from pybuild.engine import paths
 
-    return proxies.configured(paths.config(), os.environ)
+    return paths.config()
+
+
+def _proxies(settings: Mapping[str, Any]) -> dict[str, str]:
+    from pybuild.commands import proxies
+
+    return proxies.configured(settings, os.environ)
 
 
 def _environment_proxies() -> dict[str, str]:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pybuild.client import connect
 from pybuild.commands.option import Option
-from pybuild.commands.output import write_rows
+from pybuild.commands.output import as_json, write_line, write_rows
 from pybuild.progress.amounts import human_bytes, human_duration
 
 HEADERS = {
@@ -21,11 +21,15 @@ CACHE_HEADERS = {"ID": "ID", "Target": "TARGET", "Size": "SIZE", "Created": "CRE
 
 def df(
     format_: Annotated[str, Option("--format", help="table, json or a Go template.", metavar="FORMAT")] = "",
+    json: Annotated[bool, Option("--json", help="Print one JSON object, sizes in bytes.")] = False,
     caches: Annotated[bool, Option("--caches", help="Show each cache of RUN --mount=type=cache instead.")] = False,
 ) -> None:
     """Show how much of the disk is used by what."""
     with connect() as backend:
         usage = backend.df()
+    if json:
+        write_line(as_json(usage))
+        return
     if caches:
         write_rows([_cache(row) for row in usage.get("caches", ())], format_, CACHE_HEADERS, list(CACHE_HEADERS))
         return

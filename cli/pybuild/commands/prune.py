@@ -5,6 +5,7 @@ from time import time
 from typing import Annotated, Any
 
 from pybuild.client import connect
+from pybuild.commands.flags import size
 from pybuild.commands.option import Option
 from pybuild.commands.output import as_json, parse_filters, table, write_line
 from pybuild.errors import ExitCode, UsageError
@@ -19,19 +20,31 @@ def prune(
     dry_run: Annotated[bool, Option("-n", "--dry-run", help="Only tell what would be removed.")] = False,
     filter_: Annotated[
         list[str] | None,
-        Option("--filter", help="until=24h, label=NAME, or id=ID of a cache mount alone.", metavar="NAME=V"),
+        Option(
+            "--filter",
+            help="until=24h, label=NAME, id=ID of a cache mount alone, or type=cache|snapshot|exec.cachemount|...",
+            metavar="NAME=V",
+        ),
     ] = None,
+    max_size: Annotated[
+        str, Option(help="Only what was used least recently, until the store takes no more than this.", metavar="SIZE")
+    ] = "",
+    min_free: Annotated[str, Option(help="The same, until this is free on its disk.", metavar="SIZE")] = "",
     format_: Annotated[str, Option("--format", help="table or json.", metavar="FORMAT")] = "table",
+    json: Annotated[bool, Option("--json", help="As --format json.")] = False,
 ) -> int:
     """Remove what nothing needs: images without a name, old cache, leftovers. Tells each with its reason."""
     if format_ not in ("table", "json"):
         raise UsageError(f"unknown format: {format_}", "known: table, json")
     filters = parse_filters(filter_ or ())
+    for name, value in (("max-size", max_size), ("min-free", min_free)):
+        if value:
+            filters[name] = [str(size(value, f"--{name}"))]
     if not force and not dry_run and not _agreed(all_):
         return ExitCode.FAILED
     with connect() as backend:
         report = backend.prune(all=all_, filters=filters, dry_run=dry_run)
-    if format_ == "json":
+    if json or format_ == "json":
         write_line(as_json(report))
         return ExitCode.OK
     items = report["items"]

@@ -136,9 +136,12 @@ async def prune(request: web.Request) -> web.Response:
 
 
 async def prune_cache(request: web.Request) -> web.Response:
-    """`POST /build/prune?all=`"""
-    images = await _images(request)
-    report = await in_thread(lambda: images.prune(all=False, filters={}, dry_run=False))
+    """`POST /build/prune?all=&filters=&max-used-space=&min-free-space=`, the sizes in bytes"""
+    images, wanted = await _images(request), filters(request.query)
+    for ours, theirs in (("max-size", "max-used-space"), ("min-free", "min-free-space")):
+        if request.query.get(theirs, "0") != "0":
+            wanted[ours] = [request.query[theirs]]
+    report = await in_thread(lambda: images.prune(all=False, filters=wanted, dry_run=False))
     deleted = [item["name"] for item in report["items"] if item["kind"] != "image"]
     return web.json_response({"CachesDeleted": deleted or None, "SpaceReclaimed": report["reclaimed"]})
 

@@ -55,6 +55,25 @@ def build(
     """
     if request.call == "check":
         return checking.check_only(request, store_root=store_root, context_stream=context_stream, cancel=cancel)
+
+    def now(emit: Callable[[Event], None]) -> Built:
+        return _build(request, store_root=store_root, context_stream=context_stream, emit=emit, cancel=cancel)
+
+    if not request.max_size and not request.min_free:
+        return now(emit)
+    from pybuild.engine.trimming import trimmed
+
+    return trimmed(request, store_root, emit, now)
+
+
+def _build(
+    request: BuildRequest,
+    *,
+    store_root: Path,
+    context_stream: BinaryIO | None,
+    emit: Callable[[Event], None],
+    cancel: Flag,
+) -> Built:
     tags = [parse_reference(tag) for tag in request.tags]
     exporting.check(request.outputs)
     host = inputs.host()
@@ -63,6 +82,8 @@ def build(
         stack.enter_context(_timeouts(deadline))
         store = stack.enter_context(Store.open(store_root))
         stack.enter_context(store.session())
+        if request.max_size or request.min_free:
+            store.cache.note_every_use()
         workers = stack.enter_context(Workers(cancel))
         # Before there is a worker, which stays in the group it starts in
         limiter = Limiter(request.limits, [os.getpid()])

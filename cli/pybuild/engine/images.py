@@ -16,6 +16,7 @@ from pybuild.engine.workers import Workers
 from pybuild.errors import ConflictError, NotFoundError, UsageError
 from pybuild.oci.reference import Reference, parse_reference
 from pybuild.store.images import ImageRecord
+from pybuild.store.least import Limits
 from pybuild.store.store import Store
 
 Filters = dict[str, list[str]]
@@ -152,12 +153,14 @@ class Images:
     def prune(self, *, all: bool = False, filters: Filters | None = None, dry_run: bool = False) -> dict[str, Any]:
         """Remove what nothing needs and tell each victim with its reason; raise ConflictError while builds run."""
         with self._store() as store, Workers(Flag()) as workers:
-            until, labels, only_caches = _prune_filters(filters or {})
+            wanted = _prune_filters(filters or {})
             report = store.prune(
                 all=all,
-                until=until,
-                labels=labels,
-                only_caches=only_caches,
+                until=wanted.until,
+                labels=wanted.labels,
+                only_caches=wanted.cache_ids,
+                types=wanted.types,
+                limits=wanted.limits,
                 dry_run=dry_run,
                 remove_tree=workers.remove_if_possible,
             )
@@ -292,26 +295,80 @@ def _test(name: str, value: str, store: Store) -> Callable[[ImageRecord], bool]:
 CACHE_MOUNT = "exec.cachemount"
 """BuildKit's name for what a cache mount keeps."""
 
+PRUNE_TYPES = {
+    CACHE_MOUNT: "cache mount",
+    "regular": "cache",
+    "source.local": "context",
+    "cache": "cache",
+    "context": "context",
+    "image": "image",
+    "kept": "kept",
+    "snapshot": "snapshot",
+}
+"""Values of the filter `type`, BuildKit's names first, and kinds of what is pruned."""
 
-def _prune_filters(filters: Filters) -> tuple[float | None, list[str], list[str] | None]:
-    """Return a moment, labels, and ids of cache mounts when only such are meant."""
+
+class _Filters(msgspec.Struct):
+    """The filters of a prune, understood."""
+
     until: float | None = None
     labels: list[str] = []
-    ids: list[str] | None = None
+    cache_ids: list[str] | None = None
+    types: set[str] = set()
+    max_size: int = 0
+    min_free: int = 0
+
+    @property
+    def limits(self) -> Limits | None:
+        """Return the limits that were asked for."""
+        return Limits(self.max_size, self.min_free) if self.max_size or self.min_free else None
+
+
+def _prune_filters(filters: Filters) -> _Filters:
+    found = _Filters()
     for name, values in filters.items():
-        if name == "until":
-            until = parse_until(values[-1])
-        elif name in ("label", "label!"):
-            labels += [value if name == "label" else "!" + value for value in values]
-        elif name == "id":
-            ids = [*(ids or ()), *values]
-        elif name == "type":
-            if values != [CACHE_MOUNT]:
-                raise UsageError(f"unknown type to prune: {', '.join(values)}", f"known: {CACHE_MOUNT}")
-            ids = ids or []
-        elif name != "dangling":
-            raise UsageError(f"unknown filter: {name}", "known: until, label, id, type")
-    return until, labels, ids
+        match name:
+            case "until" | "unused-for":
+                found.until = parse_until(values[-1])
+            case "label" | "label!":
+                found.labels += [value if name == "label" else "!" + value for value in values]
+            case "id":
+                found.cache_ids = [*(found.cache_ids or ()), *values]
+            case "type":
+                found.types.update(map(_type, values))
+            case "max-size" | "min-free":
+                setattr(found, name.replace("-", "_"), _bytes(name, values[-1]))
+            case "dangling":
+                continue
+            case _:
+                raise UsageError(f"unknown filter: {name}", "known: until, label, id, type, max-size, min-free")
+    _check_together(found)
+    if found.types == {"cache mount"}:
+        # By ids, or all of them
+        found.cache_ids, found.types = found.cache_ids or [], set()
+    return found
+
+
+def _type(value: str) -> str:
+    if value not in PRUNE_TYPES:
+        raise UsageError(f"unknown type to prune: {value}", f"known: {', '.join(PRUNE_TYPES)}")
+    return PRUNE_TYPES[value]
+
+
+def _bytes(name: str, value: str) -> int:
+    if not (value.isascii() and value.isdigit()):
+        raise UsageError(f"the filter {name} is a number of bytes, not: {value}")
+    return int(value)
+
+
+def _check_together(found: _Filters) -> None:
+    """Raise UsageError for filters that would take each other's meaning away."""
+    if found.types - {"cache mount"} and found.cache_ids is not None:
+        raise UsageError("the filter id is of cache mounts alone", f"give `type={CACHE_MOUNT}` or no type")
+    if found.types and found.labels:
+        raise UsageError("the filters label and type cannot be together", "label chooses images")
+    if found.limits is not None and (found.types or found.labels or found.cache_ids or found.until is not None):
+        raise UsageError("a limit of the store cannot be together with filters", "prune twice")
 
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}

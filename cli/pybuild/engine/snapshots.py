@@ -90,6 +90,7 @@ class Snapshots:
         name = self.name(diff_ids)
         path = self._store.snapshots.path(name)
         if self._store.snapshots.has(name):
+            self._store.snapshots.used(name)
             return path
         with self._lock_of(name):
             if not self._store.snapshots.has(name):

@@ -39,7 +39,12 @@ class Cache:
     def __init__(self, index: Index) -> None:
         self._index = index
         self._lock = Lock()
+        self._fresh = FRESH_SECONDS
         self._used: dict[str, float] = {}
+
+    def note_every_use(self) -> None:
+        """Note each use exactly, as it takes to tell what was used least recently."""
+        self._fresh = 0.0
 
     def get(self, key: str) -> CacheRecord | None:
         """Return the record of `key` and note, sooner or later, that it was used."""
@@ -49,7 +54,7 @@ class Cache:
         if row is None:
             return None
         now = time.time()
-        if now - row[5] > FRESH_SECONDS:
+        if now - row[5] > self._fresh:
             with self._lock:
                 self._used[key] = now
         return _record(row)

@@ -18,10 +18,15 @@ from pybuild.store.cache import BLOB, CacheRecord
 from pybuild.store.caches import CacheDirectory
 from pybuild.store.errors import disk_error
 from pybuild.store.images import ImageRecord
+from pybuild.store.least import Limits, Victim, choose, excess
 from pybuild.store.place import allocated, hold_reserve, is_left_over, release_reserve, remove_own
+from pybuild.store.sizes import layer_size
 
 if TYPE_CHECKING:
     from pybuild.store.store import Store
+
+ASKED_FOR = "it was asked for"
+OVER_LIMIT = "used least recently, and the store is over its limit"
 
 RemoveTree = Callable[[Path], object]
 """Removes a tree that may belong to mapped ids; may fail silently, what is left is taken the next time."""
@@ -74,31 +79,28 @@ class _Plan(msgspec.Struct):
     memos: bool = False
 
 
-def prune(
-    store: "Store",
-    *,
-    all: bool,
-    until: float | None,
-    labels: Sequence[str],
-    only_caches: Sequence[str] | None,
-    dry_run: bool,
-    remove_tree: RemoveTree | None,
-) -> PruneReport:
+class Wanted(msgspec.Struct, frozen=True):
+    """What is to go, see Store.prune."""
+
+    all: bool = False
+    until: float | None = None
+    labels: tuple[str, ...] = ()
+    cache_ids: tuple[str, ...] | None = None
+    types: frozenset[str] = frozenset()
+    limits: Limits | None = None
+    spared: frozenset[str] = frozenset()
+
+
+def prune(store: "Store", wanted: Wanted, *, dry_run: bool, remove_tree: RemoveTree | None) -> PruneReport:
     """See Store.prune."""
-
-    def planned() -> _Plan:
-        if only_caches is None:
-            return _plan(store, all, until, labels)
-        return _Plan(caches=_chosen_caches(store, only_caches, until))
-
     if dry_run:
-        return PruneReport(tuple(_told(store, planned(), _left_over(store))))
+        return PruneReport(tuple(_told(store, _planned(store, wanted), _left_over(store))))
     with store.exclusive():
         # What removes things writes first: names go before content
         release_reserve(store.place)
         try:
             store.cache.flush()
-            plan = planned()
+            plan = _planned(store, wanted)
             left_over = _left_over(store)
             items = list(_told(store, plan, left_over))
             gone = _carry_out(store, plan, left_over, remove_tree or remove_own)
@@ -108,26 +110,93 @@ def prune(
         return PruneReport(tuple(item for item in items if item.kind not in trees or item.name in gone))
 
 
+def _planned(store: "Store", wanted: Wanted) -> _Plan:
+    if wanted.cache_ids is not None:
+        return _Plan(caches=_chosen_caches(store, wanted.cache_ids, wanted.until))
+    if wanted.types:
+        return _of_types(store, wanted)
+    if wanted.limits:
+        return _least(store, wanted)
+    return _plan(store, wanted.all, wanted.until, wanted.labels)
+
+
+def _least(store: "Store", wanted: Wanted) -> _Plan:
+    """Plan what brings the store within its limits; what nothing has any more goes in any case, but is counted."""
+    assert wanted.limits is not None
+    missing = excess(store, wanted.limits)
+    plan = _chosen(store, [], OVER_LIMIT)
+    if missing:
+        waste = sum(item.size for item in _told(store, plan, _left_over(store)))
+        plan = _chosen(store, choose(store, missing - waste, wanted.spared), OVER_LIMIT)
+    return plan
+
+
+def _chosen(store: "Store", victims: Iterable[Victim], reason: str) -> _Plan:
+    """Plan that these go, and what nothing has without them."""
+    going: dict[str, set[str]] = {}
+    for victim in victims:
+        going.setdefault(victim.kind, set()).add(victim.name)
+    plan = _Plan(kept=sorted(going.get("kept", ())))
+    images, records = store.images.list(), store.cache.list()
+    plan.images = [(image, reason) for image in images if image.id in going.get("image", ())]
+    plan.cache = [(key, record, reason) for key, record in records.items() if key in going.get("cache", ())]
+    plan.caches = [(cache, reason) for cache in store.caches.list() if cache.name in going.get("cache mount", ())]
+    plan.contexts = [path for path in _entries(store.place.contexts) if path.name in going.get("context", ())]
+    _follow(store, plan)
+    named = {name for name, _ in plan.snapshots}
+    plan.snapshots += [(name, reason) for name in sorted(going.get("snapshot", set()) - named)]
+    return plan
+
+
+def _of_types(store: "Store", wanted: Wanted) -> _Plan:
+    """Plan that all things of some kinds go, those used since `until` excepted."""
+    victims = [Victim(image.created, "image", image.id) for image in store.images.list() if not image.tags]
+    victims += [Victim(record.last_used, "cache", key) for key, record in store.cache.list().items()]
+    victims += [Victim(step.created if step else 0.0, "kept", name) for name, step in store.kept.steps().items()]
+    victims += [Victim(cache.last_used, "cache mount", cache.name) for cache in store.caches.list()]
+    victims += [Victim(store.snapshots.last_used(name), "snapshot", name) for name in store.snapshots.list()]
+    victims += [Victim(path.stat().st_mtime, "context", path.name) for path in _entries(store.place.contexts)]
+    chosen = [victim for victim in victims if victim.kind in wanted.types]
+    return _chosen(store, [one for one in chosen if wanted.until is None or one.last_used < wanted.until], ASKED_FOR)
+
+
 def _plan(store: "Store", all: bool, until: float | None, labels: Sequence[str]) -> _Plan:
     plan = _Plan(memos=all and until is None and not labels)
-    kept_images: list[ImageRecord] = []
     for image in store.images.list():
-        if image.tags or not _matches(image, until, labels):
-            kept_images.append(image)
-        else:
+        if not image.tags and _matches(image, until, labels):
             plan.images.append((image, "no name points at it"))
-    recorded = {Digest(row[0]) for row in store.index.rows("SELECT diff_id FROM layers")}
-    needed = {diff_id for image in kept_images for diff_id in image.diff_ids}
     for name, step in store.kept.steps().items():
         if step is None or not store.kept.has(name) or (not labels and (until is None or step.created < until)):
             plan.kept.append(name)
-        else:
+    for key, record in store.cache.list().items():
+        reason = _stale(record, all=all and not labels, until=None if labels else until)
+        if reason:
+            plan.cache.append((key, record, reason))
+    if not labels:
+        plan.caches = list(_old_caches(store, all, until))
+    if not labels and (all or until is not None):
+        contexts = _entries(store.place.contexts)
+        plan.contexts = [path for path in contexts if until is None or path.stat().st_mtime < until]
+    _follow(store, plan)
+    return plan
+
+
+def _follow(store: "Store", plan: _Plan) -> None:
+    """Add what nothing has any more without the images, records and kept trees of the plan."""
+    going_images = {image.id for image, _ in plan.images}
+    going_records = {key for key, _, _ in plan.cache}
+    recorded = {Digest(row[0]) for row in store.index.rows("SELECT diff_id FROM layers")}
+    images = [image for image in store.images.list() if image.id not in going_images]
+    needed = {diff_id for image in images for diff_id in image.diff_ids}
+    for name, step in store.kept.steps().items():
+        if step is not None and name not in plan.kept:
             needed.update(step.diff_ids)
     blobs: set[str] = set()
     for key, record in store.cache.list().items():
-        reason = _stale(record, recorded, needed, all=all and not labels, until=None if labels else until)
-        if reason:
-            plan.cache.append((key, record, reason))
+        if key in going_records:
+            continue
+        if record.diff_id is not None and record.diff_id not in recorded:
+            plan.cache.append((key, record, "its layer is gone"))
             continue
         if record.diff_id is not None:
             needed.add(record.diff_id)
@@ -135,14 +204,8 @@ def _plan(store: "Store", all: bool, until: float | None, labels: Sequence[str])
             blobs.add(str(record.value[BLOB]))
     plan.layers = sorted(recorded - needed)
     live = recorded & needed
-    plan.files = list(_unknown_files(store, live, plan.layers, kept_images, blobs))
-    plan.snapshots = list(_dead_snapshots(store, live, kept_images))
-    if not labels:
-        plan.caches = list(_old_caches(store, all, until))
-    if not labels and (all or until is not None):
-        contexts = _entries(store.place.contexts)
-        plan.contexts = [path for path in contexts if until is None or path.stat().st_mtime < until]
-    return plan
+    plan.files = list(_unknown_files(store, live, plan.layers, images, blobs))
+    plan.snapshots = list(_dead_snapshots(store, live, images))
 
 
 def _old_caches(store: "Store", all: bool, until: float | None) -> Iterator[tuple[CacheDirectory, str]]:
@@ -178,15 +241,11 @@ def _has_label(image: ImageRecord, text: str) -> bool:
     return key in present and (not equals or present[key] == value)
 
 
-def _stale(record: CacheRecord, layers: set[Digest], needed: set[Digest], *, all: bool, until: float | None) -> str:
+def _stale(record: CacheRecord, *, all: bool, until: float | None) -> str:
     """Return why a cache record should go, "" when it should stay."""
-    if record.diff_id is not None and record.diff_id not in layers:
-        return "its layer is gone"
     if until is not None:
         return "not used lately" if record.last_used < until else ""
-    if not all:
-        return ""
-    return "all of the cache was asked for"
+    return "all of the cache was asked for" if all else ""
 
 
 def _unknown_files(
@@ -245,26 +304,27 @@ def _told(store: "Store", plan: _Plan, left_over: Iterable[Path]) -> Iterator[Pr
         yield Pruned("cache", record.description or key, 0, reason, record.last_used)
     used = {record.diff_id: record.last_used for _, record, _ in reversed(plan.cache)}
     for diff_id in plan.layers:
-        size = _layer_size(store, diff_id)
+        size = layer_size(store, diff_id)
         yield Pruned("layer", diff_id, size, "no image or cache record has it", used.get(diff_id, 0.0))
     for path, reason in plan.files:
         yield Pruned("blob", f"sha256:{path.name}", allocated(path), reason)
     for name, reason in plan.snapshots:
-        yield Pruned("snapshot", name, store.snapshots.size(name), reason)
+        yield Pruned("snapshot", name, store.snapshots.size(name), reason, store.snapshots.last_used(name))
     for cache, reason in plan.caches:
         yield Pruned("cache mount", cache.shown, store.caches.size(cache.name), reason, cache.last_used)
     for name in plan.kept:
-        yield Pruned("kept", name, store.kept.size(name), "what a failed step had done, kept for a look into it")
+        reason = "what a failed step had done, kept for a look into it"
+        yield Pruned("kept", name, store.kept.size(name), reason, _kept_since(store, name))
     for path in plan.contexts:
-        yield Pruned("context", path.name, allocated(path), "its file digests are found again by reading")
+        reason = "its file digests are found again by reading"
+        yield Pruned("context", path.name, allocated(path), reason, path.stat().st_mtime)
     for path in left_over:
         yield Pruned("temporary", path.name, allocated(path), "left by a process that is gone")
 
 
-def _layer_size(store: "Store", diff_id: Digest) -> int:
-    forms = store.index.rows("SELECT digest FROM forms WHERE diff_id = ?", (diff_id,))
-    paths = {store.blobs.path(Digest(digest)) for digest in (diff_id, *(digest for (digest,) in forms))}
-    return sum(allocated(path) for path in paths) + allocated(store.place.tocs / diff_id[7:])
+def _kept_since(store: "Store", name: str) -> float:
+    step = store.kept.steps().get(name)
+    return step.created if step is not None else 0.0
 
 
 def _carry_out(store: "Store", plan: _Plan, left_over: Iterable[Path], remove_tree: RemoveTree) -> set[str]:
@@ -325,7 +385,7 @@ def df(store: "Store") -> list[Usage]:
     doomed = set(plan.layers)
     of_images = {diff_id for image in images for diff_id in image.diff_ids}
     layers = [Digest(row[0]) for row in store.index.rows("SELECT diff_id FROM layers")]
-    sizes = {diff_id: _layer_size(store, diff_id) for diff_id in layers}
+    sizes = {diff_id: layer_size(store, diff_id) for diff_id in layers}
     configs = {image.id: allocated(store.blobs.path(image.id)) for image in images}
     in_images = sum(size for diff_id, size in sizes.items() if diff_id in of_images) + sum(configs.values())
     in_cache = sum(size for diff_id, size in sizes.items() if diff_id not in of_images)

@@ -123,6 +123,17 @@ class Snapshots:
         self._index.write("UPDATE snapshots SET size = ? WHERE name = ?", (size, name))
         return size
 
+    def used(self, name: str) -> None:
+        """Note that a snapshot is used."""
+        os.utime(self._directory(name))
+
+    def last_used(self, name: str) -> float:
+        """Return when a snapshot was made or used the last time, in seconds since the epoch; 0 when absent."""
+        try:
+            return self._directory(name).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
     def trash(self, name: str) -> Path | None:
         """Take a snapshot out of the way and return where it is now, for a worker to remove; None when absent."""
         path = self._place.temporary()

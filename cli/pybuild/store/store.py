@@ -1,7 +1,7 @@
 """An opened store."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +30,7 @@ from pybuild.store.snapshots import Snapshots
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pybuild.store.least import Limits
     from pybuild.store.prune import PruneReport, RemoveTree, Usage
 
 
@@ -141,6 +142,9 @@ class Store:
         until: float | None = None,
         labels: Sequence[str] = (),
         only_caches: Sequence[str] | None = None,
+        types: Iterable[str] = (),
+        limits: "Limits | None" = None,
+        spared: Iterable[str] = (),
         dry_run: bool = False,
         remove_tree: "RemoveTree | None" = None,
     ) -> "PruneReport":
@@ -151,21 +155,18 @@ class Store:
         With `all` the cache goes too. `until` (seconds since the epoch) spares images that came later and cache records
         used later, and takes cache records not used since, `all` or not. `labels` (`key`, `key=value`, either with `!`
         before it) spare other images and the cache. With `only_caches` cache mounts of these ids go, of any when it is
-        empty, and nothing else but leftovers; otherwise cache mounts go with `all` or `until`. `remove_tree` is asked
-        for trees of mapped ids; what it leaves is not in the report. Raises StoreBusyError while builds run, unless
-        `dry_run`.
+        empty, and nothing else but leftovers; otherwise cache mounts go with `all` or `until`. With `types`, which are
+        kinds of `Pruned`, all of these goes that was not used since `until`, named images excepted, and what nothing
+        has without it. With `limits` only as much goes as they need, what was used least recently first; images whose
+        ids are `spared` stay. `remove_tree` is asked for trees of mapped ids; what it leaves is not in the report.
+        Raises StoreBusyError while builds run, unless `dry_run`.
         """
-        from pybuild.store.prune import prune
+        from pybuild.store.prune import Wanted, prune
 
-        return prune(
-            self,
-            all=all,
-            until=until,
-            labels=labels,
-            only_caches=only_caches,
-            dry_run=dry_run,
-            remove_tree=remove_tree,
-        )
+        ids = None if only_caches is None else tuple(only_caches)
+        wanted = Wanted(all, until, tuple(labels), ids, frozenset(types), limits, frozenset(spared))
+
+        return prune(self, wanted, dry_run=dry_run, remove_tree=remove_tree)
 
     def df(self) -> "list[Usage]":
         """Return the allocated bytes by kind; together they are what `du` says of the store."""

@@ -1,0 +1,28 @@
+"""How much of the disk the store may take: options, else the environment, else the settings."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pybuild.commands.flags import size
+from pybuild.errors import UsageError
+
+NAMES = ("max_size", "min_free")
+"""Most bytes of the store, and bytes that are to stay free on its disk."""
+
+
+def limits(given: Mapping[str, str], environ: Mapping[str, str], settings: Mapping[str, Any]) -> tuple[int, int]:
+    """Return both in bytes, 0 where there is no limit; raise UsageError for what is no size."""
+    first, second = (_limit(name, given.get(name, ""), environ, settings) for name in NAMES)
+    return first, second
+
+
+def _limit(name: str, given: str, environ: Mapping[str, str], settings: Mapping[str, Any]) -> int:
+    variable = f"PYBUILD_{name.upper()}"
+    if given:
+        return size(given, f"--{name.replace('_', '-')}")
+    if variable in environ:
+        return size(environ[variable], variable) if environ[variable] else 0
+    value = settings.get(name, settings.get(name.replace("_", "-"), 0))
+    if isinstance(value, bool) or not isinstance(value, int | str) or (isinstance(value, int) and value < 0):
+        raise UsageError(f"`{name}` in the settings is no size: {value!r}", 'write for example `"20g"`')
+    return size(value, f"`{name}` in the settings") if isinstance(value, str) and value else int(value or 0)
