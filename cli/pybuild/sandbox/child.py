@@ -19,7 +19,7 @@ from pybuild.errors import PybuildError
 from pybuild.sandbox import syscalls, wire
 from pybuild.sandbox.emulate.install import build_programs
 from pybuild.sandbox.idmap import IdMode
-from pybuild.sandbox.run import close_all_but, make_ready, ready_descriptors, seccomp_program
+from pybuild.sandbox.run import make_ready, ready_descriptors, seccomp_program
 
 LASTING = frozenset({"run", "try_store"})
 """Jobs that leave their process as they found it: no archive of a stranger is read in it."""
@@ -230,7 +230,7 @@ def _work(orders: socket.socket, mode: IdMode, jobs: Mapping[str, Job]) -> None:
 
         if not perform(socket.socket(fileno=fds[0]), jobs, free):
             return
-        close_all_but(orders.fileno(), *ready_descriptors())
+        syscalls.close_all_but(orders.fileno(), *ready_descriptors())
 
 
 def _note(*_: object) -> None:

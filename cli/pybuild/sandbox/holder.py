@@ -71,7 +71,7 @@ def _be_holder(channel: int, report: int, slirp: bytes) -> NoReturn:
     try:
         # A group of its own: the job's end is none of its business
         os.setsid()
-        _keep_only(channel, report)
+        syscalls.close_all_but(channel, report)
         # Before this process leaves the network over which the helper is to connect
         starting = _Slirp(slirp) if slirp else None
         syscalls.unshare(syscalls.CLONE_NEWNET)
@@ -103,15 +103,6 @@ def _be_holder(channel: int, report: int, slirp: bytes) -> NoReturn:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(helper, signal.SIGKILL)
         os._exit(0)
-
-
-def _keep_only(*kept: int) -> None:
-    first = 3
-    for fd in sorted(kept):
-        if fd > first:
-            syscalls.close_range(first, fd - 1)
-        first = max(first, fd + 1)
-    syscalls.close_range(first)
 
 
 class _Slirp:

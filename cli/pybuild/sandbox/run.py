@@ -275,7 +275,7 @@ def _init(
             os.write(group, b"0")
         if groups:
             syscalls.unshare(syscalls.CLONE_NEWCGROUP)
-        close_all_but(report, orders.fileno())
+        syscalls.close_all_but(report, orders.fileno())
         # Forked now, the payload's process prepares itself while the root is made; pivot_root takes it along
         forked = _fork_payload(mode, report, insecure) if mode == "single" or insecure else None
         os.umask(0)
@@ -324,7 +324,7 @@ def _fork_payload(mode: IdMode, report: int, insecure: bool) -> tuple[int, socke
     waiting, starting = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     pid = syscalls.clone(0)
     if pid == 0:
-        close_all_but(report, waiting.fileno())
+        syscalls.close_all_but(report, waiting.fileno())
         _payload(mode, report, waiting, insecure)
     waiting.close()
     return pid, starting
@@ -398,15 +398,6 @@ def _reader_is_gone(writer: int) -> bool:
     poll = select.poll()
     poll.register(writer, 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))
-
-
-def close_all_but(*kept: int) -> None:
-    first = 3
-    for fd in sorted(set(kept)):
-        if fd > first:
-            syscalls.close_range(first, fd - 1)
-        first = max(first, fd + 1)
-    syscalls.close_range(first)
 
 
 def _tell(report: int, kind: str, value: object) -> None:

@@ -252,6 +252,16 @@ def close_range(first: int, last: int = 0xFFFFFFFF, *, on_exec: bool = False) ->
     _check(_call("close_range", first, last, _CLOSE_RANGE_CLOEXEC if on_exec else 0), "close_range")
 
 
+def close_all_but(*kept: int) -> None:
+    """Close all descriptors above standard error that are not kept."""
+    first = 3
+    for fd in sorted(set(kept)):
+        if fd > first:
+            close_range(first, fd - 1)
+        first = max(first, fd + 1)
+    close_range(first)
+
+
 def sethostname(name: bytes) -> None:
     """Name this UTS namespace."""
     _check(_call("sethostname", name, len(name)), "sethostname")
