@@ -137,7 +137,7 @@ KEYS = "--mount=target=/a --mount=type=cache,target=/c,id=i --mount=type=secret,
 
 
 def key(flags: str, contents: list[bytes], **request: object) -> str:
-    return run_key(op(flags, **request), None, "multi", {}, contents)
+    return run_key(op(flags, **request), None, "multi", {}, contents).text
 
 
 def test_keys_go_by_what_mounts_say_and_read() -> None:

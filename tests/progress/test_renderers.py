@@ -218,3 +218,8 @@ def test_findings_of_checks_are_told_at_the_end(mode: str) -> None:
     bad = render(mode, [STEPS, *found, *found, *BAD[1:]])
     assert bad.index("2 warnings found (") < bad.index("it broke")
     assert "StageNameCasing" not in render("quiet", [STEPS, *found, *GOOD[1:]])
+
+
+def test_plain_lines_tell_why_a_step_was_not_cached() -> None:
+    events: list[Event] = [STEPS, StepStarted(1, NOW), StepDone(1, NOW, cached=False, reason="file a\x1b changed")]
+    assert render("plain", events).endswith("#2 DONE 0.0s, not cached: file a\\x1b changed\n\n")

@@ -86,6 +86,16 @@ class Backend(Protocol):
         """Remove what nothing needs; return `{"items": [{kind, name, size, reason, last_used}], "reclaimed"}`."""
         ...
 
+    def builds(self) -> list[dict[str, Any]]:
+        """Return the builds that can be explained, the newest first, as `explain` does without `steps`."""
+        ...
+
+    def explain(self, build: str = "") -> dict[str, Any]:
+        """Return why each step of a build was, or was not, cached: `{id, time, state, ..., steps}`, each step being
+        `{label, cached, reason, changes, ...}`. `build` is an id or the beginning of one, "" for the last build.
+        """
+        ...
+
     def df(self) -> dict[str, Any]:
         """Return `{"rows": [{type, total, active, size, reclaimable}]}`."""
         ...

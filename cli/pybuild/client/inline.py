@@ -170,6 +170,14 @@ class Inline:
         result: dict[str, Any] = self._images.prune(all=all, filters=filters or {}, dry_run=dry_run)
         return result
 
+    def builds(self) -> list[dict[str, Any]]:
+        result: list[dict[str, Any]] = self._images.builds()
+        return result
+
+    def explain(self, build: str = "") -> dict[str, Any]:
+        result: dict[str, Any] = self._images.explain(build)
+        return result
+
     def df(self) -> dict[str, Any]:
         result: dict[str, Any] = self._images.df()
         return result

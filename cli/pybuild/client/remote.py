@@ -167,6 +167,14 @@ class Remote:
         result: dict[str, Any] = _checked(self._connection.request("POST", f"/pybuild/v1/prune?{query}"))
         return result
 
+    def builds(self) -> list[dict[str, Any]]:
+        result: list[dict[str, Any]] = self._get("/pybuild/v1/builds")
+        return result
+
+    def explain(self, build: str = "") -> dict[str, Any]:
+        result: dict[str, Any] = self._get("/pybuild/v1/explain", {"build": build})
+        return result
+
     def df(self) -> dict[str, Any]:
         result: dict[str, Any] = self._get("/pybuild/v1/df")
         return result

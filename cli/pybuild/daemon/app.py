@@ -35,6 +35,8 @@ OURS: list[tuple[str, str, Handler]] = [
     ("GET", "/pybuild/v1/export", images.export),
     ("POST", "/pybuild/v1/prune", images.prune_ours),
     ("GET", "/pybuild/v1/df", images.df_ours),
+    ("GET", "/pybuild/v1/builds", images.builds),
+    ("GET", "/pybuild/v1/explain", images.explain),
     ("POST", "/pybuild/v1/shell", shells.shell),
     ("POST", "/pybuild/v1/attach", shells.attach),
     ("POST", "/pybuild/v1/decide", shells.decide),

@@ -232,3 +232,15 @@ async def _lines(request: web.Request, objects: list[dict[str, Any]]) -> web.Str
         await response.write(json.dumps(item).encode() + b"\r\n")
     await response.write_eof()
     return response
+
+
+async def builds(request: web.Request) -> web.Response:
+    """`GET /pybuild/v1/builds`: those that can be explained"""
+    images = await _images(request)
+    return web.json_response(await in_thread(images.builds))
+
+
+async def explain(request: web.Request) -> web.Response:
+    """`GET /pybuild/v1/explain?build=`: the last one without an id"""
+    images, build = await _images(request), request.query.get("build", "")
+    return web.json_response(await in_thread(lambda: images.explain(build)))

@@ -21,6 +21,7 @@ from pybuild.dockerfile.parse import Dockerfile, parse
 from pybuild.engine import checking, exporting, inputs, reading
 from pybuild.engine.bindtrees import BindTrees
 from pybuild.engine.deadline import Deadline
+from pybuild.engine.explaining import Explainer
 from pybuild.engine.grounds import Grounds
 from pybuild.engine.networks import Networks
 from pybuild.engine.remotes import Remotes
@@ -108,6 +109,8 @@ def _build(
         for told in limits_told:
             emit(Notice("warning", told))
         context = ContextSource(given.context)
+        explainer = Explainer(store, request, dockerfile.name, plan.stages, emit)
+        recorded = stack.enter_context(explainer.recording(len(shown) - len(plan.stages)))
         solving = Inputs(
             store=store,
             request=request,
@@ -120,18 +123,20 @@ def _build(
             grounds=Grounds(store, workers, Snapshots(store, workers), request.snapshotter),
             binds=stack.enter_context(BindTrees(store, workers)),
             remotes=remotes,
+            explainer=explainer,
             emit=emit,
             cancel=cancel,
             file=dockerfile.name,
             text=dockerfile.text,
         )
-        numbers = {key: number for number, (key, *_) in enumerate(shown)}
-        state = Solver(plan, solving, numbers).solve()
+        state = Solver(plan, solving, shown).solve()
         if given.remembers:
             _remember(given.context, emit)
         if cancel.is_set():
             raise CancelledError("the build was cancelled")
-        return _commit(plan, state, store, tags, request)
+        built = _commit(plan, state, store, tags, request)
+        recorded(built.image_id)
+        return built
 
 
 @contextmanager

@@ -43,6 +43,10 @@ READ_FIRST = 8 << 20
 
 NANOSECONDS = 1_000_000_000
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pybuild.tree.listing import Listing
+
 
 class Copying(msgspec.Struct):
     """One COPY or ADD in progress: what it selects, and from where; `also` are its remote sources, each on its own."""
@@ -74,6 +78,13 @@ class Copying(msgspec.Struct):
         if not self.also:
             return own
         return hashlib.sha256(own + b"".join(other.content() for other in self.also)).digest()
+
+    def listing(self) -> "Listing":
+        """Return what is selected, to tell later what changed."""
+        from pybuild.tree.listing import listing, together
+
+        own = listing(self.selections, self.source.digest)
+        return together([own, *(other.listing() for other in self.also)]) if self.also else own
 
 
 def begin(

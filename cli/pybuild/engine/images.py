@@ -150,6 +150,20 @@ class Images:
             names = [named] if named is not None else [parse_reference(tag) for tag in record.tags]
             exporting.write(store, record, names, type, out, attrs or {})
 
+    def builds(self) -> Rows:
+        """Return the builds that can be explained, the newest first."""
+        from pybuild.engine.explaining import builds
+
+        with self._store() as store:
+            return builds(store)
+
+    def explain(self, build: str) -> dict[str, Any]:
+        """Return why each step of a build was, or was not, cached; raise NotFoundError."""
+        from pybuild.engine.explaining import explained
+
+        with self._store() as store:
+            return explained(store, build)
+
     def prune(self, *, all: bool = False, filters: Filters | None = None, dry_run: bool = False) -> dict[str, Any]:
         """Remove what nothing needs and tell each victim with its reason; raise ConflictError while builds run."""
         with self._store() as store, Workers(Flag()) as workers:

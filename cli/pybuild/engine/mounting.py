@@ -34,6 +34,7 @@ from pybuild.tree.copy import Selected, content_key, select_plain
 if TYPE_CHECKING:
     from pybuild.engine.solve import Inputs
     from pybuild.store.blobs import BlobWriter
+    from pybuild.tree.listing import Listing
 
 MAX_CACHES = 40
 """Most caches of one RUN: each is a descriptor that goes along with it."""
@@ -86,6 +87,18 @@ def _content(source: MountSource | None, path: str, inputs: "Inputs", reads: Rea
             known = content_key([select_plain(opened.tree, path)], opened.digest)
         inputs.store.cache.memo_put("mount", key, known)
     return known
+
+
+def listed(op: RunOp, reads: Reads) -> "Listing | None":
+    """Return the files of the context that the mounts of a RUN read, None when they read none."""
+    from pybuild.tree.listing import listing, together
+
+    found: list[Listing] = []
+    for mount in op.mounts:
+        if isinstance(mount, BindMount | CacheMount) and isinstance(mount.source, FromContext):
+            with reads.open(mount.source) as opened:
+                found.append(listing([select_plain(opened.tree, mount.path)], opened.digest))
+    return together(found) if found else None
 
 
 @contextmanager

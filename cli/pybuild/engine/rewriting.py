@@ -26,7 +26,7 @@ def _rewritten(store: Store, diff_id: Digest, epoch: int) -> Digest:
     toc = store.layers.toc(diff_id)
     if all(entry.mtime <= latest for entry in toc):
         return diff_id
-    key = rewrite_key(diff_id, epoch)
+    key = rewrite_key(diff_id, epoch).text
     known = store.cache.get(key)
     if known is not None and known.diff_id is not None and store.layers.has(known.diff_id):
         return known.diff_id

@@ -21,6 +21,7 @@ from pybuild.engine import copying, mounting, reading, running
 from pybuild.engine.bindtrees import BindTrees
 from pybuild.engine.deadline import Deadline
 from pybuild.engine.errors import StepError
+from pybuild.engine.explaining import Explainer, Look, no_listing
 from pybuild.engine.grounds import Grounds
 from pybuild.engine.networks import Networks
 from pybuild.engine.remotes import Remotes
@@ -30,7 +31,7 @@ from pybuild.errors import CancelledError, PybuildError
 from pybuild.layer.tarwriter import Packed
 from pybuild.oci.digest import Digest, chain_id
 from pybuild.oci.image import History, ImageConfig
-from pybuild.plan.keys import copy_key, run_key, workdir_key
+from pybuild.plan.keys import Key, copy_key, run_key, workdir_key
 from pybuild.plan.ops import (
     CopyOp,
     FromContext,
@@ -73,6 +74,8 @@ class StageState(msgspec.Struct):
     created: str = ""
     author: str = ""
     base_layers: int = 0
+    below: list[tuple[str, str]] = msgspec.field(default_factory=list)
+    """The base and each step that does something, with a digest of what came of it: what an account says of them."""
 
 
 class Inputs(msgspec.Struct, frozen=True):
@@ -89,6 +92,7 @@ class Inputs(msgspec.Struct, frozen=True):
     grounds: Grounds
     binds: BindTrees
     remotes: Remotes
+    explainer: Explainer
     emit: Callable[[Event], None]
     cancel: Flag
     file: str
@@ -99,10 +103,11 @@ class Inputs(msgspec.Struct, frozen=True):
 class Solver:
     """Solves one plan once."""
 
-    def __init__(self, plan: Plan, inputs: Inputs, numbers: dict[tuple[int, int], int]) -> None:
+    def __init__(self, plan: Plan, inputs: Inputs, shown: "Sequence[Shown]") -> None:
         self._plan = plan
         self._in = inputs
-        self._numbers = numbers
+        self._numbers = {key: number for number, (key, *_) in enumerate(shown)}
+        self._labels = [label for _, label, *_ in shown]
         self._futures: dict[int, Future[StageState]] = {}
         self._failed = Flag()
         self._context_lock = Lock()
@@ -165,6 +170,7 @@ class Solver:
     def _stage(self, stage: PlannedStage) -> StageState:
         self._check()
         state = self._base(stage)
+        place = 0
         for position, step in enumerate(stage.steps):
             self._check()
             if step.op is None:
@@ -172,15 +178,19 @@ class Solver:
                 continue
             number = self._numbers[stage.index, position + 1]
             self._in.emit(StepStarted(number, time.time()))
-            record, reason = self._placed(
-                step, number, partial(self._solve_op, stage=stage, state=state, number=number)
+            label = self._labels[number]
+            look = self._in.explainer.look(stage, step, place, number, label, state.below)
+            place += 1
+            record = self._placed(
+                step, number, partial(self._solve_op, stage=stage, state=state, number=number, look=look)
             )
-            cached = not reason
+            look.done()
+            state.below.append((step.display, record.diff_id or ""))
             if record.diff_id is not None:
                 state.diff_ids.append(record.diff_id)
             state.created = self._created(record)
             state.history.append(self._history(step, state.created, empty=record.diff_id is None, by=record))
-            self._in.emit(StepDone(number, time.time(), cached, record.size, reason))
+            self._in.emit(StepDone(number, time.time(), look.cached, record.size, look.reason))
         state.author = stage.author
         return state
 
@@ -189,15 +199,17 @@ class Solver:
         self._in.emit(StepStarted(number, time.time()))
         match stage.base:
             case FromScratch():
-                state = StageState()
+                state = StageState(below=[("scratch", "")])
             case FromStage(index=index):
                 parent = self._state_of(index)
                 state = StageState(list(parent.diff_ids), list(parent.history), parent.created)
                 state.base_layers = parent.base_layers
+                state.below = list(parent.below)
             case FromImage(reference=reference):
                 config = self._in.images[reference]
                 state = StageState(list(config.rootfs.diff_ids), list(config.history or ()), config.created)
                 state.base_layers = len(state.diff_ids)
+                state.below = [(reference, chain_id(state.diff_ids) or "")]
             case _ as unreachable:
                 assert_never(unreachable)
         self._in.emit(StepDone(number, time.time(), cached=True))
@@ -213,9 +225,7 @@ class Solver:
         epoch = self._plan.source_date_epoch
         return timestamp(record.created if epoch is None else epoch)
 
-    def _placed(
-        self, step: Step, number: int, solve: Callable[[Op], tuple[CacheRecord, str]]
-    ) -> tuple[CacheRecord, str]:
+    def _placed(self, step: Step, number: int, solve: Callable[[Op], CacheRecord]) -> CacheRecord:
         """Run `solve` and give its errors the step's place."""
         assert step.op is not None
         try:
@@ -245,37 +255,39 @@ class Solver:
     def _source(self, step: Step) -> str:
         return redacted("\n".join(self._in.text.split("\n")[step.line - 1 : step.end_line]))
 
-    # Ops: each returns its cache record and why it was not cached ("" when it was)
+    # Ops: each returns its cache record, and tells `look` whether it was there
 
-    def _solve_op(self, op: Op, stage: PlannedStage, state: StageState, number: int) -> tuple[CacheRecord, str]:
+    def _solve_op(self, op: Op, stage: PlannedStage, state: StageState, number: int, look: Look) -> CacheRecord:
         match op:
             case RunOp():
-                return self._run(op, stage, state, number)
+                return self._run(op, stage, state, number, look)
             case CopyOp():
-                return self._copy(op, stage, state, number)
+                return self._copy(op, stage, state, number, look)
             case WorkdirOp():
-                return self._workdir(op, stage, state)
+                return self._workdir(op, stage, state, look)
             case _ as unreachable:
                 assert_never(unreachable)
 
-    def _lookup(self, key: str, stage: PlannedStage) -> CacheRecord | None:
+    def _lookup(self, key: Key, stage: PlannedStage, look: Look) -> CacheRecord | None:
         if stage.no_cache:
             return None
-        record = self._in.store.cache.get(key)
+        record = self._in.store.cache.get(key.text)
         if record is None or (record.diff_id is not None and not self._in.store.layers.has(record.diff_id)):
             return None
+        look.hit(key)
         return record
 
-    def _record(self, key: str, diff_id: Digest | None, size: int, description: str) -> CacheRecord:
+    def _record(self, key: Key, diff_id: Digest | None, size: int, description: str, look: Look) -> CacheRecord:
         record = CacheRecord(diff_id=diff_id, size=size, created=time.time(), description=description)
-        self._in.store.cache.put(key, record)
+        self._in.store.cache.put(key.text, record)
+        look.keep()
         return record
 
     def _keep(self, blob: BlobWriter, packed: Packed) -> None:
         blob.commit(packed.diff_id, packed.size)
         self._in.store.layers.record(packed.diff_id, packed.size, packed.toc)
 
-    def _run(self, op: RunOp, stage: PlannedStage, state: StageState, number: int) -> tuple[CacheRecord, str]:
+    def _run(self, op: RunOp, stage: PlannedStage, state: StageState, number: int, look: Look) -> CacheRecord:
         request = self._in.request
         options: dict[str, object] = {
             "hosts": request.extra_hosts,
@@ -288,15 +300,16 @@ class Solver:
         reads = _Reads(self._open_source, self._layers_of, self._check)
         contents = mounting.contents(op, self._in, reads)
         key = run_key(op, chain, mode, options, contents)
-        record = self._lookup(key, stage)
+        record = self._lookup(key, stage, look)
         if record is None:
             # Only a worker that runs shows that its ids can be mapped as planned
             self._in.workers.prepare()
             if mode != self._mode():
                 key = run_key(op, chain, self._mode(), options, contents)
-                record = self._lookup(key, stage)
+                record = self._lookup(key, stage, look)
         if record is not None:
-            return record, ""
+            return record
+        look.miss(key, partial(mounting.listed, op, reads))
         step = next(step for step in stage.steps if step.op is op)
         place = partial(self._place, step, number)
         with mounting.mounted(op, self._in, reads, contents) as mounted:
@@ -305,15 +318,16 @@ class Solver:
                 self._keep(blob, packed)
         if by_hand:
             self._in.emit(Notice("warning", "continued by hand, so this step's result is not cached", step.line))
-            return CacheRecord(packed.diff_id, packed.size, time.time(), value={BY_HAND: True}), "continued by hand"
-        return self._record(key, packed.diff_id, packed.size, "RUN " + op.argv[-1][:200]), _why(stage)
+            look.by_hand()
+            return CacheRecord(packed.diff_id, packed.size, time.time(), value={BY_HAND: True})
+        return self._record(key, packed.diff_id, packed.size, "RUN " + op.argv[-1][:200], look)
 
     def _mode(self) -> str:
         """Return how RUN steps map and emulate ids, as keys have it."""
         emulation = self._in.workers.emulation(self._in.request.root_emulation)
         return self._in.workers.mode if emulation == "off" else f"{self._in.workers.mode}+{emulation}"
 
-    def _copy(self, op: CopyOp, stage: PlannedStage, state: StageState, number: int) -> tuple[CacheRecord, str]:
+    def _copy(self, op: CopyOp, stage: PlannedStage, state: StageState, number: int, look: Look) -> CacheRecord:
         chain = chain_id(state.diff_ids)
         with ExitStack() as stack:
             # Before the context, which only one step reads at a time
@@ -326,18 +340,19 @@ class Solver:
             unread = step.unread()
             if not unread or step.small(unread) or op.unpack:
                 key = copy_key(op, chain, step.content(), self._plan.source_date_epoch)
-                record = self._lookup(key, stage)
+                record = self._lookup(key, stage, look)
                 if record is not None:
-                    return record, ""
+                    return record
             with self._in.store.blobs.create() as blob:
                 packed = copying.pack(step, image, self._in.store, self._in.workers, blob)
                 key = copy_key(op, chain, step.content(), self._plan.source_date_epoch)
-                record = self._lookup(key, stage)
+                record = self._lookup(key, stage, look)
                 if record is not None:
-                    return record, ""
+                    return record
                 self._keep(blob, packed)
+            look.miss(key, step.listing)
         names = [*op.sources, *(redacted(_address(remote)) for remote in op.remotes)]
-        return self._record(key, packed.diff_id, packed.size, f"{op.instruction} {' '.join(names)}"), _why(stage)
+        return self._record(key, packed.diff_id, packed.size, f"{op.instruction} {' '.join(names)}", look)
 
     def _fetch(self, remote: Remote, op: CopyOp, number: int) -> LayerSource:
         match remote:
@@ -348,17 +363,18 @@ class Solver:
             case _ as unreachable:
                 assert_never(unreachable)
 
-    def _workdir(self, op: WorkdirOp, stage: PlannedStage, state: StageState) -> tuple[CacheRecord, str]:
+    def _workdir(self, op: WorkdirOp, stage: PlannedStage, state: StageState, look: Look) -> CacheRecord:
         key = workdir_key(op, chain_id(state.diff_ids), self._plan.source_date_epoch)
-        record = self._lookup(key, stage)
+        record = self._lookup(key, stage, look)
         if record is not None:
-            return record, ""
+            return record
+        look.miss(key, no_listing)
         with stage_source(self._in.store, state.diff_ids) as image, self._in.store.blobs.create() as blob:
             packed = copying.pack_directory(op, image, self._plan.source_date_epoch, blob)
             if packed is None:
-                return self._record(key, None, 0, f"WORKDIR {op.path}"), _why(stage)
+                return self._record(key, None, 0, f"WORKDIR {op.path}", look)
             self._keep(blob, packed)
-        return self._record(key, packed.diff_id, packed.size, f"WORKDIR {op.path}"), _why(stage)
+        return self._record(key, packed.diff_id, packed.size, f"WORKDIR {op.path}", look)
 
     def _source_of(self, op: CopyOp) -> "_Borrowed | LayerSource":
         return self._open_source(op.source)
@@ -438,10 +454,6 @@ def _address(remote: Remote) -> str:
     return remote.url if isinstance(remote, RemoteFile) else remote.address
 
 
-def _why(stage: PlannedStage) -> str:
-    return "the cache is off for this stage" if stage.no_cache else "no earlier result for these inputs"
-
-
 def timestamp(seconds: float) -> str:
     """Return seconds since the epoch in RFC 3339 as Go writes it."""
     whole = int(seconds)
@@ -450,9 +462,13 @@ def timestamp(seconds: float) -> str:
     return f"{text}.{nanoseconds:09d}".rstrip("0").rstrip(".") + "Z"
 
 
-def numbered(stages: Sequence[PlannedStage]) -> list[tuple[tuple[int, int], str, str, int]]:
+Shown = tuple[tuple[int, int], str, str, int]
+"""A step that is shown: (stage, position), label, stage's name, line."""
+
+
+def numbered(stages: Sequence[PlannedStage]) -> list[Shown]:
     """Return ((stage, position), label, stage name, line) of each step that is shown; position 0 is FROM."""
-    shown: list[tuple[tuple[int, int], str, str, int]] = []
+    shown: list[Shown] = []
     alone = len(stages) == 1
     for stage in stages:
         total = 1 + sum(step.op is not None for step in stage.steps)

@@ -5,8 +5,8 @@ the keys of all that follows.
 """
 
 import json
-from collections.abc import Sequence
-from typing import assert_never
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, assert_never
 
 from pybuild.oci.digest import Digest, digest_of
 from pybuild.plan.ops import (
@@ -26,13 +26,21 @@ VERSION = 1
 """Raised when the meaning of an op changes, so that no older result is taken for it."""
 
 
+class Key(NamedTuple):
+    """A key: the digest by which a result is kept, and what it is a digest of, for whoever asks why it is another."""
+
+    text: str
+    kind: str
+    parts: Mapping[str, object]
+
+
 def run_key(
     op: RunOp,
     chain: Digest | None,
     mode: str,
     options: dict[str, object],
     contents: Sequence[bytes] = (),
-) -> str:
+) -> Key:
     """Return the key of a RUN; `options` are the build-wide settings a command can notice.
 
     `contents` are digests of what the mounts read, in their order, b"" for one that reads nothing.
@@ -78,7 +86,7 @@ def _mount(mount: RunMount) -> list[object]:
             assert_never(unreachable)
 
 
-def copy_key(op: CopyOp, chain: Digest | None, content: bytes, epoch: int | None) -> str:
+def copy_key(op: CopyOp, chain: Digest | None, content: bytes, epoch: int | None) -> Key:
     """Return the key of a COPY or ADD; `content` is the digest of what its sources select."""
     more: dict[str, object] = {}
     if op.parents:
@@ -108,16 +116,16 @@ def copy_key(op: CopyOp, chain: Digest | None, content: bytes, epoch: int | None
     )
 
 
-def workdir_key(op: WorkdirOp, chain: Digest | None, epoch: int | None) -> str:
+def workdir_key(op: WorkdirOp, chain: Digest | None, epoch: int | None) -> Key:
     """Return the key of a WORKDIR."""
     return _key("workdir", chain=chain, path=op.path, user=op.user, epoch=epoch)
 
 
-def rewrite_key(diff_id: Digest, epoch: int) -> str:
+def rewrite_key(diff_id: Digest, epoch: int) -> Key:
     """Return the key of a layer whose times were made not to be later than `epoch`."""
     return _key("rewrite", layer=diff_id, epoch=epoch)
 
 
-def _key(kind: str, **parts: object) -> str:
+def _key(kind: str, **parts: object) -> Key:
     encoded = json.dumps([kind, VERSION, parts], sort_keys=True, separators=(",", ":"))
-    return digest_of(encoded.encode()).removeprefix("sha256:")
+    return Key(digest_of(encoded.encode()).removeprefix("sha256:"), kind, parts)

@@ -187,6 +187,7 @@ class StageBuilder:
             scripts=scripts,
             mounts=mounts,
             insecure=self._is_insecure(run),
+            args=tuple(name for name in self.scope.args if name not in self.scope.env),
             platform=str(self.platform),
         )
         self._step(run, "RUN " + " ".join([*prefix, *argv]) + " # buildkit", op)

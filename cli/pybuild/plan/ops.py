@@ -101,7 +101,7 @@ class RunOp(msgspec.Struct, frozen=True):
     """A command in a sandbox. `hidden_env` reaches the process but neither history nor cache key.
 
     `scripts` are (file name, content) that appear read-only below /dev/pipes. `insecure` takes the confinement away.
-    `platform` is that of the files it runs on.
+    `platform` is that of the files it runs on. `args` names what in `env` comes from ARG, for whoever asks.
     """
 
     argv: tuple[str, ...]
@@ -114,6 +114,7 @@ class RunOp(msgspec.Struct, frozen=True):
     mounts: tuple[RunMount, ...] = ()
     insecure: bool = False
     platform: str = ""
+    args: tuple[str, ...] = ()
 
     def sources(self) -> list[MountSource]:
         """Return what the mounts read."""

@@ -71,7 +71,8 @@ class PlainRenderer:
                 lines = [self._log(event.step, line) for line in self._lines.flush(event.step)]
                 took = max(0.0, event.time - self._started.get(event.step, event.time))
                 ending = "CACHED" if event.cached else f"DONE {took:.1f}s"
-                return [*lines, f"#{event.step + 1} {ending}", ""]
+                why = f", not cached: {one_line(event.reason)}" if event.reason and not event.cached else ""
+                return [*lines, f"#{event.step + 1} {ending}{why}", ""]
             case Notice(rule=rule) if rule:
                 self._findings.append(event)
                 return []

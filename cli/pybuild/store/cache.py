@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from pybuild.oci.digest import Digest
+from pybuild.store.accounts import ACCOUNT, LISTING
 from pybuild.store.index import Index
 
 FRESH_SECONDS = 3600.0
@@ -83,8 +84,10 @@ class Cache:
         return {key: _record(tuple(rest)) for key, *rest in rows}
 
     def delete(self, key: str) -> None:
-        """Remove a record, absent or not."""
-        self._index.write("DELETE FROM cache WHERE key = ?", (key,))
+        """Remove a record, absent or not, and its account."""
+        with self._index.writing() as transaction:
+            transaction.execute("DELETE FROM cache WHERE key = ?", (key,))
+            transaction.execute("DELETE FROM memo WHERE kind IN (?, ?) AND key = ?", (ACCOUNT, LISTING, key))
 
     def memo_get(self, kind: str, key: str) -> bytes | None:
         """Return what was remembered of `key` among results of this kind."""

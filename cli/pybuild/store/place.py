@@ -19,7 +19,7 @@ from pybuild.store.errors import StoreError, StoreVersionError, disk_error
 VERSION = 1
 """Layout of the store. Raise it when older programs must not touch it any more."""
 
-DIRECTORIES = ("blobs", "blobs/sha256", "tocs", "snapshots", "contexts", "caches", "tmp", "logs")
+DIRECTORIES = ("blobs", "blobs/sha256", "tocs", "snapshots", "contexts", "caches", "builds", "tmp", "logs")
 
 RESERVE = 512 << 10
 """Bytes kept back, so that a prune has room for its own notes when the disk is full."""
@@ -64,6 +64,10 @@ class Place(msgspec.Struct, frozen=True):
     @property
     def caches(self) -> Path:
         return self.root / "caches"
+
+    @property
+    def builds(self) -> Path:
+        return self.root / "builds"
 
     @property
     def tmp(self) -> Path:

@@ -35,8 +35,8 @@ RemoveTree = Callable[[Path], object]
 class Pruned(msgspec.Struct, frozen=True):
     """A thing that was removed, or would be.
 
-    `kind` is image, cache, layer, blob, snapshot, kept, cache mount, context or temporary. `size` are allocated bytes,
-    each byte counted with one thing only. `last_used` in seconds since the epoch, 0 when unknown.
+    `kind` is image, cache, layer, blob, snapshot, kept, cache mount, context, build or temporary. `size` are allocated
+    bytes, each byte counted with one thing only. `last_used` in seconds since the epoch, 0 when unknown.
     """
 
     kind: str
@@ -75,6 +75,7 @@ class _Plan(msgspec.Struct):
     snapshots: list[tuple[str, str]] = msgspec.field(default_factory=list)
     caches: list[tuple[CacheDirectory, str]] = msgspec.field(default_factory=list)
     contexts: list[Path] = msgspec.field(default_factory=list)
+    builds: list[Path] = msgspec.field(default_factory=list)
     kept: list[str] = msgspec.field(default_factory=list)
     memos: bool = False
 
@@ -177,6 +178,7 @@ def _plan(store: "Store", all: bool, until: float | None, labels: Sequence[str])
     if not labels and (all or until is not None):
         contexts = _entries(store.place.contexts)
         plan.contexts = [path for path in contexts if until is None or path.stat().st_mtime < until]
+        plan.builds = [path for path in store.builds.paths() if until is None or path.stat().st_mtime < until]
     _follow(store, plan)
     return plan
 
@@ -318,6 +320,8 @@ def _told(store: "Store", plan: _Plan, left_over: Iterable[Path]) -> Iterator[Pr
     for path in plan.contexts:
         reason = "its file digests are found again by reading"
         yield Pruned("context", path.name, allocated(path), reason, path.stat().st_mtime)
+    for path in plan.builds:
+        yield Pruned("build", path.name, allocated(path), "what `pybuild explain` tells of it", path.stat().st_mtime)
     for path in left_over:
         yield Pruned("temporary", path.name, allocated(path), "left by a process that is gone")
 
@@ -340,7 +344,7 @@ def _carry_out(store: "Store", plan: _Plan, left_over: Iterable[Path], remove_tr
             store.blobs.delete(Digest(f"sha256:{path.name}"))
         else:
             path.unlink(missing_ok=True)
-    for path in plan.contexts:
+    for path in (*plan.contexts, *plan.builds):
         path.unlink(missing_ok=True)
     gone: set[str] = set()
     for name, _ in plan.snapshots:
@@ -353,6 +357,8 @@ def _carry_out(store: "Store", plan: _Plan, left_over: Iterable[Path], remove_tr
             gone.add(cache.shown)
     gone.update(name for name in plan.kept if _remove(store.kept.trash(name), remove_tree))
     gone.update(path.name for path in left_over if _remove(path, remove_tree))
+    if plan.cache and not plan.memos:
+        store.accounts.tidy()
     if plan.memos:
         # Last: emptying a table writes much, and by now there is room
         store.cache.memo_clear()
@@ -401,7 +407,7 @@ def df(store: "Store") -> list[Usage]:
     other = allocated(store.place.root) - in_images - in_cache - sum(trees.values()) - in_mounts - kept
     counted = {image.id[7:] for image, _ in plan.images}
     loose = sum(allocated(path) for path, _ in plan.files if path.name not in counted)
-    waste = loose + sum(allocated(path) for path in (*plan.contexts, *_left_over(store)))
+    waste = loose + sum(allocated(path) for path in (*plan.contexts, *plan.builds, *_left_over(store)))
     return [
         Usage("Images", len(images), sum(bool(image.tags) for image in images), in_images, freed),
         Usage(

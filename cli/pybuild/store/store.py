@@ -7,7 +7,9 @@ from pathlib import Path
 from types import TracebackType
 
 from pybuild.store import locks
+from pybuild.store.accounts import Accounts
 from pybuild.store.blobs import Blobs
+from pybuild.store.builds import Builds
 from pybuild.store.cache import Cache
 from pybuild.store.caches import Caches
 from pybuild.store.errors import DamagedIndexError, StoreError, disk_error
@@ -49,6 +51,8 @@ class Store:
         self.layers = Layers(place, index, self.blobs, boot)
         self.images = Images(index, self.blobs, self.layers)
         self.cache = Cache(index)
+        self.accounts = Accounts(index)
+        self.builds = Builds(place)
         self.snapshots = Snapshots(place, index, boot)
         self.caches = Caches(place)
         self.kept = Kept(place, boot)
