@@ -93,7 +93,7 @@ class BuildRequest(NamedTuple):
     file that is fetched, 0 the default. With `rewrite_timestamp` no time in the layers that are built is later than
     SOURCE_DATE_EPOCH. With `watch` the build tells what it reads of the
     context. `max_size` is the most bytes the store takes after the build, `min_free` what it leaves free on its disk;
-    0 is none.
+    0 is none. Without `remembers` results of steps do not enter the cache.
     """
 
     context: str = ""
@@ -130,6 +130,7 @@ class BuildRequest(NamedTuple):
     watch: bool = False
     max_size: int = 0
     min_free: int = 0
+    remembers: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""

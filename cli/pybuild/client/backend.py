@@ -56,6 +56,14 @@ class Backend(Protocol):
         """Return the history of an image, newest first."""
         ...
 
+    def inputs(self, name: str) -> dict[str, Any]:
+        """Return what an image was built from: `{"request", "secrets", "ssh", "allow", "changed_bases"}`, or {}."""
+        ...
+
+    def compare(self, name: str, other: str) -> dict[str, Any]:
+        """Return how images differ: `{"image", "rebuilt", "differences": [{path, field, image, rebuilt}]}`."""
+        ...
+
     def tag(self, name: str, new_name: str) -> None:
         """Give an image another name."""
         ...

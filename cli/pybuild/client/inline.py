@@ -145,6 +145,14 @@ class Inline:
         result: list[dict[str, Any]] = self._images.history(name)
         return result
 
+    def inputs(self, name: str) -> dict[str, Any]:
+        result: dict[str, Any] = self._images.inputs(name)
+        return result
+
+    def compare(self, name: str, other: str) -> dict[str, Any]:
+        result: dict[str, Any] = self._images.compare(name, other)
+        return result
+
     def tag(self, name: str, new_name: str) -> None:
         self._images.tag(name, new_name)
 

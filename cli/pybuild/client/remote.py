@@ -131,6 +131,14 @@ class Remote:
         result: list[dict[str, Any]] = self._get(f"/images/{_in_path(name)}/history")
         return result
 
+    def inputs(self, name: str) -> dict[str, Any]:
+        result: dict[str, Any] = self._get("/pybuild/v1/inputs", {"name": name})
+        return result
+
+    def compare(self, name: str, other: str) -> dict[str, Any]:
+        result: dict[str, Any] = self._get("/pybuild/v1/compare", {"name": name, "other": other})
+        return result
+
     def tag(self, name: str, new_name: str) -> None:
         query = _query({"repo": new_name})
         self._connection.request("POST", f"/images/{_in_path(name)}/tag?{query}").read()

@@ -33,6 +33,8 @@ OURS: list[tuple[str, str, Handler]] = [
     ("POST", "/pybuild/v1/load", images.load_ours),
     ("POST", "/pybuild/v1/import", images.import_ours),
     ("GET", "/pybuild/v1/export", images.export),
+    ("GET", "/pybuild/v1/inputs", images.inputs),
+    ("GET", "/pybuild/v1/compare", images.compare),
     ("POST", "/pybuild/v1/prune", images.prune_ours),
     ("GET", "/pybuild/v1/df", images.df_ours),
     ("GET", "/pybuild/v1/builds", images.builds),

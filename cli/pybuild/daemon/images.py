@@ -46,6 +46,18 @@ async def history(request: web.Request) -> web.Response:
     return web.json_response(await in_thread(lambda: images.history(name)))
 
 
+async def inputs(request: web.Request) -> web.Response:
+    """`GET /pybuild/v1/inputs?name=`: what an image was built from"""
+    images, name = await _images(request), request.query.get("name", "")
+    return web.json_response(await in_thread(lambda: images.inputs(name)))
+
+
+async def compare(request: web.Request) -> web.Response:
+    """`GET /pybuild/v1/compare?name=&other=`: how two images differ"""
+    images, name, other = await _images(request), request.query.get("name", ""), request.query.get("other", "")
+    return web.json_response(await in_thread(lambda: images.compare(name, other)))
+
+
 async def tag(request: web.Request) -> web.Response:
     """`POST /images/{name}/tag?repo=&tag=`"""
     images, name, new_name = await _images(request), request.match_info["name"], reference_of(request.query)

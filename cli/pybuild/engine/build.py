@@ -24,6 +24,7 @@ from pybuild.engine.deadline import Deadline
 from pybuild.engine.explaining import Explainer
 from pybuild.engine.grounds import Grounds
 from pybuild.engine.networks import Networks
+from pybuild.engine.recorded import record
 from pybuild.engine.remotes import Remotes
 from pybuild.engine.resolve import read_bases
 from pybuild.engine.snapshots import Snapshots
@@ -31,6 +32,7 @@ from pybuild.engine.solve import Inputs, Solver, StageState, numbered, timestamp
 from pybuild.engine.sources import ContextSource
 from pybuild.engine.workers import Workers
 from pybuild.errors import CancelledError
+from pybuild.oci.digest import Digest
 from pybuild.oci.image import ImageConfig, RootFS, encode
 from pybuild.oci.platform import Platform
 from pybuild.oci.reference import Reference, parse_reference
@@ -136,6 +138,8 @@ def _build(
             raise CancelledError("the build was cancelled")
         built = _commit(plan, state, store, tags, request)
         recorded(built.image_id)
+        if request.remembers:
+            record(store, Digest(built.image_id), request, {name: base.id for name, base in bases.items()})
         return built
 
 

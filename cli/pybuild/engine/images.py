@@ -12,6 +12,8 @@ from typing import Any, BinaryIO
 import msgspec
 
 from pybuild.engine import exporting, importing
+from pybuild.engine.comparing import differences
+from pybuild.engine.recorded import recorded
 from pybuild.engine.workers import Workers
 from pybuild.errors import ConflictError, NotFoundError, UsageError
 from pybuild.oci.reference import Reference, parse_reference
@@ -95,6 +97,38 @@ class Images:
             if rows:
                 rows[-1].update(Id=record.id, Tags=[*record.tags] or None)
             return rows[::-1]
+
+    def inputs(self, name: str) -> dict[str, Any]:
+        """Return what an image was built from, {} when that is not known; raise NotFoundError.
+
+        `request` is a BuildRequest as JSON values, `secrets`, `ssh` and `allow` are names of what it had besides,
+        `changed_bases` are base images whose names mean something else by now, or nothing.
+        """
+        with self._store() as store:
+            found = recorded(store, _resolve(store, name).id)
+            if found is None:
+                return {}
+            changed = [base for base, id in found.bases.items() if _id_of(store, base) != id]
+            return {
+                "request": found.request,
+                "secrets": found.secrets,
+                "ssh": found.ssh,
+                "allow": found.allow,
+                "changed_bases": changed,
+            }
+
+    def compare(self, name: str, other: str) -> dict[str, Any]:
+        """Return how two images differ: `{"image", "rebuilt", "differences": [{path, field, image, rebuilt}]}`.
+
+        The ids come first. Raises NotFoundError.
+        """
+        with self._store() as store, store.session():
+            first, second = _resolve(store, name), _resolve(store, other)
+            rows = [
+                {"path": row.path, "field": row.field, "image": row.first, "rebuilt": row.second}
+                for row in differences(store, first, second)
+            ]
+            return {"image": first.id, "rebuilt": second.id, "differences": rows}
 
     def tag(self, name: str, new_name: str) -> None:
         """Give the image another name; raise NotFoundError or InvalidReferenceError."""
@@ -235,6 +269,11 @@ def _named(name: str) -> Reference | None:
     if name.startswith("sha256:") or (len(bare) >= 12 and all(char in "0123456789abcdef" for char in bare)):
         return None
     return parse_reference(name)
+
+
+def _id_of(store: Store, reference: str) -> str:
+    record = store.images.resolve(reference)
+    return record.id if record is not None else ""
 
 
 def _summary(record: ImageRecord) -> dict[str, Any]:

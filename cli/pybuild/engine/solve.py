@@ -279,8 +279,9 @@ class Solver:
 
     def _record(self, key: Key, diff_id: Digest | None, size: int, description: str, look: Look) -> CacheRecord:
         record = CacheRecord(diff_id=diff_id, size=size, created=time.time(), description=description)
-        self._in.store.cache.put(key.text, record)
-        look.keep()
+        if self._in.request.remembers:
+            self._in.store.cache.put(key.text, record)
+            look.keep()
         return record
 
     def _keep(self, blob: BlobWriter, packed: Packed) -> None:

@@ -17,6 +17,9 @@ from pybuild.store.layers import Layers
 
 _PREFIX = re.compile(r"(sha256:)?([0-9a-f]{1,64})")
 
+INPUTS = "inputs"
+"""Kind of what is remembered of an image's inputs: it goes with the image."""
+
 
 class ImageRecord(msgspec.Struct, frozen=True):
     """An image of the store.
@@ -144,6 +147,7 @@ class Images:
         """Remove an image and its names; return whether it was there. Its layers stay until a prune."""
         with self._index.writing() as transaction:
             transaction.execute("DELETE FROM tags WHERE image = ?", (identity,))
+            transaction.execute("DELETE FROM memo WHERE kind = ? AND key = ?", (INPUTS, identity))
             return transaction.execute("DELETE FROM images WHERE id = ?", (identity,)).rowcount > 0
 
     def _is_recorded(self, identity: Digest, names: Sequence[str]) -> bool:

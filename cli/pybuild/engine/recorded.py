@@ -1,0 +1,57 @@
+"""What an image was built from, remembered beside it so that it can be built again."""
+
+import msgspec
+
+from pybuild.api.request import BuildRequest
+from pybuild.dockerfile.addresses import names_remote, redacted
+from pybuild.oci.digest import Digest
+from pybuild.plan.scope import PROXY_NAMES
+from pybuild.store.images import INPUTS
+from pybuild.store.store import Store
+
+_KEPT = (
+    "dockerfile",
+    "dockerfile_text",
+    "target",
+    "network",
+    "extra_hosts",
+    "shm_size",
+    "platform",
+    "root_emulation",
+    "snapshotter",
+    "rewrite_timestamp",
+)
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """A request as JSON values, less what is secret or only about this one time, and the ids of its base images.
+
+    `secrets`, `ssh` and `allow` are names of what it had besides, which whoever builds it again is to give again: the
+    Dockerfile may be another one by then. `context` is absent from the request when it came by a stream or its address holds a password.
+    """
+
+    request: dict[str, object]
+    bases: dict[str, str]
+    secrets: list[str]
+    ssh: list[str]
+    allow: list[str]
+
+
+def record(store: Store, image_id: Digest, request: BuildRequest, bases: dict[str, str]) -> None:
+    """Remember the inputs of an image; what is known of one with the same id already is replaced when it differs."""
+    data = request._replace(secrets={}, ssh=()).to_json()
+    kept = {name: data[name] for name in _KEPT}
+    kept["build_args"] = {name: value for name, value in request.build_args.items() if name not in PROXY_NAMES}
+    kept["labels"], kept["ulimits"] = data["labels"], data["ulimits"]
+    if request.context and (not names_remote(request.context) or redacted(request.context) == request.context):
+        kept["context"] = request.context
+    found = Recorded(kept, bases, sorted(request.secrets), sorted(agent.id for agent in request.ssh), [*request.allow])
+    encoded = msgspec.json.encode(found, order="deterministic")
+    if store.cache.memo_get(INPUTS, image_id) != encoded:
+        store.cache.memo_put(INPUTS, image_id, encoded)
+
+
+def recorded(store: Store, image_id: Digest) -> Recorded | None:
+    """Return what is known of an image's inputs."""
+    data = store.cache.memo_get(INPUTS, image_id)
+    return msgspec.json.decode(data, type=Recorded) if data is not None else None
