@@ -27,7 +27,8 @@ class Recorded(msgspec.Struct, frozen=True):
     """A request as JSON values, less what is secret or only about this one time, and the ids of its base images.
 
     `secrets`, `ssh` and `allow` are names of what it had besides, which whoever builds it again is to give again: the
-    Dockerfile may be another one by then. `context` is absent from the request when it came by a stream or its address holds a password.
+    Dockerfile may be another one by then. The request has no `context` if that came by a stream or its address holds a
+    password.
     """
 
     request: dict[str, object]
