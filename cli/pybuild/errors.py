@@ -18,6 +18,7 @@ class ExitCode(IntEnum):
     FAILED = 1
     USAGE = 2
     BUG = 3
+    PLUGIN = 70
     INTERRUPTED = 130
 
 

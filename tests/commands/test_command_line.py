@@ -338,6 +338,10 @@ ALLOWED_AFTER_HELP = {
     "pybuild.commands.option",
     "pybuild.commands.quick",
     "pybuild.commands.table",
+    "pybuild.plugin",
+    "pybuild.plugin.found",
+    "pybuild.plugin.option",
+    "pybuild.plugin.places",
 }
 
 

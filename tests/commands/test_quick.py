@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from types import FunctionType
 from typing import Any
 
@@ -13,11 +14,23 @@ from typer.main import get_command
 from pybuild.commands.group import typer_of
 from pybuild.commands.quick import parse
 from pybuild.commands.table import rows, target_of
+from pybuild.plugin.option import Commands, Row
 from support.fake_world import World
 
-COMMANDS = {
-    name: function for name, row in rows().items() if isinstance(function := target_of(row.target), FunctionType)
-}
+
+def functions(named: Mapping[str, Row], above: str = "") -> dict[str, FunctionType]:
+    """Return the functions of all commands, those in groups included."""
+    found: dict[str, FunctionType] = {}
+    for name, row in named.items():
+        match target_of(row.target):
+            case FunctionType() as function:
+                found[above + name] = function
+            case Commands() as group:
+                found |= functions(group.rows, f"{above}{name} ")
+    return found
+
+
+COMMANDS = functions(rows())
 PIECES = st.sampled_from(
     [
         *("-t", "--tag", "--tag=a", "-ta", "-t=a", "-f", "-f-", "--file", "--file=", "-q", "--quiet", "--quiet=1"),

@@ -1,6 +1,7 @@
 """From the arguments to the exit status: the one boundary where errors become messages.
 
-0 done · 1 the build or request failed · 2 usage · 3 a bug in pybuild, with a log file named · 130 interrupted
+0 done · 1 the build or request failed · 2 usage · 3 a bug in pybuild, with a log file named · 70 a plugin
+that cannot be used or has a bug · 130 interrupted
 """
 
 import os
@@ -36,7 +37,10 @@ def run(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if hasattr(error, "format_message"):
             return tell(_usage_error(error), ExitCode.USAGE)
-        return _bug(error, arguments)
+        from pybuild.plugin.load import blame
+
+        plugins = blame(error)
+        return _bug(error, arguments) if plugins is None else tell(plugins, plugins.exit_code)
 
 
 def _run(arguments: list[str]) -> int:
@@ -59,11 +63,10 @@ def _result(arguments: list[str]) -> object:
     from types import FunctionType
 
     from pybuild.commands.quick import parse
-    from pybuild.commands.table import rows, target_of
+    from pybuild.commands.table import find
 
-    row = rows().get(arguments[0]) if arguments else None
-    command = target_of(row.target) if row is not None else None
-    values = parse(command, arguments[1:]) if isinstance(command, FunctionType) else None
+    command, words = find(arguments)
+    values = parse(command, words) if isinstance(command, FunctionType) else None
     if values is None or command is None:
         from pybuild.commands.group import make_root
 

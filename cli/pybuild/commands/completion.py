@@ -21,11 +21,14 @@ def completion(
 def _words() -> dict[str, tuple[str, list[tuple[str, str]], list[tuple[str, str]]]]:
     """Return each command's help, its options and its sub-commands, the latter both as (name, help)."""
     from pybuild.commands.group import load
-    from pybuild.commands.table import rows
+    from pybuild.commands.table import plugins, rows, target_of
 
-    found = {}
+    # A plugin is not imported to know its options
+    found: dict[str, tuple[str, list[tuple[str, str]], list[tuple[str, str]]]] = {
+        name: (plugin.summary, [], []) for name, plugin in plugins().items() if not plugin.problem
+    }
     for name, row in rows().items():
-        command = load(name, row.target)
+        command = load(name, target_of(row.target))
         subcommands = [(key, str(sub.get_short_help_str(80))) for key, sub in getattr(command, "commands", {}).items()]
         found[name] = (row.help, _options(command), subcommands)
     return found

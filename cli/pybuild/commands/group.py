@@ -1,34 +1,80 @@
 """The root group: commands are found by the table and imported when they run."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, ClassVar, get_args, get_type_hints
 
 import typer
 from typer.core import TyperGroup, TyperOption
 from typer.main import get_command as to_command
 
-from pybuild.commands.option import Argument, Option
-from pybuild.commands.table import rows, target_of
+from pybuild.commands.table import command_of, plugins, rows, target_of
 from pybuild.errors import CancelledError, UsageError
+from pybuild.plugin.option import Argument, Commands, Option, Row
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-class LazyGroup(TyperGroup):
-    """Lists the commands of the table without importing them."""
+class TableGroup(TyperGroup):
+    """A group whose commands stand in a table and are imported when they run."""
+
+    table: ClassVar[Mapping[str, Row]] = {}
+
+    def names(self) -> Mapping[str, str]:
+        """Return the help of each command by name."""
+        return {name: row.help for name, row in self.table.items()}
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [*rows()]
+        return [*self.names()]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        row = rows().get(cmd_name)
-        return None if row is None else load(cmd_name, row.target)
+        row = self.table.get(cmd_name)
+        return None if row is None else load(cmd_name, target_of(row.target))
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([*self.names().items()])
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, known = args[0], self.names()
+        if name not in known and not name.startswith("-"):
+            near = nearest(name, [*known])
+            path = ctx.command_path
+            raise UsageError(
+                f"no such command: {' '.join([*path.split()[1:], name])}",
+                f"did you mean `{near}`?" if near else f"`{path} --help` lists them",
+            )
+        return super().resolve_command(ctx, args)
+
+
+class LazyGroup(TableGroup):
+    """The root: the built-in commands, and those of plugins."""
+
+    _words: Sequence[str] = ()
+
+    def names(self) -> Mapping[str, str]:
+        return {name: row.help for name, row in rows().items()} | {
+            name: plugin.summary for name, plugin in plugins().items()
+        }
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command = command_of(cmd_name, self._words)
+        return None if command is None else load(cmd_name, command)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        # An executable never comes back for them
+        self._words = args[1:]
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, row.help) for name, row in rows().items()])
+        found = plugins().items()
+        if found:
+            with formatter.section("Plugins"):
+                told = [(name, f"cannot be used: {it.problem}" if it.problem else it.summary) for name, it in found]
+                formatter.write_dl(told)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -37,26 +83,37 @@ class LazyGroup(TyperGroup):
             # typer would end with the right status and not a word
             raise CancelledError("interrupted") from error
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        name = args[0]
-        if name not in rows() and not name.startswith("-"):
-            near = nearest(name, [*rows()])
-            raise UsageError(
-                f"no such command: {name}", f"did you mean `{near}`?" if near else "`pybuild --help` lists them"
-            )
-        return super().resolve_command(ctx, args)
 
-
-def load(name: str, target: str) -> Any:
-    """Import a command and return what typer made of it."""
-    found = target_of(target)
+def load(name: str, found: Any) -> Any:
+    """Return what typer makes of a command: a function, an application of typer's or a group."""
     if isinstance(found, typer.Typer):
         command = to_command(found)
+    elif isinstance(found, Commands):
+        command = to_command(group_of(found))
     else:
         command = to_command(typer_of(found, name))
         command.params.append(debug_option())
     command.name = name
     return command
+
+
+def group_of(commands: Commands) -> typer.Typer:
+    """Return an application of several commands."""
+    kind = type("Group", (TableGroup,), {"table": commands.rows})
+    app = typer.Typer(
+        cls=kind,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings=SETTINGS,
+    )
+
+    def root() -> None:
+        pass
+
+    root.__doc__ = commands.help
+    app.callback()(root)
+    return app
 
 
 def typer_of(function: Callable[..., Any], name: str) -> typer.Typer:
@@ -72,7 +129,8 @@ def with_typers_own(function: Callable[..., Any]) -> Callable[..., Any]:
         function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
     )
     own.__doc__, own.__kwdefaults__ = function.__doc__, function.__kwdefaults__
-    own.__annotations__ = {name: _typers_own(annotation) for name, annotation in function.__annotations__.items()}
+    hints = get_type_hints(function, include_extras=True)
+    own.__annotations__ = {name: _typers_own(annotation) for name, annotation in hints.items()}
     return own
 
 

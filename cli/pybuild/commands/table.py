@@ -1,16 +1,11 @@
 """The commands: name -> where it is and what it is for. Neither help nor completion imports a command."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
-
-class Row(NamedTuple):
-    """A command: `target` is "module:name" of a function annotated as `option` or typer has it, or of a typer app."""
-
-    target: str
-    help: str
-
+from pybuild.plugin.found import COMMAND, EXECUTABLE, Found, usable
+from pybuild.plugin.option import Commands, Row
 
 BUILT_IN: dict[str, Row] = {
     "build": Row("pybuild.commands.build:build", "Build an image from a Dockerfile"),
@@ -28,6 +23,7 @@ BUILT_IN: dict[str, Row] = {
     "prune": Row("pybuild.commands.prune:prune", "Remove what nothing needs"),
     "df": Row("pybuild.commands.df:df", "Show how much of the disk is used"),
     "daemon": Row("pybuild.commands.daemon:app", "Start, stop and look at the daemon"),
+    "plugin": Row("pybuild.commands.plugins:app", "See which plugins there are, switch them on and off"),
     "doctor": Row("pybuild.commands.doctor:doctor", "Find out what builds can do here, and what would help"),
     "version": Row("pybuild.commands.version:version", "Show versions"),
     "completion": Row("pybuild.commands.completion:completion", "Print a completion script for a shell"),
@@ -35,15 +31,48 @@ BUILT_IN: dict[str, Row] = {
 
 
 def rows() -> Mapping[str, Row]:
-    """Return all commands in the order of help.
-
-    Commands of plugins are merged here, below the built-in ones: `{**plugins, **BUILT_IN}` never lets a plugin
-    take a built-in name.
-    """
+    """Return the commands that come with pybuild in the order of help."""
     return BUILT_IN
+
+
+def plugins() -> Mapping[str, Found]:
+    """Return the plugins that are commands; none ever takes the name of a built-in one."""
+    return {name: plugin for name, plugin in usable((COMMAND, EXECUTABLE)).items() if name not in BUILT_IN}
+
+
+def find(arguments: Sequence[str]) -> tuple[Any, list[str]]:
+    """Return the command that the first words name, None for none, and the words that are left for it.
+
+    Raises PluginError for a plugin that cannot be used. An executable takes the place of this process.
+    """
+    words = list(arguments)
+    command = command_of(words.pop(0), words) if words else None
+    while isinstance(command, Commands):
+        row = command.rows.get(words[0]) if words else None
+        if row is None:
+            return None, words
+        command = target_of(row.target)
+        words.pop(0)
+    return command, words
+
+
+def command_of(name: str, words: Sequence[str]) -> Any:
+    """Return the command of a name, None for none; an executable is run with `words`."""
+    row = rows().get(name)
+    if row is not None:
+        return target_of(row.target)
+    if name.startswith("-") or name not in (known := plugins()):
+        return None
+    from pybuild.plugin.load import load
+
+    return load(known[name], words)
 
 
 def target_of(target: str) -> Any:
     """Import a command and return its function or application."""
     module, _, attribute = target.partition(":")
+    if not module.startswith("pybuild."):
+        from pybuild.plugin.load import see_bundled
+
+        see_bundled()
     return getattr(import_module(module), attribute)

@@ -1,0 +1,62 @@
+"""What plugins may use of pybuild: all that is named here, and nothing else.
+
+The names follow semantic versions: what is here keeps its meaning until the next major version, so a plugin asks for
+`pybuild>=0.1,<1` in its requirements. Each is imported when it is first used, so a command that prints a line starts as
+quickly as one of ours.
+
+How to write one: plugins/README.md.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pybuild.errors import CancelledError, ConflictError, ExitCode, NotFoundError, PybuildError, UsageError
+    from pybuild.plugin.found import API_VERSION
+    from pybuild.plugin.option import Argument, Commands, Option
+    from pybuild.plugin.output import as_json, bar, new_file, table, write_line
+    from pybuild.progress.amounts import human_bytes
+    from pybuild.progress.escape import escape, one_line
+
+_PLACES = {
+    "pybuild.errors": ("CancelledError", "ConflictError", "ExitCode", "NotFoundError", "PybuildError", "UsageError"),
+    "pybuild.plugin.found": ("API_VERSION",),
+    "pybuild.plugin.option": ("Argument", "Commands", "Option"),
+    "pybuild.plugin.output": ("as_json", "bar", "new_file", "table", "write_line"),
+    "pybuild.progress.amounts": ("human_bytes",),
+    "pybuild.progress.escape": ("escape", "one_line"),
+}
+_PLACE_OF = {name: module for module, names in _PLACES.items() for name in names}
+
+__all__ = [
+    "API_VERSION",
+    "Argument",
+    "CancelledError",
+    "Commands",
+    "ConflictError",
+    "ExitCode",
+    "NotFoundError",
+    "Option",
+    "PybuildError",
+    "UsageError",
+    "as_json",
+    "bar",
+    "escape",
+    "human_bytes",
+    "new_file",
+    "one_line",
+    "table",
+    "write_line",
+]
+
+
+def __getattr__(name: str) -> Any:
+    place = _PLACE_OF.get(name)
+    if place is None:
+        raise AttributeError(f"pybuild.plugin has no {name}")
+    value = globals()[name] = getattr(import_module(place), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,300 @@
+"""Plugins of third parties: found, listed without being run, run, and named when something is wrong with them."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support import plugins, program
+from support.processes import adopt_orphans
+
+HELLO = """
+    from typing import Annotated
+    from pybuild.plugin import Argument, Option, write_line
+
+    def hello(
+        name: Annotated[str, Argument(help="Whom.", metavar="NAME")] = "world",
+        loud: Annotated[bool, Option("--loud", help="Louder.")] = False,
+    ) -> int:
+        \"\"\"Greet.\"\"\"
+        write_line(f"hello {name}{'!' * loud}")
+        return 5 if name == "five" else 0
+"""
+ENTRY = """
+    [pybuild.commands]
+    hello = third_hello:hello
+"""
+
+
+@pytest.fixture
+def pybuild() -> Iterator[program.Pybuild]:
+    adopt_orphans()
+    with program.world("inline") as pybuild:
+        pybuild.env["PYBUILD_PLUGIN_PATH"] = str(pybuild.base / "plugins")
+        (pybuild.base / "plugins").mkdir(mode=0o755)
+        yield pybuild
+
+
+@pytest.fixture
+def place(pybuild: program.Pybuild) -> Path:
+    return pybuild.base / "plugins"
+
+
+def test_a_function_is_a_command(pybuild: program.Pybuild, place: Path) -> None:
+    plugins.add(place / "hello", ENTRY, {"third_hello.py": HELLO}, summary="Greets people")
+    assert "hello Greets people" in " ".join(pybuild("--help").text.split())
+    assert pybuild("hello").text == "hello world\n"
+    assert pybuild("hello", "you", "--loud").text == "hello you!\n"
+    assert pybuild("hello", "five", status=5).text == "hello five\n"
+    assert "--loud" in pybuild("hello", "--help").text
+    assert "no such option: --lod" in pybuild("hello", "--lod", status=2).err
+    assert "did you mean `hello`?" in pybuild("helo", status=2).err
+
+
+def test_nothing_is_imported_to_be_listed(pybuild: program.Pybuild, place: Path) -> None:
+    plugins.add(place / "hello", ENTRY, {"third_hello.py": "raise SystemExit('imported')"})
+    for words in (["--help"], ["plugin", "list"], ["plugin", "show", "hello"], ["completion", "bash"]):
+        assert "hello" in pybuild(*words).text
+
+
+def test_help_reads_what_is_remembered_and_nothing_else(pybuild: program.Pybuild, place: Path) -> None:
+    plugins.add(place / "hello", ENTRY, {"third_hello.py": HELLO}, summary="First")
+    assert "First" in pybuild("--help").text
+    index = pybuild.home / ".cache" / "pybuild" / "plugins.index"
+    index.write_text(index.read_text().replace("First", "From memory"))
+    assert "From memory" in pybuild("--help").text
+    # Another one beside it, and all is looked at again
+    plugins.add(place / "other", ENTRY.replace("hello =", "other ="), {}, name="other")
+    text = pybuild("--help").text
+    assert "First" in text
+    assert "other" in text
+    (place / "hello" / "third_party-1.2.dist-info").rename(place / "hello" / "gone")
+    assert "First" not in pybuild("--help").text
+
+
+def test_a_memory_that_is_damaged_is_made_again(pybuild: program.Pybuild, place: Path) -> None:
+    plugins.add(place / "hello", ENTRY, {"third_hello.py": HELLO}, summary="First")
+    pybuild("--help")
+    index = pybuild.home / ".cache" / "pybuild" / "plugins.index"
+    whole = index.read_text()
+    for damaged in (whole[: len(whole) // 2], "", whole.replace("plugin\t", "plugin\tmore\t")):
+        index.write_text(damaged)
+        assert "First" in pybuild("--help").text
+        assert index.read_text() == whole
+
+
+def test_typer_applications_and_groups(pybuild: program.Pybuild, place: Path) -> None:
+    files = {
+        "third_typer.py": """
+            import typer
+            from typing import Annotated
+            app = typer.Typer()
+
+            @app.command()
+            def one(count: Annotated[int, typer.Option(help="How many.")] = 1) -> None:
+                print("one", count)
+
+            @app.command()
+            def two() -> None:
+                print("two")
+
+            def plain(count: Annotated[int, typer.Option("--count")] = 1) -> None:
+                print("plain", count)
+        """,
+        "third_group.py": """
+            from pybuild.plugin import Commands
+            group = Commands("Several.", {"good": ("third_good:good", "Good"), "bad": ("third_bad:bad", "Bad")})
+        """,
+        "third_good.py": "def good() -> None:\n    print('good')\n",
+        "third_bad.py": "import no_such_module\n",
+    }
+    entry = """
+        [pybuild.commands]
+        typed = third_typer:app
+        plain = third_typer:plain
+        group = third_group:group
+    """
+    plugins.add(place / "several", entry, files)
+    assert pybuild("typed", "one", "--count", "4").text == "one 4\n"
+    assert pybuild("typed", "two").text == "two\n"
+    assert pybuild("plain", "--count=2").text == "plain 2\n"
+    assert pybuild("group", "good").text == "good\n"
+    assert "Bad" in pybuild("group", "--help").text
+    assert "no such command: group god\nhint: did you mean `good`?" in pybuild("group", "god", status=2).err
+    told = pybuild("group", "bad", status=70).err
+    assert told.startswith("error: plugin group (third-party 1.2) has failed: ModuleNotFoundError: ")
+
+
+def test_its_own_dependency_is_found_beside_it(pybuild: program.Pybuild, place: Path) -> None:
+    code = "from third_dependency import VALUE\n\ndef hello() -> None:\n    print(VALUE)\n"
+    plugins.add(place / "hello", ENTRY, {"third_hello.py": code, "third_dependency/__init__.py": "VALUE = 'mine'"})
+    assert pybuild("hello").text == "mine\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("1 / 0", "cannot be loaded: ZeroDivisionError: division by zero"),
+        ("raise SystemExit(0)", "cannot be loaded: SystemExit: 0"),
+        ("hallo = 1", "cannot be loaded: AttributeError: module 'third_hello' has no attribute 'hello'"),
+        ("def hello() -> None:\n    raise ValueError('so\\nit is')", "has failed: ValueError: so it is"),
+        ("from pybuild.plugin import nothing", "cannot be loaded: ImportError: cannot import name 'nothing'"),
+    ],
+)
+def test_a_broken_one_is_one_line_and_breaks_nothing_else(
+    pybuild: program.Pybuild, place: Path, code: str, told: str
+) -> None:
+    plugins.add(place / "hello", ENTRY, {"third_hello.py": code})
+    ended = pybuild("hello", status=70)
+    error, hint = ended.err.splitlines()
+    assert error.startswith(f"error: plugin hello (third-party 1.2) {told}")
+    assert hint == "hint: PYBUILD_DEBUG=1 shows where; without it: `pybuild plugin disable hello`"
+
+
+def test_one_can_be_switched_off(pybuild: program.Pybuild, place: Path) -> None:
+    plugins.add(place / "hello", ENTRY, {"third_hello.py": "1 / 0"})
+    pybuild("plugin", "disable", "hello")
+    assert "cannot be used: disabled" in pybuild("hello", status=70).err
+    assert "cannot be used: disabled" in pybuild("--help").text
+    pybuild("plugin", "enable", "hello")
+    assert "cannot be loaded: ZeroDivisionError" in pybuild("hello", status=70).err
+
+
+def test_errors_of_its_own_have_our_form(pybuild: program.Pybuild, place: Path) -> None:
+    code = """
+        from pybuild.plugin import UsageError
+        def hello() -> None:
+            raise UsageError("not so", "but so")
+    """
+    plugins.add(place / "hello", ENTRY, {"third_hello.py": code})
+    assert pybuild("hello", status=2).err == "error: not so\nhint: but so\n"
+
+
+def test_one_for_another_version_is_named_without_being_imported(pybuild: program.Pybuild, place: Path) -> None:
+    broken = {"third_hello.py": "raise SystemExit('imported')"}
+    plugins.add(place / "hello", ENTRY, broken, requires=("other", "pybuild (>=99,<100)"))
+    assert "cannot be used: needs pybuild <100,>=99, this is 0." in " ".join(pybuild("--help").text.split())
+    assert "needs pybuild <100,>=99" in pybuild("hello", status=70).err
+    assert "needs pybuild" in pybuild("plugin", "list", status=1).text
+
+
+def test_no_plugin_takes_a_built_in_name(pybuild: program.Pybuild, place: Path) -> None:
+    entry = ENTRY.replace("hello =", "images =")
+    plugins.add(place / "hello", entry, {"third_hello.py": "raise SystemExit('imported')"})
+    pybuild("images")
+    [listed] = [json.loads(line) for line in pybuild("plugin", "list", "--json", status=1).text.splitlines()]
+    assert listed["problem"] == "its name is that of a built-in command"
+
+
+def test_the_first_of_a_name_wins(pybuild: program.Pybuild, place: Path) -> None:
+    plugins.add(place / "a", ENTRY, {"third_hello.py": HELLO})
+    plugins.add(pybuild.home / ".local/share/pybuild/plugins/b", ENTRY, {"third_hello.py": "1/0"}, name="late")
+    assert pybuild("hello").text == "hello world\n"
+    problems = [json.loads(line)["problem"] for line in pybuild("plugin", "list", "--json", status=1).text.splitlines()]
+    assert problems == ["", "its name is taken by third-party 1.2"]
+
+
+def test_what_others_can_write_to_is_not_used(pybuild: program.Pybuild, place: Path) -> None:
+    plugins.add(place / "hello", ENTRY, {"third_hello.py": HELLO})
+    (place / "hello").chmod(0o777)
+    assert f"others may write to it: {place / 'hello'}" in pybuild("hello", status=70).err
+    (place / "hello").chmod(0o755)
+    # Rights are no change of what is in it, so that it is what lies around it that is looked at again
+    plugins.add(place / "new", ENTRY.replace("hello =", "new ="), {}, name="new")
+    pybuild("hello")
+
+
+def test_the_working_directory_holds_no_plugin(pybuild: program.Pybuild, tmp_path: Path) -> None:
+    plugins.add(tmp_path, ENTRY, {"third_hello.py": HELLO})
+    plugins.add_executable(tmp_path / "pybuild-there", "#!/bin/sh\necho {}")
+    env = {"PYBUILD_PLUGIN_PATH": f".:{os.pathsep}", "PATH": f".:{pybuild.env['PATH']}", "PYBUILD_PLUGINS_ON_PATH": "1"}
+    for name in ("hello", "there"):
+        assert f"no such command: {name}" in pybuild(name, status=2, cwd=tmp_path, env=env).err
+
+
+def test_an_installed_one_is_found_beside_pybuild(pybuild: program.Pybuild, tmp_path: Path) -> None:
+    site = plugins.add(tmp_path / "site-packages", ENTRY, {"third_hello.py": HELLO})
+    env = {"PYTHONPATH": f"{pybuild.env['PYTHONPATH']}{os.pathsep}{site}"}
+    assert pybuild("hello", env=env).text == "hello world\n"
+
+
+SHELL = """\
+#!/bin/sh
+if [ "$1" = --pybuild-plugin ]; then
+    echo '{"api": 1, "name": "there", "version": "3", "summary": "In shell"}'
+    exit
+fi
+echo "$PYBUILD_API $# $1 ${PYBUILD_SOCK##*/}"
+exit 9
+"""
+
+
+def test_an_executable_is_a_command(pybuild: program.Pybuild, place: Path) -> None:
+    plugins.add_executable(place / "pybuild-there", SHELL)
+    assert "there In shell" in " ".join(pybuild("--help").text.split())
+    assert pybuild("there", "--help", "x y", status=9).text == "1 2 --help pybuild.sock\n"
+    assert pybuild("-v", "there", "a", status=9).text == "1 1 a pybuild.sock\n"
+
+
+def test_executables_of_path_are_used_where_that_is_switched_on(pybuild: program.Pybuild, tmp_path: Path) -> None:
+    plugins.add_executable(tmp_path / "pybuild-there", SHELL)
+    env = {"PATH": f"{tmp_path}{os.pathsep}{pybuild.env['PATH']}"}
+    pybuild("there", status=2, env=env)
+    pybuild("there", status=9, env={**env, "PYBUILD_PLUGINS_ON_PATH": "1"})
+
+
+@pytest.mark.parametrize(
+    ("script", "problem"),
+    [
+        ("#!/bin/sh\nexit 4", "answered --pybuild-plugin with exit code 4"),
+        ("#!/bin/sh\necho hello", "its answer to --pybuild-plugin cannot be read"),
+        ("#!/no/such/interpreter", "cannot be run: No such file or directory"),
+        (SHELL.replace('"api": 1', '"api": 2'), "is for version 2 of the interface, this is 1"),
+        (SHELL.replace('"there"', '"other"'), "calls itself other"),
+    ],
+)
+def test_an_executable_that_does_not_fit_is_named(
+    pybuild: program.Pybuild, place: Path, script: str, problem: str
+) -> None:
+    plugins.add_executable(place / "pybuild-there", script)
+    assert problem in pybuild("there", status=70).err
+    assert problem in pybuild("plugin", "list", status=1).text
+
+
+def test_slow_ones_are_waited_for_once_and_together(pybuild: program.Pybuild, place: Path) -> None:
+    for name in "abc":
+        plugins.add_executable(place / f"pybuild-{name}", "#!/bin/sh\nsleep 600\n")
+    begun = time.monotonic()
+    assert pybuild("--help").text.count("did not answer") == 3
+    assert time.monotonic() - begun < 5
+    begun = time.monotonic()
+    pybuild("--help")
+    assert time.monotonic() - begun < 1.5
+
+
+def test_a_slow_import_is_told(pybuild: program.Pybuild, place: Path) -> None:
+    code = "import time\ntime.sleep(1.1)\ndef hello() -> None:\n    print('at last')\n"
+    plugins.add(place / "hello", ENTRY, {"third_hello.py": code})
+    ended = pybuild("hello")
+    assert ended.text == "at last\n"
+    assert ended.err.startswith("note: plugin hello (third-party 1.2) took 1.")
+
+
+def test_metadata_cannot_play_tricks_on_a_terminal(pybuild: program.Pybuild, place: Path) -> None:
+    plugins.add(place / "hello", ENTRY, {}, summary="red \x1b[31m\tand more")
+    for words in (["--help"], ["plugin", "list"]):
+        assert "\x1b" not in pybuild(*words).text
+
+
+def test_what_it_can_use_is_what_is_named() -> None:
+    import pybuild.plugin
+
+    assert sys.modules["pybuild.plugin"] is pybuild.plugin
+    for name in pybuild.plugin.__all__:
+        assert getattr(pybuild.plugin, name) is not None
+    with pytest.raises(AttributeError, match=r"pybuild\.plugin has no Store"):
+        _ = pybuild.plugin.Store
