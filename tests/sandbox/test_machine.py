@@ -94,8 +94,8 @@ def test_layout_of_stat(name: str) -> None:
         at = (at + size - 1) // size * size
         offsets[field] = at
         at += size * int(count or 1)
-    mode, uid, gid, rdev = (offsets[f"st_{field}"] for field in ("mode", "uid", "gid", "rdev"))
-    assert MACHINES[name].stat == StatLayout((at + 7) // 8 * 8, mode, uid, gid, rdev)
+    places = (offsets[f"st_{field}"] for field in ("mode", "uid", "gid", "rdev", "size"))
+    assert MACHINES[name].stat == StatLayout((at + 7) // 8 * 8, *places)
 
 
 def test_stat_of_this_kernel_has_its_fields_where_the_table_says() -> None:

@@ -182,6 +182,7 @@ class StatLayout(NamedTuple):
     uid: int
     gid: int
     rdev: int
+    length: int
 
 
 class Machine:
@@ -197,8 +198,8 @@ class Machine:
 
 
 MACHINES = {
-    "x86_64": Machine({**_COMMON, **_X86_64}, 0xC000003E, StatLayout(144, 24, 28, 32, 40), 0x40000000),
-    "aarch64": Machine({**_COMMON, **_AARCH64}, 0xC00000B7, StatLayout(128, 16, 24, 28, 32)),
+    "x86_64": Machine({**_COMMON, **_X86_64}, 0xC000003E, StatLayout(144, 24, 28, 32, 40, 48), 0x40000000),
+    "aarch64": Machine({**_COMMON, **_AARCH64}, 0xC00000B7, StatLayout(128, 16, 24, 28, 32, 48)),
 }
 
 

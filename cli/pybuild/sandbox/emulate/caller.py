@@ -23,16 +23,18 @@ T = TypeVar("T")
 AT_FDCWD = -100
 _OWN_FD = re.compile(rb"/(?:proc/(?:self|thread-self)|dev)/fd/([0-9]{1,9})")
 _STREAMS = {b"/dev/stdin": 0, b"/dev/stdout": 1, b"/dev/stderr": 2}
+_UMASK = re.compile(rb"^Umask:\s*([0-7]+)", re.MULTILINE)
 _PLACES = 20
 """How many callers' places are kept open."""
 
 
 class Place(NamedTuple):
-    """What is kept open of a caller: its directory below /proc, its memory, a descriptor of itself; -1 for none."""
+    """What is kept open of a caller: its directory below /proc, memory, itself and its status; -1 for none."""
 
     directory: int
     memory: int
     process: int
+    status: int = -1
 
 
 def signed(value: int) -> int:
@@ -183,13 +185,15 @@ class Caller:
 
     def umask(self) -> int:
         """Return the mask that new files have."""
-
-        def status() -> bytes:
-            with open("status", "rb", buffering=0) as file:
-                return file.read(4096)
-
-        found = re.search(rb"^Umask:\s*([0-7]+)", self.tried(status), re.MULTILINE)
+        found = _UMASK.search(self.tried(self._status))
         return int(found[1], 8) if found else 0o022
+
+    def _status(self) -> bytes:
+        place = self._places[self.pid]
+        if place.status < 0:
+            place = place._replace(status=os.open(b"status", os.O_RDONLY | os.O_CLOEXEC))
+            self._places[self.pid] = place
+        return os.pread(place.status, 4096, 0)
 
     def held(self, fd: int) -> int:
         """Return an O_PATH descriptor of what the caller's descriptor `fd` (or its directory) is."""

@@ -4,15 +4,17 @@ import errno
 import os
 import stat
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
+from pybuild.sandbox import syscalls
 from pybuild.sandbox.emulate import credentials as rules
 from pybuild.sandbox.emulate import files
 from pybuild.sandbox.emulate.caller import AT_FDCWD, Caller, signed, split, where
 from pybuild.sandbox.emulate.filter import CREATES, UNNAMED
 from pybuild.sandbox.emulate.identity import Identities
+from pybuild.sandbox.emulate.notify import Asked
 from pybuild.sandbox.emulate.rawstat import raw_stat, raw_statx
-from pybuild.sandbox.machine import this_machine
+from pybuild.sandbox.machine import StatLayout, this_machine
 
 PROCEED = None
 GIVEN = -1
@@ -23,6 +25,9 @@ _NOFOLLOW = 0x100
 _SYNC = 0x6000
 _LOW = 0xFFFFFFFF
 _PATH = os.O_PATH
+# Machines are little-endian: the low half of a mode is where it begins, and is all of it
+_MODE, _ID, _LENGTH, _STATX_DEVICE = (struct.Struct(form) for form in ("<H", "<I", "<Q", "<II"))
+_STATX = StatLayout(size=256, mode=28, uid=20, gid=24, rdev=128, length=40)
 
 
 def chown(caller: Caller, name: str) -> int | None:
@@ -54,7 +59,7 @@ def give_owner(caller: Caller, fd: int, uid: int, gid: int) -> None:
     who = caller.who
     root = who.may(rules.CHOWN)
     if not root or rules.UNCHANGED in (uid, gid):
-        note = files.note_of(fd, state)
+        note = files.note_of(fd, state.st_mode, state.st_size)
         mine = note.uid == who.uids[3] and uid in (rules.UNCHANGED, note.uid)
         if not root and not (mine and (gid in (rules.UNCHANGED, note.gid) or who.in_group(gid))):
             raise rules.refused()
@@ -112,42 +117,41 @@ def look(caller: Caller, name: str) -> int | None:
         return PROCEED
     try:
         address = args[4] if name == "statx" else args[2] if name == "newfstatat" else args[1]
-        return tell(caller, held, address, (flags & _SYNC, args[3] & _LOW) if name == "statx" else None)
+        how = (flags & _SYNC, args[3] & _LOW) if name == "statx" else None
+        return tell(caller, caller.asked, held, address, how)
     finally:
         os.close(held)
 
 
-def tell(caller: Caller, fd: int, address: int, extended: tuple[int, int] | None) -> int | None:
-    """Write what stat(2) tells of a descriptor of ours, or statx(2) with `extended` flags and mask, if it is noted."""
-    note = files.note_of(fd, os.fstat(fd))
+def tell(
+    caller: Caller,
+    asked: Asked,
+    fd: int,
+    address: int,
+    extended: tuple[int, int] | None,
+    names: Collection[str] = files.NOTES,
+) -> int | None:
+    """Write what stat(2) tells of a descriptor of ours, or statx(2) with `extended` flags and mask, if it is noted.
+
+    `names` are the attributes that the file may have.
+    """
+    data = raw_statx(fd, *extended) if extended else raw_stat(fd)
+    layout = _STATX if extended else this_machine().stat
+    mode: int = _MODE.unpack_from(data, layout.mode)[0]
+    note = files.note_of(fd, mode, _LENGTH.unpack_from(data, layout.length)[0], names)
     if note is files.PLAIN:
         return PROCEED
-    data = _statx_with(note, fd, *extended) if extended else _stat_with(note, fd)
-    caller.check()
-    caller.memory.write(caller.pid, address, bytes(data))
+    _ID.pack_into(data, layout.uid, note.uid)
+    _ID.pack_into(data, layout.gid, note.gid)
+    if note.node:
+        _MODE.pack_into(data, layout.mode, _device_mode(mode, note.node[0]))
+        if extended:
+            _STATX_DEVICE.pack_into(data, layout.rdev, *note.node[1:])
+        else:
+            _LENGTH.pack_into(data, layout.rdev, os.makedev(*note.node[1:]))
+    caller.listener.check(asked)
+    caller.memory.write(asked[1], address, data)
     return 0
-
-
-def _statx_with(note: files.Note, fd: int, flags: int, mask: int) -> bytearray:
-    data = raw_statx(fd, flags, mask)
-    struct.pack_into("II", data, 20, note.uid, note.gid)
-    (mode,) = struct.unpack_from("H", data, 28)
-    if note.node:
-        struct.pack_into("H", data, 28, _device_mode(mode, note.node[0]))
-        struct.pack_into("II", data, 128, *note.node[1:])
-    return data
-
-
-def _stat_with(note: files.Note, fd: int) -> bytearray:
-    data = raw_stat(fd)
-    layout = this_machine().stat
-    struct.pack_into("I", data, layout.uid, note.uid)
-    struct.pack_into("I", data, layout.gid, note.gid)
-    (mode,) = struct.unpack_from("I", data, layout.mode)
-    if note.node:
-        struct.pack_into("I", data, layout.mode, _device_mode(mode, note.node[0]))
-        struct.pack_into("Q", data, layout.rdev, os.makedev(*note.node[1:]))
-    return data
 
 
 def _device_mode(mode: int, kind: str) -> int:
@@ -177,14 +181,18 @@ def _owner_in(caller: Caller, parent: int) -> tuple[int, int]:
     uid, gid = caller.who.uids[3], caller.who.gids[3]
     state = os.fstat(parent)
     if state.st_mode & stat.S_ISGID:
-        gid = files.note_of(parent, state).gid
+        gid = files.note_of(parent, state.st_mode, state.st_size).gid
     return uid, gid
 
 
-def _made(caller: Caller, fd: int, path: bytes, mask: bool, make: Callable[[bytes, int], None]) -> int | None:
-    """Make a name for the caller and note its owner; leave it to the kernel when that is root."""
+def _made(caller: Caller, fd: int, path: bytes, kind: int, make: Callable[[bytes, int], None]) -> int | None:
+    """Make a name of a type (as in modes) for the caller and note its owner; leave it to the kernel when that is root.
+
+    A device's own name is always to be made.
+    """
+    device = kind in (stat.S_IFCHR, stat.S_IFBLK)
     caller.enter()
-    if not mask and _is_roots(caller, fd, split(path)[0]):
+    if not device and _is_roots(caller, fd, split(path)[0]):
         return PROCEED
     try:
         parent, name = caller.parent(fd, path)
@@ -192,17 +200,13 @@ def _made(caller: Caller, fd: int, path: bytes, mask: bool, make: Callable[[byte
         return PROCEED
     try:
         owner = _owner_in(caller, parent)
-        if owner == (0, 0) and not mask:
+        if owner == (0, 0) and not device:
             return PROCEED
         umask = caller.umask()
         caller.check()
         os.umask(umask)
         make(name, parent)
-        inner = os.open(name, _PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-        try:
-            files.set_owner(inner, os.fstat(inner).st_mode, *owner)
-        finally:
-            os.close(inner)
+        files.set_owner_of_new(parent, name, stat.S_IFREG if device else kind, *owner)
     finally:
         os.close(parent)
     return 0
@@ -216,17 +220,18 @@ def make(caller: Caller, name: str) -> int | None:
         target = caller.text(0)
         fd = signed(args[1]) if at else AT_FDCWD
         path = caller.text(2 if at else 1)
-        return _made(caller, fd, path, False, lambda new, parent: os.symlink(target, new, dir_fd=parent))
+        return _made(caller, fd, path, stat.S_IFLNK, lambda new, parent: os.symlink(target, new, dir_fd=parent))
     at = name.endswith("at")
     fd = signed(args[0]) if at else AT_FDCWD
     path, mode = caller.text(int(at)), args[1 + at] & 0o177777
     if name.startswith("mkdir"):
-        return _made(caller, fd, path, False, lambda new, parent: os.mkdir(new, mode & 0o7777, dir_fd=parent))
+        return _made(caller, fd, path, stat.S_IFDIR, lambda new, parent: os.mkdir(new, mode & 0o7777, dir_fd=parent))
     kind = stat.S_IFMT(mode)
     if kind not in (stat.S_IFCHR, stat.S_IFBLK):
         if kind not in (0, stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK):
             return PROCEED
-        return _made(caller, fd, path, False, lambda new, parent: os.mknod(new, mode, dir_fd=parent))
+        kind = kind or stat.S_IFREG
+        return _made(caller, fd, path, kind, lambda new, parent: os.mknod(new, mode, dir_fd=parent))
     if not caller.who.may(rules.MKNOD):
         raise rules.refused()
     number = args[2 + at] & _LOW
@@ -246,7 +251,7 @@ def make(caller: Caller, name: str) -> int | None:
         finally:
             os.close(out)
 
-    return _made(caller, fd, path, True, device)
+    return _made(caller, fd, path, kind, device)
 
 
 def create(caller: Caller, name: str) -> int | None:
@@ -271,26 +276,26 @@ def create(caller: Caller, name: str) -> int | None:
     if _is_roots(caller, fd, path if unnamed else split(path)[0]):
         return PROCEED
     try:
-        parent = caller.open(fd, path, _PATH | os.O_DIRECTORY) if unnamed else caller.parent(fd, path)[0]
+        parent, new = (caller.open(fd, path, _PATH | os.O_DIRECTORY), b".") if unnamed else caller.parent(fd, path)
     except OSError:
         return PROCEED
     try:
         owner = _owner_in(caller, parent)
+        if owner == (0, 0) or path.endswith(b"/"):
+            return PROCEED
+        umask = caller.umask()
+        caller.check()
+        os.umask(umask)
+        only = 0 if unnamed else os.O_EXCL
+        try:
+            made = syscalls.openat2(parent, new, flags | only, syscalls.RESOLVE_NO_MAGICLINKS, mode & 0o7777)
+        except FileExistsError:
+            return PROCEED
     finally:
         os.close(parent)
-    if owner == (0, 0) or path.endswith(b"/"):
-        return PROCEED
-    umask = caller.umask()
-    caller.check()
-    os.umask(umask)
-    only = 0 if unnamed else os.O_EXCL
-    try:
-        made = caller.open(fd, path, (flags | only) & ~os.O_CLOEXEC, mode & 0o7777)
-    except FileExistsError:
-        return PROCEED
     try:
         # Better no file than one that is root's
-        files.set_owner(made, stat.S_IFREG, *owner)
+        files.set_owner_of_opened(made, *owner)
         caller.listener.give(caller.asked, made, close_on_exec=bool(flags & os.O_CLOEXEC))
     finally:
         os.close(made)
@@ -322,7 +327,7 @@ def _execute(caller: Caller, name: str, identities: Identities) -> None:
             return
         uid = gid = None
         if state.st_mode & (stat.S_ISUID | stat.S_ISGID) and not _is_script(fd):
-            note = files.note_of(fd, state)
+            note = files.note_of(fd, state.st_mode, state.st_size)
             uid = note.uid if state.st_mode & stat.S_ISUID else None
             gid = note.gid if state.st_mode & stat.S_ISGID and state.st_mode & stat.S_IXGRP else None
     finally:

@@ -7,6 +7,7 @@ directory being a caller's, that of the host's /proc is a step up from the worki
 import errno
 import os
 import stat
+from collections.abc import Collection
 from typing import NamedTuple
 
 from pybuild.tree.notes import (
@@ -21,7 +22,8 @@ from pybuild.tree.notes import (
     read_owner,
 )
 
-NOTES = frozenset(os.fsdecode(name) for name in (OWNER_XATTR, NODE_XATTR, LINK_XATTR))
+_OWNER, _NODE, _LINK = (os.fsdecode(name) for name in (OWNER_XATTR, NODE_XATTR, LINK_XATTR))
+NOTES = frozenset((_OWNER, _NODE, _LINK))
 """The names of all attributes that may be notes."""
 _NOTHING = (errno.ENODATA, errno.EOPNOTSUPP)
 
@@ -52,14 +54,18 @@ def _get(path: bytes, name: bytes) -> bytes:
         raise
 
 
-def note_of(fd: int, state: os.stat_result) -> Note:
-    """Return what is noted on a file, PLAIN when nothing is."""
-    kind = stat.S_IFMT(state.st_mode)
+def note_of(fd: int, mode: int, size: int, names: Collection[str] = NOTES) -> Note:
+    """Return what is noted on a file of a mode (with its type) and size, PLAIN when nothing is.
+
+    `names` are the attributes that it may have.
+    """
+    kind = stat.S_IFMT(mode)
     path = magic(fd)
     if kind in (stat.S_IFREG, stat.S_IFDIR):
-        owner = read_owner(_get(path, OWNER_XATTR))
+        owner = read_owner(_get(path, OWNER_XATTR)) if _OWNER in names else None
         # Only an empty file can stand for a device, so most need no second look
-        node = read_node(_get(path, NODE_XATTR)) if kind == stat.S_IFREG and state.st_size == 0 else None
+        empty = kind == stat.S_IFREG and size == 0 and _NODE in names
+        node = read_node(_get(path, NODE_XATTR)) if empty else None
     elif kind in (stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK):
         owner, node = read_link(_get(path, LINK_XATTR)), None
     else:
@@ -71,14 +77,28 @@ def note_of(fd: int, state: os.stat_result) -> Note:
 
 def set_owner(fd: int, kind: int, uid: int, gid: int) -> None:
     """Note an owner; root's need no note. Nothing happens where notes cannot be, which is in no layer either."""
+    _set(magic(fd), kind, uid, gid, follow=True)
+
+
+def set_owner_of_new(parent: int, name: bytes, kind: int, uid: int, gid: int) -> None:
+    """Note the owner of what was just made in a directory, as `set_owner` does."""
+    _set(b"%b/%b" % (magic(parent), name), kind, uid, gid, follow=False)
+
+
+def set_owner_of_opened(fd: int, uid: int, gid: int) -> None:
+    """Note the owner of a regular file of which this is not an O_PATH descriptor, as `set_owner` does."""
+    _set(fd, stat.S_IFREG, uid, gid, follow=True)
+
+
+def _set(path: int | bytes, kind: int, uid: int, gid: int, *, follow: bool) -> None:
     plain = stat.S_ISREG(kind) or stat.S_ISDIR(kind)
     name = OWNER_XATTR if plain else LINK_XATTR
-    path = magic(fd)
     try:
         if uid or gid:
-            os.setxattr(path, name, owner_note(uid, gid) if plain else link_note(uid, gid))
+            note = owner_note(uid, gid) if plain else link_note(uid, gid)
+            os.setxattr(path, name, note, follow_symlinks=follow)
         else:
-            os.removexattr(path, name)
+            os.removexattr(path, name, follow_symlinks=follow)
     except OSError as error:
         if error.errno not in _NOTHING:
             raise

@@ -76,7 +76,7 @@ class Memory:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         return found
 
-    def write(self, pid: int, address: int, data: bytes) -> None:
+    def write(self, pid: int, address: int, data: bytes | bytearray) -> None:
         """Write all of `data`; raise OSError(EFAULT)."""
         if not data:
             return

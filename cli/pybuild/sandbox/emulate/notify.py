@@ -96,11 +96,11 @@ class Listener:
         except FileNotFoundError as error:
             raise GoneError from error
 
-    def give(self, asked: Notification, fd: int, *, close_on_exec: bool) -> None:
+    def give(self, asked: Asked, fd: int, *, close_on_exec: bool) -> None:
         """Let the call return a copy of a descriptor; raise GoneError, or OSError when it can hold no more."""
         flags = os.O_CLOEXEC if close_on_exec else 0
-        self._send(_ADDFD, _ADD.pack(asked.id, _ADDFD_SEND, fd, 0, flags))
+        self._send(_ADDFD, _ADD.pack(asked[0], _ADDFD_SEND, fd, 0, flags))
 
-    def check(self, asked: Notification) -> None:
+    def check(self, asked: Asked) -> None:
         """Raise GoneError if the caller is no more: then what was opened by its pid may be another's."""
-        self._send(_ID_VALID, struct.pack("Q", asked.id))
+        self._send(_ID_VALID, struct.pack("Q", asked[0]))

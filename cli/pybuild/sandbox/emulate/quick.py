@@ -84,9 +84,9 @@ def quick_answers(caller: Caller) -> dict[str, Quick]:
 
 
 def _looking(caller: Caller, shape: Shape) -> Quick:
-    """Let the kernel tell about files on which nothing is noted."""
+    """Tell about a file that is named, or let the kernel do it."""
     at_path, at_fd, at_flags = _places(shape)
-    unnoted, stands, pread = _unnoted(caller), caller.stands, os.pread
+    told, stands, pread = _telling(caller), caller.stands, os.pread
     buffer = at_path + 1 if shape.flags != 2 else _ARGS + 4
     extended = shape.flags == 2
 
@@ -112,33 +112,48 @@ def _looking(caller: Caller, shape: Shape) -> Quick:
                 place, follow = b"cwd" if fd == _CWD else b"fd/%d" % fd, True
             else:
                 place = b"cwd/" + path if fd == _CWD else b"fd/%d/%b" % (fd, path)
-        value = unnoted(place, path, follow)
-        if value is None or path.startswith(_APART):
-            return value
-        try:
-            held = os.open(place, os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
-        except OSError:
-            return LONG
-        try:
-            how = (flags & _SYNC, asked[_ARGS + 3] & _LOW) if extended else None
-            caller.turn_to(asked)
-            return tell(caller, held, asked[buffer], how)
-        finally:
-            os.close(held)
+        how = (flags & _SYNC, asked[_ARGS + 3] & _LOW) if extended else None
+        return told(asked, place, path, follow, asked[buffer], how)
 
     return quick
 
 
 def _looking_open(caller: Caller) -> Quick:
-    """Let the kernel tell about an open file on which nothing is noted."""
-    unnoted, stands = _unnoted(caller), caller.stands
+    """Tell about an open file, or let the kernel do it."""
+    told, stands = _telling(caller), caller.stands
 
     def quick(asked: Asked) -> int | None:
         if asked[1] != caller.here and not stands(asked[1]):
             return LONG
-        return unnoted(b"fd/%d" % (asked[_ARGS] & _LOW), b"", True)
+        return told(asked, b"fd/%d" % (asked[_ARGS] & _LOW), b"", True, asked[_ARGS + 1], None)
 
     return quick
+
+
+def _telling(caller: Caller) -> Callable[[Asked, bytes, bytes, bool, int, tuple[int, int] | None], int | None]:
+    """Return what lets the kernel tell about a file at a place on which nothing is noted, and tells about others."""
+    listxattr, disjoint, alive = os.listxattr, NOTES.isdisjoint, caller.is_there
+
+    def told(
+        asked: Asked, place: bytes, path: bytes, follow: bool, address: int, extended: tuple[int, int] | None
+    ) -> int | None:
+        try:
+            names = listxattr(place) if follow else listxattr(place, follow_symlinks=False)
+            if not names or disjoint(names):
+                return None
+            if path.startswith(_APART):
+                return LONG
+            held = os.open(place, os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
+        except FileNotFoundError:
+            return None if alive() and not path.startswith(_APART) else LONG
+        except OSError:
+            return LONG
+        try:
+            return tell(caller, asked, held, address, extended, names)
+        finally:
+            os.close(held)
+
+    return told
 
 
 def _creating(caller: Caller, shape: Shape) -> Quick:

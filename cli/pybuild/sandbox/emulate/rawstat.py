@@ -15,21 +15,23 @@ _statx.restype = ctypes.c_long
 _statx.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_char_p, ctypes.c_long, ctypes.c_ulong, ctypes.c_void_p]
 
 
+# Always the same one: to make it anew would take longer than the call
+_buffer = bytearray(_STATX_SIZE)
+_there = (ctypes.c_char * _STATX_SIZE).from_buffer(_buffer)
+_address = ctypes.addressof(_there)
+
+
 def raw_stat(fd: int) -> bytearray:
     """Return a `struct stat` of a descriptor; raise OSError."""
-    buffer = bytearray(this_machine().stat.size)
-    there = (ctypes.c_char * len(buffer)).from_buffer(buffer)
-    _check(_fstat(this_machine().numbers["fstat"], fd, ctypes.addressof(there)))
-    return buffer
+    machine = this_machine()
+    _check(_fstat(machine.numbers["fstat"], fd, _address))
+    return _buffer[: machine.stat.size]
 
 
 def raw_statx(fd: int, flags: int, mask: int) -> bytearray:
     """Return a `struct statx` of a descriptor; raise OSError."""
-    buffer = bytearray(_STATX_SIZE)
-    there = (ctypes.c_char * len(buffer)).from_buffer(buffer)
-    number = this_machine().numbers["statx"]
-    _check(_statx(number, fd, b"", flags | _EMPTY_PATH, mask, ctypes.addressof(there)))
-    return buffer
+    _check(_statx(this_machine().numbers["statx"], fd, b"", flags | _EMPTY_PATH, mask, _address))
+    return _buffer[:]
 
 
 def _check(result: int) -> None:
