@@ -91,9 +91,10 @@ class BuildRequest(NamedTuple):
     is kept. `call` is "build", or "check": then the Dockerfile is only looked at. `proxies` are variables such as
     HTTP_PROXY for what the build itself fetches; those among `build_args` win. `max_download` is the most bytes of one
     file that is fetched, 0 the default. With `rewrite_timestamp` no time in the layers that are built is later than
-    SOURCE_DATE_EPOCH. With `watch` the build tells what it reads of the
-    context. `max_size` is the most bytes the store takes after the build, `min_free` what it leaves free on its disk;
-    0 is none. Without `remembers` results of steps do not enter the cache.
+    SOURCE_DATE_EPOCH. With `watch` the build tells what it reads of the context. `max_size` is the most bytes the store
+    takes after the build, `min_free` what it leaves free on its disk; 0 is none. `build_contexts` are named contexts:
+    absolute paths of directories, addresses, `docker-image://NAME`, `oci-layout://PATH[:TAG][@DIGEST]`, `target:STAGE`.
+    Without `remembers` results of steps do not enter the cache.
     """
 
     context: str = ""
@@ -126,6 +127,7 @@ class BuildRequest(NamedTuple):
     call: str = "build"
     proxies: Mapping[str, str] = _NOTHING
     max_download: int = 0
+    build_contexts: Mapping[str, str] = _NOTHING
     rewrite_timestamp: bool = False
     watch: bool = False
     max_size: int = 0
@@ -137,6 +139,7 @@ class BuildRequest(NamedTuple):
         return {
             **self._asdict(),
             "proxies": dict(self.proxies),
+            "build_contexts": dict(self.build_contexts),
             "build_args": dict(self.build_args),
             "labels": dict(self.labels),
             "ulimits": [limit._asdict() for limit in self.ulimits],
@@ -159,7 +162,8 @@ class BuildRequest(NamedTuple):
             values["ssh"] = tuple(
                 Agent(str(item["id"]), tuple(str(path) for path in item["paths"])) for item in values.get("ssh", ())
             )
-            values["proxies"] = {str(name): str(value) for name, value in values.get("proxies", {}).items()}
+            for name in ("proxies", "build_contexts"):
+                values[name] = {str(key): str(value) for key, value in values.get(name, {}).items()}
             values["secrets"] = _secrets(values.get("secrets", {}))
             for name in ("timeout", "step_timeout"):
                 values[name] = float(values.get(name, 0))

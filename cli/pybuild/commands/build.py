@@ -33,6 +33,13 @@ def build(
         list[str] | None,
         Option(help="Value for ARG; NAME alone takes it from the environment.", metavar="NAME=V"),
     ] = None,
+    build_context: Annotated[
+        list[str] | None,
+        Option(
+            help="Files or an image by name: a directory, a URL, docker-image://, oci-layout:// or target:.",
+            metavar="NAME=V",
+        ),
+    ] = None,
     target: Annotated[str, Option(help="Stage to build.", metavar="STAGE")] = "",
     label: Annotated[list[str] | None, Option(help="Label of the image.", metavar="KEY=V")] = None,
     no_cache: Annotated[bool, Option("--no-cache", help="Do everything anew.")] = False,
@@ -131,7 +138,7 @@ def build(
     from pybuild.commands import flags, given, room
 
     form = _check_form(check, call, format_) if check or call or format_ else ""
-    if watch and (form or context == "-" or _is_remote(context)):
+    if watch and (form or context == "-" or given.is_remote(context)):
         raise UsageError(f"--watch does not go with {'--check' if form else 'a context that is no directory'}")
     if progress not in _SHOWN:
         raise UsageError(f"unknown kind of progress: {progress}", f"known: {', '.join(_SHOWN)}")
@@ -171,6 +178,7 @@ def build(
         proxies=_environment_proxies(),
         max_size=most,
         min_free=least,
+        build_contexts=given.contexts(build_context) if build_context else {},
         max_download=flags.size(max_download, "--max-download") if max_download else 0,
         term=os.environ.get("TERM", "") if shell_on_fail else "",
         call="check" if form else "build",
@@ -332,16 +340,10 @@ def _on_fail(wanted: bool, progress: str) -> str:
     return "shell" if os.isatty(0) and os.isatty(2) and progress != "json" else "keep"
 
 
-def _is_remote(context: str) -> bool:
-    """Is a context an address? A directory of that name comes first, as with docker."""
-    return (
-        context.startswith(("http://", "https://", "git://", "ssh://", "github.com/"))
-        or ("@" in context and ":" in context and "/" not in context.partition("@")[0])
-    ) and not os.path.isdir(context)
-
-
 def _directory(context: str) -> str:
-    if _is_remote(context):
+    from pybuild.commands import given
+
+    if given.is_remote(context):
         return context
     if not os.path.exists(context):
         raise UsageError(f"no such directory: {context}")
@@ -353,7 +355,9 @@ def _directory(context: str) -> str:
 def _dockerfile(file: str, context: str) -> str:
     if file in ("", "-"):
         return ""
-    if context == "-" or _is_remote(context):
+    from pybuild.commands import given
+
+    if context == "-" or given.is_remote(context):
         # A path inside of it
         return file
     if not os.path.exists(file):

@@ -1,4 +1,4 @@
-"""What whoever builds gives to RUN: `--secret`, `--ssh` and `--allow`. Every function raises UsageError in one line.
+"""What whoever builds gives: `--secret`, `--ssh`, `--allow`, contexts. Every function raises UsageError in one line.
 
 Secrets are read here, by the command, and go along with the request: a daemon reads no file for that.
 """
@@ -115,6 +115,36 @@ def _check(agent: Agent) -> None:
             raise UsageError(f"neither a socket nor a key for --ssh: {path}")
     if sockets and len(agent.paths) > 1:
         raise UsageError(f"--ssh takes one socket, or keys alone: {agent.id}")
+
+
+def contexts(specs: Sequence[str]) -> dict[str, str]:
+    """Return `NAME=VALUE` of `--build-context`, paths made absolute; the last of a name counts."""
+    from pybuild.plan.contexts import IMAGE, LAYOUT, TARGET, key_of
+
+    found: dict[str, str] = {}
+    for spec in specs:
+        name, equals, value = spec.partition("=")
+        if not equals or not name or not value:
+            raise UsageError(f"--build-context wants NAME=VALUE, not: {spec}", "write for example `src=../src`")
+        if value.startswith(LAYOUT):
+            value = LAYOUT + os.path.abspath(value.removeprefix(LAYOUT))
+        elif not value.startswith((IMAGE, TARGET)) and not is_remote(value):
+            if not os.path.isdir(value):
+                raise UsageError(
+                    f"the named context is no directory: {name}: {value}",
+                    "others begin with https://, docker-image://, oci-layout:// or target:",
+                )
+            value = os.path.abspath(value)
+        found[key_of(name)] = value
+    return found
+
+
+def is_remote(context: str) -> bool:
+    """Is a context an address? A directory of that name comes first, as with docker."""
+    return (
+        context.startswith(("http://", "https://", "git://", "ssh://", "github.com/"))
+        or ("@" in context and ":" in context and "/" not in context.partition("@")[0])
+    ) and not os.path.isdir(context)
 
 
 def entitlements(names: Sequence[str]) -> tuple[str, ...]:

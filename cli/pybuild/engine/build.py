@@ -23,6 +23,7 @@ from pybuild.engine.bindtrees import BindTrees
 from pybuild.engine.deadline import Deadline
 from pybuild.engine.explaining import Explainer
 from pybuild.engine.grounds import Grounds
+from pybuild.engine.named import NamedContexts
 from pybuild.engine.networks import Networks
 from pybuild.engine.recorded import record
 from pybuild.engine.remotes import Remotes
@@ -97,7 +98,7 @@ def _build(
         given = stack.enter_context(inputs.open_inputs(request, context_stream, store, workers, remotes, cancel))
         frontend = request.build_args.get(FRONTEND) or ""
         dockerfile = parse(given.dockerfile_text, name=given.dockerfile_name, frontend=frontend)
-        plan, bases = _plan(dockerfile, request, store, host)
+        plan, bases = _plan(dockerfile, request, store, workers, host)
         emit = _serialised(emit)
         shown = numbered(plan.stages)
         emit(Planned(tuple(PlannedStep(label, name, line) for _, label, name, line in shown), time.time()))
@@ -113,6 +114,7 @@ def _build(
         context = ContextSource(given.context)
         explainer = Explainer(store, request, dockerfile.name, plan.stages, emit)
         recorded = stack.enter_context(explainer.recording(len(shown) - len(plan.stages)))
+        named = stack.enter_context(NamedContexts(store, workers, request, remotes))
         solving = Inputs(
             store=store,
             request=request,
@@ -126,14 +128,15 @@ def _build(
             binds=stack.enter_context(BindTrees(store, workers)),
             remotes=remotes,
             explainer=explainer,
+            named=named,
             emit=emit,
             cancel=cancel,
             file=dockerfile.name,
             text=dockerfile.text,
         )
         state = Solver(plan, solving, shown).solve()
-        if given.remembers:
-            _remember(given.context, emit)
+        for remembering in [given.context] * given.remembers + named.remembering():
+            _remember(remembering, emit)
         if cancel.is_set():
             raise CancelledError("the build was cancelled")
         built = _commit(plan, state, store, tags, request)
@@ -177,7 +180,7 @@ def _serialised(emit: Callable[[Event], None]) -> Callable[[Event], None]:
 
 
 def _plan(
-    dockerfile: Dockerfile, request: BuildRequest, store: Store, host: Platform
+    dockerfile: Dockerfile, request: BuildRequest, store: Store, workers: Workers, host: Platform
 ) -> tuple[Plan, dict[str, BaseImage]]:
     bases: dict[str, BaseImage] = {}
     while True:
@@ -185,7 +188,7 @@ def _plan(
         if isinstance(step, Plan):
             return step, bases
         assert isinstance(step, NeedBases)
-        bases.update(read_bases(step, store, dockerfile))
+        bases.update(read_bases(step, store, workers, dockerfile))
 
 
 def _commit(

@@ -24,6 +24,7 @@ from pybuild.oci.digest import Digest
 from pybuild.oci.image import ImageConfig
 from pybuild.oci.platform import Platform, parse_platform
 from pybuild.oci.reference import InvalidReferenceError
+from pybuild.plan.contexts import LAYOUT
 from pybuild.plan.make import make
 from pybuild.plan.ops import BaseImage, NeedBases, Plan
 from pybuild.store.images import ImageRecord
@@ -109,6 +110,8 @@ def _planned(
 
 def _in_store(reference: str, line: int, store: Store, dockerfile: Dockerfile) -> ImageRecord | None:
     """Return the image when it is here; raise DockerfileError for a name that cannot be one."""
+    if reference.startswith(LAYOUT):
+        return None
     try:
         return store.images.resolve(reference, ids=len(reference) >= LEAST_ID)
     except InvalidReferenceError as error:

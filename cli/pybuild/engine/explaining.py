@@ -16,6 +16,7 @@ import msgspec
 
 from pybuild.api.events import Event, Notice
 from pybuild.api.request import BuildRequest
+from pybuild.dockerfile.addresses import redacted
 from pybuild.errors import CancelledError, NotFoundError, PybuildError
 from pybuild.plan.keys import Key
 from pybuild.plan.ops import PlannedStage, RunOp, Step
@@ -170,7 +171,7 @@ class Explainer:
         self._lock = Lock()
         self._earlier: list[BuildRecord] | None = None
         self._room = MAX_CHANGES
-        place = f"{request.context}\0{request.dockerfile}\0{file}"
+        place = f"{redacted(request.context)}\0{request.dockerfile}\0{file}"
         self._project = hashlib.sha256(os.fsencode(place)).hexdigest()[:16]
 
     def look(
@@ -182,6 +183,10 @@ class Explainer:
         look = Look(self, stage, step, record)
         look.below = below
         return look
+
+    def unrecorded(self, stage: PlannedStage, step: Step, number: int, label: str) -> Look:
+        """Return the look of what is no step of the Dockerfile: the files that a stage begins with."""
+        return Look(self, stage, step, StepRecord(number, label, stage.name, -1, step.line, step.display))
 
     @contextmanager
     def recording(self, total: int) -> Iterator[Callable[[str], None]]:
@@ -215,7 +220,7 @@ class Explainer:
             id=new_identity(),
             time=began,
             took=time.time() - began,
-            context=request.context or "-",
+            context=redacted(request.context) or "-",
             file=self._file,
             state=state,
             target=request.target,

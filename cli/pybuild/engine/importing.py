@@ -19,8 +19,8 @@ from pybuild.engine.sources import LayerSource, archive_source
 from pybuild.engine.workers import Workers
 from pybuild.errors import NotFoundError, UsageError
 from pybuild.export.errors import InvalidArchiveError
-from pybuild.export.reading import FoundImage, FoundLayer, find_images
-from pybuild.oci.digest import Digest
+from pybuild.export.reading import FoundImage, FoundLayer, find_images, find_one
+from pybuild.oci.digest import Digest, parse_digest
 from pybuild.oci.image import (
     DOCKER_LAYER_GZIP,
     MAX_DOCUMENT,
@@ -36,6 +36,7 @@ from pybuild.oci.image import (
 from pybuild.oci.reference import parse_reference
 from pybuild.plan.make import make
 from pybuild.plan.ops import Plan
+from pybuild.store.images import ImageRecord
 from pybuild.store.store import Store
 from pybuild.tree.entry import FILE, HARDLINK
 from pybuild.tree.paths import clean, resolve
@@ -57,6 +58,26 @@ def load(store: Store, workers: Workers, source: BinaryIO | Path) -> list[dict[s
                 _take_layer(store, workers, archive, diff_id, layer)
             answer += _name(store, image)
     return answer
+
+
+def take_layout(store: Store, workers: Workers, spec: str) -> ImageRecord:
+    """Take in one image of an OCI layout, without a name; `spec` is `PATH[:TAG][@DIGEST]`.
+
+    Raises InvalidArchiveError, NotFoundError for what is not there, InvalidDigestError, LayerError.
+    """
+    rest, at, digest = spec.partition("@")
+    path, colon, tag = rest.rpartition(":")
+    if not colon or "/" in tag:
+        path, tag = rest, ""
+    if not Path(path).is_dir():
+        raise NotFoundError(f"there is no OCI layout directory: {path}")
+    archive = _Directory(Path(path))
+    image = find_one(archive, host(), tag, parse_digest(digest) if at else None)
+    for diff_id, layer in zip(image.config.rootfs.diff_ids, image.layers, strict=True):
+        _take_layer(store, workers, archive, diff_id, layer)
+    record = store.images.get(store.images.put(image.config_bytes))
+    assert record is not None
+    return record
 
 
 def _name(store: Store, image: FoundImage) -> list[dict[str, str]]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event as Flag
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import msgspec
 
@@ -43,6 +43,11 @@ class Given(msgspec.Struct, frozen=True):
     remembers: bool
 
 
+def memory_key(root: Path) -> str:
+    """Return what digests of a directory's files are remembered by."""
+    return hashlib.sha256(os.fsencode(root)).hexdigest()[:32]
+
+
 def host() -> Platform:
     """Return the platform of this machine."""
     return host_platform(platform.machine())
@@ -64,7 +69,8 @@ def open_inputs(
     cannot be read, RemoteError for one that cannot be fetched, CancelledError when `cancel` is set meanwhile.
     """
     if names_remote(request.context):
-        fd = _fetched(request, store, remotes)
+        keep = request.build_args.get(KEEP_GIT_DIR) in ("1", "true")
+        fd, _ = fetch(request.context, store, remotes, keep_git_dir=keep)
         try:
             with _unpacked(request, fd, "the context", store, workers) as given:
                 yield given
@@ -84,22 +90,33 @@ def open_inputs(
             yield given
 
 
-def _fetched(request: BuildRequest, store: Store, remotes: Remotes) -> int:
-    """Return a descriptor of the archive, or Dockerfile, that the context's address means."""
+class Fetched(NamedTuple):
+    """A descriptor of what an address means, which is the caller's to close, and a name for it if it is one file."""
+
+    fd: int
+    name: str
+
+
+def fetch(address: str, store: Store, remotes: Remotes, *, keep_git_dir: bool = False) -> Fetched:
+    """Return the file at a URL, or an archive of a repository's files, that the user asked for.
+
+    Raises UsageError for what is no address, RemoteError, StoreError, CancelledError.
+    """
     from pybuild.dockerfile.remotes import Repository, Url, parse_remote
     from pybuild.plan.remotes import tree_of
 
     try:
-        found = parse_remote(request.context, context=True)
+        found = parse_remote(address, context=True)
     except InvalidValueError as error:
         raise UsageError(error.message, error.hint) from error
     if isinstance(found, Url):
-        return store.blobs.open(remotes.file(found.address, "", lambda done, total: None, by_user=True).digest)
+        digest = remotes.file(found.address, "", lambda done, total: None, by_user=True).digest
+        return Fetched(store.blobs.open(digest), found.name)
     if isinstance(found, Repository):
-        keep = request.build_args.get(KEEP_GIT_DIR) in ("1", "true")
-        return store.blobs.open(remotes.layer(tree_of(found, keep_git_dir=keep or None), by_user=True))
+        digest = remotes.layer(tree_of(found, keep_git_dir=keep_git_dir or None), by_user=True)
+        return Fetched(store.blobs.open(digest), "")
     raise UsageError(
-        f"the context is neither a directory nor an address: {redacted(request.context)}",
+        f"the context is neither a directory nor an address: {redacted(address)}",
         "addresses begin with https://, http://, git://, ssh:// or git@",
     )
 
@@ -182,7 +199,7 @@ def _from_directory(request: BuildRequest, root: Path, store: Store, *, remember
     else:
         path, name = _dockerfile_path(request, root, streamed=not remembers)
         text = _read_dockerfile(path, name)
-    memory = store.context_memory(hashlib.sha256(os.fsencode(root)).hexdigest()[:32]) if remembers else None
+    memory = store.context_memory(memory_key(root)) if remembers else None
     return Given(text, name, LocalContext(root, load_ignore(root, path), memory), remembers)
 
 

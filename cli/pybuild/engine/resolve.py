@@ -4,7 +4,10 @@ import difflib
 
 from pybuild.dockerfile.errors import DockerfileError, Span
 from pybuild.dockerfile.parse import Dockerfile
+from pybuild.engine.workers import Workers
+from pybuild.errors import CancelledError, PybuildError
 from pybuild.oci.reference import InvalidReferenceError, parse_reference
+from pybuild.plan.contexts import LAYOUT
 from pybuild.plan.ops import BaseImage, NeedBases
 from pybuild.store.images import ImageRecord
 from pybuild.store.store import Store
@@ -13,11 +16,15 @@ LEAST_ID = 12
 """Fewest hex digits that FROM takes for the beginning of an image id."""
 
 
-def read_bases(need: NeedBases, store: Store, dockerfile: Dockerfile) -> dict[str, BaseImage]:
+def read_bases(need: NeedBases, store: Store, workers: Workers, dockerfile: Dockerfile) -> dict[str, BaseImage]:
     """Return the bases asked for; raise DockerfileError at the line that names one that is absent."""
     found: dict[str, BaseImage] = {}
     for reference in sorted(need.references):
-        record = _find(reference, need.lines[reference], store, dockerfile)
+        line = need.lines[reference]
+        if reference.startswith(LAYOUT):
+            record = _take(reference, line, store, workers, dockerfile)
+        else:
+            record = _find(reference, line, store, dockerfile)
         found[reference] = BaseImage(record.id, record.config)
     return found
 
@@ -36,6 +43,18 @@ def _find(reference: str, line: int, store: Store, dockerfile: Dockerfile) -> Im
     hint = f"did you mean `{near[0]}`? " if near else ""
     hint += "images are not pulled yet: bring it in with `pybuild load` or `pybuild import`"
     raise _at(line, dockerfile, f"no such image in the local store: {name}", hint)
+
+
+def _take(reference: str, line: int, store: Store, workers: Workers, dockerfile: Dockerfile) -> ImageRecord:
+    """Return the image of an OCI layout directory, taken into the store without a name."""
+    from pybuild.engine.importing import take_layout
+
+    try:
+        return take_layout(store, workers, reference.removeprefix(LAYOUT))
+    except CancelledError:
+        raise
+    except PybuildError as error:
+        raise _at(line, dockerfile, f"{error.message} (named context {reference})", error.hint) from error
 
 
 def _is_id(reference: str) -> bool:

@@ -23,6 +23,7 @@ from pybuild.engine.deadline import Deadline
 from pybuild.engine.errors import StepError
 from pybuild.engine.explaining import Explainer, Look, no_listing
 from pybuild.engine.grounds import Grounds
+from pybuild.engine.named import NamedContexts
 from pybuild.engine.networks import Networks
 from pybuild.engine.remotes import Remotes
 from pybuild.engine.sources import ContextSource, LayerSource, Source, stage_source
@@ -36,6 +37,7 @@ from pybuild.plan.ops import (
     CopyOp,
     FromContext,
     FromImage,
+    FromNamed,
     FromScratch,
     FromStage,
     MountSource,
@@ -93,6 +95,7 @@ class Inputs(msgspec.Struct, frozen=True):
     binds: BindTrees
     remotes: Remotes
     explainer: Explainer
+    named: NamedContexts
     emit: Callable[[Event], None]
     cancel: Flag
     file: str
@@ -210,9 +213,25 @@ class Solver:
                 state = StageState(list(config.rootfs.diff_ids), list(config.history or ()), config.created)
                 state.base_layers = len(state.diff_ids)
                 state.below = [(reference, chain_id(state.diff_ids) or "")]
+            case FromNamed(name=name):
+                state = self._named_base(stage, name, number)
             case _ as unreachable:
                 assert_never(unreachable)
         self._in.emit(StepDone(number, time.time(), cached=True))
+        return state
+
+    def _named_base(self, stage: PlannedStage, name: str, number: int) -> StageState:
+        """Return a stage that begins with the files of a named context, as one layer."""
+        op = CopyOp(instruction="FROM", source=FromNamed(name), sources=(".",), inline=(), dest="/")
+        step = Step(op, stage.from_display, f"FROM {name}", stage.line, stage.line)
+        state = StageState()
+        look = self._in.explainer.unrecorded(stage, step, number, self._labels[number])
+        record = self._placed(step, number, partial(self._solve_op, stage=stage, state=state, number=number, look=look))
+        assert record.diff_id is not None
+        state.diff_ids.append(record.diff_id)
+        state.below = [(name, record.diff_id)]
+        state.created = self._created(record)
+        state.history.append(self._history(step, state.created, empty=False, by=record))
         return state
 
     def _history(self, step: Step, created: str, *, empty: bool, by: CacheRecord | None = None) -> History:
@@ -388,7 +407,7 @@ class Solver:
                 return self._in.images[reference].rootfs.diff_ids
             case FromScratch():
                 return []
-            case FromContext():
+            case FromContext() | FromNamed():
                 return None
             case _ as unreachable:
                 assert_never(unreachable)
@@ -397,6 +416,9 @@ class Solver:
         match source:
             case FromContext():
                 return _Borrowed(self._in.context, self._context_lock)
+            case FromNamed(name=name):
+                opened = self._in.named.open(name)
+                return _Borrowed(opened.source, opened.lock)
             case FromStage(index=index):
                 return stage_source(self._in.store, self._state_of(index).diff_ids)
             case FromImage(reference=reference):

@@ -103,6 +103,42 @@ def find_images(archive: Archive, platform: Platform) -> list[FoundImage]:
         raise InvalidArchiveError("invalid image archive: a document is nested too deep") from error
 
 
+def find_one(archive: Archive, platform: Platform, tag: str, digest: Digest | None) -> FoundImage:
+    """Return the image of an OCI layout with that tag or digest, the one for `platform` where there are several.
+
+    With neither it is the one tagged latest, or the only one. Raises InvalidArchiveError.
+    """
+    try:
+        data = archive.read("index.json")
+        if data is None:
+            raise InvalidArchiveError("no OCI layout: index.json is not there")
+        rows = [
+            row
+            for row in _document(data, Index, "", INDEX_TYPES).manifests or ()
+            if _ATTESTATION not in row.annotations
+        ]
+        if digest is not None:
+            chosen = [row for row in rows if row.digest == digest]
+        else:
+            chosen = [row for row in rows if (tag or "latest") in _tags(row.annotations)]
+            if not chosen and not tag and len({tuple(sorted(_tags(row.annotations))) for row in rows}) == 1:
+                chosen = rows
+        for row in chosen:
+            if len(chosen) == 1 or _fits(row, platform):
+                return _oci_image(archive, _manifest(archive, row, platform, 0)[1])
+    except (InvalidImageError, InvalidDigestError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidArchiveError(f"invalid image archive: {error}") from error
+    except RecursionError as error:
+        raise InvalidArchiveError("invalid image archive: a document is nested too deep") from error
+    raise InvalidArchiveError(f"the OCI layout has no such image: {digest or tag or 'latest'}")
+
+
+def _tags(annotations: dict[str, str]) -> set[str]:
+    """Return the tags that a row of an index has, whether they stand alone or behind a name."""
+    texts = (annotations.get(key, "") for key in (CONTAINERD_NAME, REF_NAME))
+    return {text.rpartition("/")[2].rpartition(":")[2] for text in texts if text}
+
+
 def _docker(archive: Archive, data: bytes) -> list[FoundImage]:
     rows = msgspec.json.decode(data, type=list[_Row])
     if not rows or len(rows) > MAX_IMAGES:

@@ -13,6 +13,8 @@ from pybuild.plan.ops import (
     BindMount,
     CacheMount,
     CopyOp,
+    FromContext,
+    FromNamed,
     RemoteFile,
     RunMount,
     RunOp,
@@ -110,7 +112,7 @@ def copy_key(op: CopyOp, chain: Digest | None, content: bytes, epoch: int | None
         chmod=op.chmod,
         unpack=op.unpack,
         link=op.link,
-        keeps_owner=type(op.source).__name__ != "FromContext",
+        keeps_owner=not isinstance(op.source, FromContext | FromNamed),
         epoch=epoch,
         **more,
     )

@@ -12,7 +12,7 @@ from pybuild.dockerfile.parse import Dockerfile, Stage, parse_onbuild
 from pybuild.errors import NotFoundError, UsageError
 from pybuild.oci.image import RunConfig
 from pybuild.oci.platform import Platform, normalise, parse_platform, runs_on
-from pybuild.plan import mounting, predefined
+from pybuild.plan import contexts, mounting, predefined
 from pybuild.plan.lower import StageBuilder
 from pybuild.plan.ops import (
     Base,
@@ -20,6 +20,7 @@ from pybuild.plan.ops import (
     CopySource,
     FromContext,
     FromImage,
+    FromNamed,
     FromScratch,
     FromStage,
     MountSource,
@@ -46,6 +47,7 @@ class _Making(msgspec.Struct):
     globals: dict[str, str]
     declared_globals: dict[str, str]
     used_args: set[str] = msgspec.field(default_factory=set)
+    contexts: Mapping[str, str] = msgspec.field(default_factory=dict)
     missing: dict[str, int] = msgspec.field(default_factory=dict)
     warnings: list[Warned] = msgspec.field(default_factory=list)
     done: dict[int, tuple[PlannedStage, StageBuilder]] = msgspec.field(default_factory=dict)
@@ -63,7 +65,8 @@ def make(
     platform = _target_platform(request, host)
     text = Text(dockerfile)
     arguments = _platform_args(host, platform, request.target)
-    making = _Making(dockerfile, request, bases, host, platform, text, arguments, {})
+    named = contexts.by_key(request.build_contexts)
+    making = _Making(dockerfile, request, bases, host, platform, text, arguments, {}, contexts=named)
     _read_global_args(making)
     target = _target_index(dockerfile, request.target)
     needed = _static_needs(making, target)
@@ -200,6 +203,28 @@ def _stage_named(making: _Making, name: str, before: int) -> int | None:
     return None
 
 
+def _named(making: _Making, name: str, before: int, span: Span) -> FromImage | FromStage | FromNamed | None:
+    """Return what a named context of that name means to stage `before`, None when there is none."""
+    if not making.contexts:
+        return None
+    key = contexts.key_of(name)
+    value = making.contexts.get(key)
+    if value is None:
+        return None
+    if value.startswith(contexts.IMAGE):
+        return FromImage(value.removeprefix(contexts.IMAGE))
+    if value.startswith(contexts.LAYOUT):
+        return FromImage(value)
+    if value.startswith(contexts.TARGET):
+        index = _stage_named(making, value.removeprefix(contexts.TARGET), before)
+        if index is None:
+            raise making.text.error(
+                f"named context means no stage before this one: {name}: {value}", span, "stages count that come before"
+            )
+        return FromStage(index)
+    return FromNamed(key)
+
+
 def _base_of(making: _Making, stage: Stage) -> Base:
     reference = making.text.expand(stage.from_.reference, making.globals, stage.from_.span)
     if not reference:
@@ -208,6 +233,9 @@ def _base_of(making: _Making, stage: Stage) -> Base:
         )
     if reference == "scratch":
         return FromScratch()
+    named = _named(making, reference, stage.index, stage.from_.span)
+    if named is not None:
+        return named
     index = _stage_named(making, reference, stage.index)
     return FromImage(reference) if index is None else FromStage(index)
 
@@ -223,6 +251,9 @@ def _source_of(making: _Making, index: int, name: str, span: Span) -> CopySource
                 f"stage {name} needs to be defined before stage {index}", span, "stages count from 0 in file order"
             )
         return FromStage(int(name))
+    named = _named(making, name, index, span)
+    if named is not None:
+        return named
     found = _stage_named(making, name, index)
     if found is not None:
         return FromStage(found)
@@ -289,7 +320,7 @@ def _start(making: _Making, stage: Stage, base: Base) -> StageBuilder | None:
     elif isinstance(base, FromImage):
         image = making.bases.get(base.reference)
         if image is None:
-            making.missing[base.reference] = stage.from_.span.start_line
+            making.missing.setdefault(base.reference, stage.from_.span.start_line)
             return None
         is_asked = asked is not None or bool(making.request.platform)
         platform = _image_platform(making, stage.from_, base.reference, image, platform, is_asked=is_asked)
@@ -354,11 +385,11 @@ def _apply(
     if isinstance(instruction, Copy) and instruction.from_ is not None:
         source = _source_of(making, index, instruction.from_, instruction.span)
         if isinstance(source, FromImage) and source.reference not in making.bases:
-            making.missing[source.reference] = instruction.span.start_line
+            making.missing.setdefault(source.reference, instruction.span.start_line)
     mounted = _mounted(making, index, instruction) if isinstance(instruction, Run) else ()
     for item in mounted:
         if isinstance(item, FromImage) and item.reference not in making.bases:
-            making.missing[item.reference] = instruction.span.start_line
+            making.missing.setdefault(item.reference, instruction.span.start_line)
     if trigger and isinstance(instruction, Onbuild):
         raise making.text.error("ONBUILD in an ONBUILD trigger is not allowed", instruction.span)
     builder.apply(instruction, source, mounted)

@@ -25,12 +25,18 @@ class FromImage(msgspec.Struct, frozen=True):
     reference: str
 
 
+class FromNamed(msgspec.Struct, frozen=True):
+    """COPY or FROM reads files of a named context."""
+
+    name: str
+
+
 class FromScratch(msgspec.Struct, frozen=True):
     """FROM scratch: nothing."""
 
 
-CopySource = FromContext | FromStage | FromImage
-Base = FromScratch | FromStage | FromImage
+CopySource = FromContext | FromStage | FromImage | FromNamed
+Base = FromScratch | FromStage | FromImage | FromNamed
 MountSource = CopySource | FromScratch
 
 
