@@ -5,6 +5,7 @@ import msgspec
 from pybuild.api.request import BuildRequest
 from pybuild.dockerfile.addresses import names_remote, redacted
 from pybuild.oci.digest import Digest
+from pybuild.plan.contexts import LAYOUT
 from pybuild.plan.scope import PROXY_NAMES
 from pybuild.store.images import INPUTS
 from pybuild.store.store import Store
@@ -46,6 +47,9 @@ def record(store: Store, image_id: Digest, request: BuildRequest, bases: dict[st
     kept["labels"], kept["ulimits"] = data["labels"], data["ulimits"]
     if request.context and (not names_remote(request.context) or redacted(request.context) == request.context):
         kept["context"] = request.context
+    kept["build_contexts"] = {name: value for name, value in request.build_contexts.items() if redacted(value) == value}
+    # What a layout holds is found there again, or is not
+    bases = {name: identity for name, identity in bases.items() if not name.startswith(LAYOUT)}
     found = Recorded(kept, bases, sorted(request.secrets), sorted(agent.id for agent in request.ssh), [*request.allow])
     encoded = msgspec.json.encode(found, order="deterministic")
     if store.cache.memo_get(INPUTS, image_id) != encoded:
