@@ -376,6 +376,6 @@ def test_typer_is_imported_in_this_room_only() -> None:
 
 def test_every_command_has_help(program: Program) -> None:
     names = [line.split()[0] for line in program("--help").out.partition("Commands:\n")[2].splitlines()]
-    assert len(names) == 17
+    assert len(names) == 18
     for name in names:
         assert f"Usage: pybuild {name}" in program(name, "--help").out
