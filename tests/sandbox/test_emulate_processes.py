@@ -346,6 +346,54 @@ def test_supervisor_that_was_killed_at_the_very_end_is_noticed() -> None:
     Supervisor().end()
 
 
+def test_notes_are_not_copied_with_attributes(one: Box, lowers: tuple[bytes, ...]) -> None:
+    ran = run(
+        one,
+        lowers,
+        """
+        import shutil
+        os.chmod(".", 0o777)
+        make("noted", 40, 41)
+        os.setxattr("noted", "user.more", b"x" * 10)
+        make("plain")
+        os.setxattr("plain", "user.more", b"x" * 10)
+        os.mkdir("dir")
+        os.chown("dir", 5, 5)
+        os.symlink("noted", "link")
+        os.chown("link", 6, 6, follow_symlinks=False)
+        for path in "noted", "plain", "dir", "link", "/srv/noted":
+            fd = os.open(path, os.O_RDONLY)
+            print(os.listxattr(path), os.listxattr(path, follow_symlinks=False), os.listxattr(fd))
+        room = ctypes.create_string_buffer(b"z" * 20, 20)
+        libc.listxattr.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t]
+        for size in 0, 9, 10, 20:
+            ctypes.set_errno(0)
+            print(libc.listxattr(b"noted", room if size else None, size), ctypes.get_errno(), room.raw[:12])
+        # Below the address space, and nowhere at all
+        print(libc.listxattr(b"noted", 1, 20), ctypes.get_errno(), libc.listxattr(b"missing", None, 0), flush=True)
+        shutil.copy2("noted", "copy")
+        os.setresuid(33, 33, 33)
+        shutil.copy2("noted", "mine")
+        """,
+    )
+    more, none = "['user.more']", "[]"
+    assert ran.out.splitlines() == [
+        f"{more} {more} {more}",
+        f"{more} {more} {more}",
+        f"{none} {none} {none}",
+        f"{more} {none} {more}",
+        f"{more} {more} {more}",
+        "10 0 b'zzzzzzzzzzzz'",
+        "-1 34 b'zzzzzzzzzzzz'",
+        "10 0 b'user.more\\x00zz'",
+        "10 0 b'user.more\\x00zz'",
+        "-1 14 -1",
+    ]
+    found = owners(ran)
+    assert found["srv/copy"][2:] == (0, 0)
+    assert found["srv/mine"][2:] == (33, 0)
+
+
 def test_root_directories_are_each_processes_own(one: Box, lowers: tuple[bytes, ...]) -> None:
     ran = run(
         one,

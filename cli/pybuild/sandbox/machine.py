@@ -80,6 +80,9 @@ _X86_64 = {
     "init_module": 175,
     "delete_module": 176,
     "quotactl": 179,
+    "listxattr": 194,
+    "llistxattr": 195,
+    "flistxattr": 196,
     "lookup_dcookie": 212,
     "clock_settime": 227,
     "kexec_load": 246,
@@ -108,6 +111,9 @@ _X86_64 = {
 }
 
 _AARCH64 = {
+    "listxattr": 11,
+    "llistxattr": 12,
+    "flistxattr": 13,
     "lookup_dcookie": 18,
     "ioctl": 29,
     "mknodat": 33,

@@ -154,6 +154,34 @@ def tell(
     return 0
 
 
+def list_attributes(caller: Caller, name: str) -> int | None:
+    """Answer listxattr(2) and its kin without what is a note: who copies attributes is not to copy owners with them."""
+    args = caller.args
+    caller.enter()
+    try:
+        if name == "flistxattr":
+            held = caller.held(_only_fd(args[0]))
+        else:
+            held = caller.open(AT_FDCWD, caller.text(0), _PATH | (os.O_NOFOLLOW if name == "llistxattr" else 0))
+    except OSError:
+        # Whatever it is, the kernel will say so
+        return PROCEED
+    try:
+        names = files.attributes(held)
+    finally:
+        os.close(held)
+    if names is None:
+        return PROCEED
+    data = b"".join(name + b"\0" for name in names)
+    room = args[2]
+    if room and room < len(data):
+        raise OSError(errno.ERANGE, os.strerror(errno.ERANGE))
+    if room:
+        caller.check()
+        caller.memory.write(caller.pid, args[1], data)
+    return len(data)
+
+
 def _device_mode(mode: int, kind: str) -> int:
     return stat.S_IMODE(mode) | (stat.S_IFCHR if kind == "c" else stat.S_IFBLK)
 

@@ -75,6 +75,19 @@ def note_of(fd: int, mode: int, size: int, names: Collection[str] = NOTES) -> No
     return Note(*(owner or (0, 0)), node)
 
 
+def attributes(fd: int) -> list[bytes] | None:
+    """Return the names of a file's attributes that are no notes; None when none of them is a note."""
+    path = magic(fd)
+    try:
+        names = os.listxattr(path)
+    except OSError:
+        return None
+    noted = {_OWNER, _NODE}.intersection(names)
+    if _LINK in names and read_link(_get(path, LINK_XATTR)) is not None:
+        noted.add(_LINK)
+    return [os.fsencode(name) for name in names if name not in noted] if noted else None
+
+
 def set_owner(fd: int, kind: int, uid: int, gid: int) -> None:
     """Note an owner; root's need no note. Nothing happens where notes cannot be, which is in no layer either."""
     _set(magic(fd), kind, uid, gid, follow=True)

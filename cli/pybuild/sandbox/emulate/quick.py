@@ -72,13 +72,21 @@ _CHOWNS = {
 }
 
 
+_LISTS = {
+    "listxattr": Shape(0),
+    "llistxattr": Shape(0, always=_NOFOLLOW),
+}
+
+
 def quick_answers(caller: Caller) -> dict[str, Quick]:
     """Return the short ways by the names of calls."""
     return {
         **{name: _looking(caller, shape) for name, shape in _STATS.items()},
         **{name: _owning_named(caller, shape) for name, shape in _CHOWNS.items()},
         **{name: _creating(caller, shape) for name, shape in _CREATES.items()},
+        **{name: _listing(caller, shape) for name, shape in _LISTS.items()},
         "fstat": _looking_open(caller),
+        "flistxattr": _listing_open(caller),
         "fchown": _owning(caller),
     }
 
@@ -154,6 +162,39 @@ def _telling(caller: Caller) -> Callable[[Asked, bytes, bytes, bool, int, tuple[
             os.close(held)
 
     return told
+
+
+def _listing(caller: Caller, shape: Shape) -> Quick:
+    """Let the kernel list the attributes of a file that is named, as none of them is a note."""
+    at_path, _, _ = _places(shape)
+    unnoted, stands, pread = _unnoted(caller), caller.stands, os.pread
+
+    def quick(asked: Asked) -> int | None:
+        if asked[1] != caller.here and not stands(asked[1]):
+            return LONG
+        try:
+            text = pread(caller.words, SHORT, asked[at_path])
+        except (OSError, OverflowError):
+            return LONG
+        end = text.find(0)
+        if end < 0:
+            return _cut_short(caller, text)
+        path = text[:end]
+        return unnoted((b"root" if path[:1] == b"/" else b"cwd/") + path, path, not shape.always)
+
+    return quick
+
+
+def _listing_open(caller: Caller) -> Quick:
+    """Let the kernel list the attributes of an open file, as none of them is a note."""
+    unnoted, stands = _unnoted(caller), caller.stands
+
+    def quick(asked: Asked) -> int | None:
+        if asked[1] != caller.here and not stands(asked[1]):
+            return LONG
+        return unnoted(b"fd/%d" % (asked[_ARGS] & _LOW), b"", True)
+
+    return quick
 
 
 def _creating(caller: Caller, shape: Shape) -> Quick:
