@@ -132,6 +132,8 @@ def test_undefined_variables(text: str, undefined: list[str]) -> None:
 def test_build_argument_defines_what_it_is_declared_for() -> None:
     assert told("FROM scratch\nARG a\nENV b=${a}c\n", {"a": "1"}) == []
     assert told("FROM scratch\nENV b=$a\n", {"a": "1"}) == [(2, "UndefinedVar")]
+    # One without a value leaves the default
+    assert told("FROM scratch\nARG p=/x\nWORKDIR $p/y\n", {"p": None}) == []
 
 
 @pytest.mark.parametrize(

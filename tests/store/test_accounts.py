@@ -29,6 +29,7 @@ def test_a_step_knows_its_newest_keys(store: Store) -> None:
     store.accounts.put("key5", "step", b"")
     assert store.accounts.keys("step") == ["key5", *(f"key{number}" for number in (8, 7, 6, 4, 3))]
     assert store.accounts.keys("other") == []
+    assert [number for number in range(9) if store.accounts.account(f"key{number}")] == [3, 4, 5, 6, 7, 8]
 
 
 def test_a_damaged_account_counts_as_none(store: Store) -> None:

@@ -90,7 +90,7 @@ def test_build_tells_findings_once_and_briefly(pybuild: Pybuild, bad: Path) -> N
         assert " - StageNameCasing: Stage name 'Up' should be lowercase (line 1)\n" in told
         assert " - UndefinedVar: Usage of undefined variable '$nope' (line 3)\nbuilt sha256:" in told
         assert result.err.count("StageNameCasing") == 1
-    notices = [event for event in pybuild.build(bad).events if event["event"] == "Notice"]
+    notices = [event for event in pybuild.build(bad).events if event.get("rule")]
     assert [(event["level"], event["line"], event["rule"]) for event in notices] == [
         ("warning", 1, "StageNameCasing"),
         ("warning", 3, "UndefinedVar"),

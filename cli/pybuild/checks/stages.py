@@ -197,7 +197,7 @@ class _Walk:
         for name, default in arg.args:
             self._secret("ARG", name, arg)
             value = self._facts.build_args.get(name)
-            if value is None and name not in self._facts.build_args:
+            if value is None:
                 value = self._globals.get(name) if default is None else self._expand(default, arg)
             self._declared.add(name)
             if value is not None and name not in NOT_VARIABLES:

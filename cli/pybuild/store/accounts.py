@@ -13,7 +13,7 @@ ACCOUNT, LISTING, STEP = KINDS = "account", "listing", "step"
 """Kinds of rows in the table of remembered results."""
 
 MAX_KEYS = 6
-"""Most keys that are known of one identity, the newest ones."""
+"""Most keys that are known of one identity, the newest ones; accounts of older ones go."""
 
 MAX_SIZE = 4 << 20
 """Most bytes of a listing or account when unpacked."""
@@ -34,6 +34,8 @@ class Accounts:
             row = transaction.execute("SELECT value FROM memo WHERE kind = ? AND key = ?", (STEP, identity)).fetchone()
             keys = [key, *(known for known in (row[0].decode().split() if row else ()) if known != key)]
             transaction.execute(_PUT, (STEP, identity, " ".join(keys[:MAX_KEYS]).encode(), now))
+            for old in keys[MAX_KEYS:]:
+                transaction.execute("DELETE FROM memo WHERE kind IN (?, ?) AND key = ?", (ACCOUNT, LISTING, old))
             transaction.execute(_PUT, (ACCOUNT, key, zlib.compress(account, 1), now))
             if listing is not None:
                 transaction.execute(_PUT, (LISTING, key, zlib.compress(listing, 1), now))
