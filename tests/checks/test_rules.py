@@ -1,9 +1,14 @@
 """Each rule by itself, directives, and where a finding points."""
 
+import random
+import time
+
 import pytest
 
 from pybuild.checks.near import nearest
+from pybuild.checks.report import MAX_FINDINGS
 from pybuild.checks.rules import RULES
+from pybuild.dockerfile.errors import DockerfileError
 from pybuild.errors import UsageError
 from pybuild.oci.image import ImageConfig, RunConfig
 from pybuild.oci.platform import Platform
@@ -177,6 +182,40 @@ def test_finding_points_at_the_part_that_is_meant(text: str, marked: tuple[int, 
 def test_name_of_a_stage_is_found_behind_that_of_its_base() -> None:
     (finding,) = look("FROM scratch AS x\nFROM x AS x\n")
     assert (finding.rule, finding.mark_line, finding.column) == ("DuplicateStageName", 2, 11)
+
+
+def test_a_file_full_of_mistakes_takes_little_time() -> None:
+    known = "ENV " + " ".join(f"v{number}=1" for number in range(5000))
+    lines = ["LABEL " + " ".join(f"l=$u{number}x{line}" for number in range(1000)) for line in range(20)]
+    began = time.process_time()
+    assert len(look("\n".join(["FROM scratch", known, *lines]))) == MAX_FINDINGS
+    assert time.process_time() - began < 10
+
+
+def test_whatever_it_is_checks_do_not_fail() -> None:
+    rng = random.Random(1)
+    parts = [
+        *BAD.values(),
+        "ONBUILD ",
+        "${",
+        "${x:-$y}",
+        "'",
+        "<<E\n$z\nE\n",
+        "\\\n",
+        "# check=skip=A\n",
+        "COPY a b\n",
+        " ",
+        "\n",
+    ]
+    checked = 0
+    for _ in range(600):
+        try:
+            look("".join(rng.choices(parts, k=rng.randint(1, 12))), ignore="*\n")
+        except DockerfileError:
+            # The parser's to refuse
+            continue
+        checked += 1
+    assert checked > 30
 
 
 def test_slips_are_recognised_by_their_distance() -> None:

@@ -1,15 +1,20 @@
 """The known name that an unknown one is most likely a slip of, by the same measure as BuildKit's."""
 
 from collections.abc import Iterable
+from itertools import islice
 
 MOST = 2
 """Most insertions, deletions and replacements of letters between a slip and what was meant."""
 
 
+MAX_NAMES = 1000
+"""Most names that one is compared with."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return the first of the nearest names, "" when none is near."""
     found, least = "", MOST + 1
-    for name in known:
+    for name in islice(known, MAX_NAMES):
         # Nothing nearer can come of a greater difference in length, and long texts are dear to compare
         if abs(len(name) - len(word)) < least and (distance := _distance(word, name)) < least:
             found, least = name, distance

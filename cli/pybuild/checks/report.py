@@ -6,6 +6,12 @@ from pybuild.dockerfile.directives import Check, parse_check
 from pybuild.dockerfile.errors import InvalidValueError, Span
 from pybuild.dockerfile.instructions import Located
 
+MAX_FINDINGS = 1000
+"""Most findings of a file; nobody reads more, and each takes a search in its line."""
+
+MAX_SUGGESTIONS = 100
+"""Most names of a file for which a near one is looked for: a search takes up to a few milliseconds."""
+
 _LOCAL = "check="
 
 
@@ -16,6 +22,17 @@ class Report:
         self._lines = text.split("\n")
         self._settings = settings
         self._findings: list[Finding] = []
+        self._suggestions = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Are there so many findings that no more are taken?"""
+        return len(self._findings) >= MAX_FINDINGS
+
+    def may_suggest(self) -> bool:
+        """Count a search for what was meant; tell whether there is time for another one."""
+        self._suggestions += 1
+        return self._suggestions <= MAX_SUGGESTIONS
 
     def add(self, rule: str, at: Located, message: str, mark: str = "", *, last: bool = False) -> None:
         """Take a finding about an instruction, unless the rule is silenced.
@@ -35,6 +52,8 @@ class Report:
         return sorted(dict.fromkeys(self._findings), key=lambda finding: finding.line)
 
     def _speaks(self, rule: str, comments: tuple[str, ...]) -> bool:
+        if self.is_full:
+            return False
         if RULES[rule].experimental:
             # As in BuildKit, whoever asks for a rule by name need not be protected from it by skip=all
             return self._settings.experimental_all or rule in self._settings.experimental

@@ -163,10 +163,13 @@ class _Walk:
         return found.text
 
     def _undefined(self, names: Iterable[str], at: Instruction) -> None:
+        report = self._report
+        if report is None or not names:
+            return
         for name in sorted(names):
-            if name in self._declared or name in NOT_VARIABLES:
+            if name in self._declared or name in NOT_VARIABLES or report.is_full:
                 continue
-            near = nearest(name, self._values)
+            near = nearest(name, self._values) if report.may_suggest() else ""
             message = f"Usage of undefined variable '${name}'" + (f" (did you mean ${near}?)" if near else "")
             self._add("UndefinedVar", at, message, _as_written(name, at))
 

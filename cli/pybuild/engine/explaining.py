@@ -33,8 +33,11 @@ VERSION = 1
 LOOK_BACK = 4
 """How many earlier builds of the same context are searched for a step."""
 
-MAX_CHANGES = 2000
+MAX_CHANGES = 500
 """Most changes that the record of a build holds."""
+
+MAX_TEXT = 400
+"""Longest instruction in the record of a build, in characters."""
 
 NO_CACHE = "the cache is off for this stage"
 BY_HAND = "continued by hand"
@@ -178,7 +181,7 @@ class Explainer:
         self, stage: PlannedStage, step: Step, place: int, number: int, label: str, below: Sequence[tuple[str, str]]
     ) -> Look:
         """Return the look of a step, `place` being its position among those of its stage that do something."""
-        record = StepRecord(number, label, stage.name, place, step.line, step.display)
+        record = StepRecord(number, _cut(label), stage.name, place, step.line, _cut(step.display))
         self._steps.append(record)
         look = Look(self, stage, step, record)
         look.below = below
@@ -297,7 +300,7 @@ class Explainer:
                 yield min(alike, key=lambda step: abs(step.place - record.place)).key
                 continue
             # It was edited, if one of its kind is no longer there
-            texts = {step.display for stage in self._stages if stage.name == record.stage for step in stage.steps}
+            texts = {_cut(step.display) for stage in self._stages if stage.name == record.stage for step in stage.steps}
             gone = [step for step in steps if step.text not in texts]
             edited = [step for step in gone if step.kind == record.kind or step.place == record.place]
             if edited:
@@ -309,6 +312,12 @@ class Explainer:
             record = _load(self.store, identity)
             if record is not None:
                 yield record
+
+
+def _cut(text: str) -> str:
+    if len(text) <= MAX_TEXT:
+        return text
+    return f"{text[:MAX_TEXT]}… {hashlib.sha256(text.encode(errors='replace')).hexdigest()[:12]}"
 
 
 def no_listing() -> None:
