@@ -90,16 +90,17 @@ def expectation(case: Case) -> Expectation | None:
     return recorded(case.topic).get(case.name)
 
 
-def record(topic: str, found: dict[str, Expectation]) -> None:
-    """Write what was recorded of a topic; what it no longer has goes."""
-    known = {**recorded(topic), **found}
-    names = [case.name for case in cases() if case.topic == topic and case.name in known]
+def record(case: Case, found: Expectation) -> None:
+    """Write what was recorded of a case; what its topic no longer has goes."""
+    recorded.cache_clear()
+    known = {**recorded(case.topic), case.name: found}
+    names = [other.name for other in cases() if other.topic == case.topic and other.name in known]
     data: dict[str, Any] = {}
     for name in names:
         said = known[name]
         data[name] = {"checked": said.checked, **({"error": said.error} if said.error else {"lines": [*said.lines]})}
     text = json.dumps(data, indent=1, ensure_ascii=False)
-    (HERE / "expected" / f"{topic}.json").write_text(text + "\n")
+    (HERE / "expected" / f"{case.topic}.json").write_text(text + "\n")
 
 
 def listed_differences() -> set[str]:

@@ -85,7 +85,6 @@ def main(wanted: list[str]) -> None:
         if done.returncode:
             raise SystemExit(done.stderr)
         base = saved(box.NAME, Path(directory))
-    found: dict[str, dict[str, Expectation]] = {}
     for case in cases():
         if case.expect or (wanted and not any(part in case.id for part in wanted)):
             continue
@@ -94,9 +93,7 @@ def main(wanted: list[str]) -> None:
         print(f"{case.id}: {expected.error or f'{len(expected.lines)} lines'}")
         if bool(expected.error) != bool(case.error) and not case.differs:
             print("  the case says otherwise")
-        found.setdefault(case.topic, {})[case.name] = expected
-    for topic, expectations in found.items():
-        record(topic, expectations)
+        record(case, expected)
 
 
 if __name__ == "__main__":

@@ -55,6 +55,7 @@ def refused(text: str | bytes) -> DockerfileError:
         ("LABEL a", "LABEL must have two arguments", "a"),
         ("ENV a=b c", "can't find = in 'c', must be of the form: name=value", "c"),
         ("LABEL a=b =c", "LABEL names can not be blank", None),
+        ('CMD ["a", 1]', "when using JSON array syntax, arrays must be comprised of strings only", '["a", 1]'),
         ("SHELL /bin/sh -c", "SHELL requires the arguments to be in JSON form", "/bin/sh -c"),
         ("SHELL []", "SHELL requires at least one argument", "SHELL []"),
         ("HEALTHCHECK", "HEALTHCHECK requires at least one argument", "HEALTHCHECK"),

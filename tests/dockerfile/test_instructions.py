@@ -91,7 +91,7 @@ def same(found: Instruction, expected: Instruction) -> None:
         ("ENTRYPOINT a b", Entrypoint(ShellForm("a b"), **PLACE)),
         ("CMD []", Cmd(ExecForm(()), **PLACE)),
         ('CMD ["a" "b"]', Cmd(ShellForm('["a" "b"]'), **PLACE)),
-        ('CMD ["a", 1]', Cmd(ShellForm('["a", 1]'), **PLACE)),
+        ('CMD ["a", 1] x', Cmd(ShellForm('["a", 1] x'), **PLACE)),
         ('CMD ["a"] # no', Cmd(ShellForm('["a"] # no'), **PLACE)),
         ('SHELL ["a"]', Shell(("a",), **PLACE)),
         ("STOPSIGNAL $S", Stopsignal("$S", **PLACE)),

@@ -237,7 +237,7 @@ WORKDIR /w
         "USER me",
         "SHELL [/bin/bash -c]",
         "STOPSIGNAL SIGTERM",
-        "HEALTHCHECK {[CMD-SHELL x y] 1m30s 0s 0s 0s 3}",
+        "HEALTHCHECK {Test:[CMD-SHELL x y] Interval:1m30s Timeout:0s StartPeriod:0s StartInterval:0s Retries:3}",
         "MAINTAINER somebody",
         "COPY --chown=1:2 --chmod=755 a b /d/ # buildkit",
         "COPY --parents --chmod=u+x a/./b /d/ # buildkit",

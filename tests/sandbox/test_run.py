@@ -110,7 +110,18 @@ def test_working_directory(box: Box) -> None:
     assert box.sh("pwd", cwd="srv").out == "/srv\n"
 
 
-@pytest.mark.parametrize("cwd", ["/missing", "/etc/passwd", "/proc/self/fd/0", "/proc/self/cwd", "/proc/1/root"])
+def test_working_directory_that_is_missing_is_made(box: Box) -> None:
+    ran = box.sh("pwd; stat -c %a:%u /missing /missing/below; touch here", cwd="/missing/below")
+    assert ran.out == "/missing/below\n755:0\n755:0\n"
+
+
+@pytest.mark.parametrize("cwd", ["/proc/1/root/etc/x", "/proc/self/cwd/x", "/proc/x"])
+def test_no_working_directory_is_made_through_links_of_proc(box: Box, cwd: str) -> None:
+    ran = box.sh("pwd", cwd=cwd)
+    assert "cannot enter the working directory" in ran.result.end.problem
+
+
+@pytest.mark.parametrize("cwd", ["/etc/passwd", "/etc/passwd/x", "/proc/self/fd/0", "/proc/self/cwd", "/proc/1/root"])
 def test_working_directory_that_is_none_is_an_error(box: Box, cwd: str) -> None:
     ran = box.sh("pwd", cwd=cwd)
     assert "working directory" in ran.result.end.problem

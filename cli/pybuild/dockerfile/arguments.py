@@ -6,7 +6,7 @@ import msgspec
 
 from pybuild.dockerfile.errors import shown
 from pybuild.dockerfile.heredocs import HeredocWord
-from pybuild.dockerfile.jsonform import parse_json_list
+from pybuild.dockerfile.jsonform import is_json_list, parse_json_list
 from pybuild.dockerfile.lines import BLANKS, WHITESPACE
 
 
@@ -182,4 +182,8 @@ def _json_tokens(text: str, start: int, end: int) -> list[Token] | None:
     if not text.startswith("[", start):
         return None
     items = parse_json_list(text[start:end])
+    if items is None and is_json_list(text[start:end]):
+        raise BadArgumentsError(
+            "when using JSON array syntax, arrays must be comprised of strings only", start, end, "put each in quotes"
+        )
     return None if items is None else [Token(item, start, end) for item in items]

@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import NoReturn
 
 _SPACE = re.compile(r"[ \t\r\n]*+")
 _STRING = re.compile(r'"(?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*+"')
@@ -32,6 +33,19 @@ def parse_json_list(text: str) -> tuple[str, ...] | None:
         items.append(_SURROGATE.sub("\ufffd", json.loads(match.group())))
         position = _skip(text, match.end())
     return tuple(items) if _skip(text, position + 1) == len(text) else None
+
+
+def is_json_list(text: str) -> bool:
+    """Is `text` a list of JSON, of whatever values?"""
+    try:
+        return isinstance(json.loads(text, parse_constant=_no_number), list)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _no_number(name: str) -> NoReturn:
+    """Refuse NaN and infinities, which Python's JSON has beyond the standard."""
+    raise ValueError(name)
 
 
 def _skip(text: str, position: int) -> int:

@@ -184,13 +184,11 @@ def _parts(
     return parts
 
 
-def pack_directory(op: WorkdirOp, image: LayerSource, epoch: int | None, blob: BlobWriter) -> Packed | None:
-    """Write the layer that makes the directory of a WORKDIR; None when it is there already."""
+def pack_directory(op: WorkdirOp, image: LayerSource, epoch: int | None, blob: BlobWriter) -> Packed:
+    """Write the layer that makes the directory of a WORKDIR, which is empty when it is there already."""
     owner = owner_of(op.user, image) if op.user else (0, 0)
     made = (epoch or 0) * NANOSECONDS
     placed = directory_entries(image.tree, op.path.encode(errors="surrogateescape"), owner, made)
-    if not placed:
-        return None
     writer = TarWriter(blob.fd)
     for item in placed:
         writer.add(item.entry)

@@ -236,9 +236,7 @@ class Solver:
 
     def _history(self, step: Step, created: str, *, empty: bool, by: CacheRecord | None = None) -> History:
         comment = BY_HAND_COMMENT if by is not None and BY_HAND in by.value else HISTORY_COMMENT
-        return History(
-            created=created, created_by=step.created_by, author=step.author, comment=comment, empty_layer=empty
-        )
+        return History(created=created, created_by=step.created_by, comment=comment, empty_layer=empty)
 
     def _created(self, record: CacheRecord) -> str:
         epoch = self._plan.source_date_epoch
@@ -391,8 +389,6 @@ class Solver:
         look.miss(key, no_listing)
         with stage_source(self._in.store, state.diff_ids) as image, self._in.store.blobs.create() as blob:
             packed = copying.pack_directory(op, image, self._plan.source_date_epoch, blob)
-            if packed is None:
-                return self._record(key, None, 0, f"WORKDIR {op.path}", look)
             self._keep(blob, packed)
         return self._record(key, packed.diff_id, packed.size, f"WORKDIR {op.path}", look)
 

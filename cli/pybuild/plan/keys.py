@@ -120,7 +120,7 @@ def copy_key(op: CopyOp, chain: Digest | None, content: bytes, epoch: int | None
 
 def workdir_key(op: WorkdirOp, chain: Digest | None, epoch: int | None) -> Key:
     """Return the key of a WORKDIR."""
-    return _key("workdir", chain=chain, path=op.path, user=op.user, epoch=epoch)
+    return _key("workdir", chain=chain, path=op.path, user=op.user, epoch=epoch, always_a_layer=True)
 
 
 def rewrite_key(diff_id: Digest, epoch: int) -> Key:

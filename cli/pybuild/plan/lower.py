@@ -143,7 +143,7 @@ class StageBuilder:
     def _step(self, instruction: Instruction, created_by: str, op: Op | None = None) -> None:
         span = instruction.span
         display = redacted(" ".join(instruction.original.split()))
-        self.steps.append(Step(op, display, created_by, span.start_line, span.end_line, self.author))
+        self.steps.append(Step(op, display, created_by, span.start_line, span.end_line))
 
     def _set(self, instruction: Instruction, created_by: str, **changes: object) -> None:
         self._config = msgspec.structs.replace(self._config, **changes)
@@ -371,12 +371,14 @@ class StageBuilder:
         self._set(label, "LABEL " + " ".join(f"{name}={value}" for name, value in pairs), Labels=labels)
 
     def _expose(self, expose: Expose) -> None:
-        words = [word for port in expose.ports for word in self._text.words(port, self.scope.values, expose.span)]
+        # In this order, which is BuildKit's, they are in the history
+        given = sorted(expose.ports)
+        words = [word for port in given for word in self._text.words(port, self.scope.values, expose.span)]
         ports: list[str] = []
         for word in words:
             ports += self._text.checked(parse_port_spec, word, expose.span)
         exposed = {**(self._config.ExposedPorts or {}), **{port: {} for port in ports}}
-        self._set(expose, f"EXPOSE {_go_list(sorted(set(ports)))}", ExposedPorts=exposed)
+        self._set(expose, f"EXPOSE {_go_list(ports)}", ExposedPorts=exposed)
 
     def _volume(self, volume: Volume) -> None:
         paths = [self._expand(path, volume) for path in volume.paths]
@@ -393,8 +395,8 @@ class StageBuilder:
 
     def _workdir(self, workdir: Workdir) -> None:
         path = self._expand(workdir.path, workdir)
-        if not path or "\0" in path:
-            raise self._text.error("WORKDIR needs a path", workdir.span)
+        if "\0" in path:
+            raise self._text.error("a path cannot hold a NUL byte", workdir.span)
         if not path.startswith("/"):
             path = posixpath.normpath(posixpath.join(self._config.WorkingDir or "/", path))
         self._config = msgspec.structs.replace(self._config, WorkingDir=path)
@@ -420,7 +422,8 @@ class StageBuilder:
     def _cmd(self, cmd: Cmd) -> None:
         argv = self._command(cmd.command)
         self._cmd_is_own = True
-        self._set(cmd, f"CMD {_quoted_list(argv)}", Cmd=argv)
+        # Docker's mark, of old for Windows, that its own builds leave in every image with a CMD
+        self._set(cmd, f"CMD {_quoted_list(argv)}", Cmd=argv or None, ArgsEscaped=True)
 
     def _stopsignal(self, stopsignal: Stopsignal) -> None:
         name = self._expand(stopsignal.signal, stopsignal)
@@ -437,8 +440,15 @@ class StageBuilder:
             StartInterval=check.start_interval,
             Retries=check.retries,
         )
-        times = (check.interval, check.timeout, check.start_period, check.start_interval)
-        shown = " ".join([_go_list(test), *(_go_duration(time) for time in times), str(check.retries)])
+        fields = {
+            "Test": _go_list(test),
+            "Interval": _go_duration(check.interval),
+            "Timeout": _go_duration(check.timeout),
+            "StartPeriod": _go_duration(check.start_period),
+            "StartInterval": _go_duration(check.start_interval),
+            "Retries": str(check.retries),
+        }
+        shown = " ".join(f"{name}:{value}" for name, value in fields.items())
         self._set(check, f"HEALTHCHECK {{{shown}}}", Healthcheck=config)
 
     def _onbuild(self, onbuild: Onbuild) -> None:
@@ -453,8 +463,29 @@ def _go_list(items: Sequence[str]) -> str:
 
 def _quoted_list(items: Sequence[str]) -> str:
     """Return `["a" "b"]`, as Go's %q prints a list of strings."""
-    encoder = msgspec.json.Encoder()
-    return "[" + " ".join(encoder.encode(item).decode() for item in items) + "]"
+    return "[" + " ".join(f'"{"".join(map(_go_escape, item))}"' for item in items) + "]"
+
+
+_GO_ESCAPES = {
+    '"': '\\"', "\\": "\\\\", "\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t",
+    "\v": "\\v",
+}  # fmt: skip
+
+
+def _go_escape(char: str) -> str:
+    """Return a character as Go's %q shows it inside of quotes."""
+    known = _GO_ESCAPES.get(char)
+    if known is not None:
+        return known
+    if char.isprintable():
+        return char
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:
+        # A byte that is no UTF-8, as Python keeps it
+        return f"\\x{code - 0xDC00:02x}"
+    if code < 0x80:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def _go_duration(nanoseconds: int) -> str:

@@ -196,7 +196,6 @@ class Step(msgspec.Struct, frozen=True):
     created_by: str
     line: int
     end_line: int
-    author: str = ""
 
 
 class PlannedStage(msgspec.Struct, frozen=True):

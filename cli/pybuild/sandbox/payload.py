@@ -186,12 +186,13 @@ def _limit(spec: SandboxSpec) -> None:
 
 
 def _enter_directory(path: str) -> None:
+    absolute = b"/" + os.fsencode(path).lstrip(b"/")
     try:
-        fd = syscalls.openat2(
-            -100, b"/" + os.fsencode(path).lstrip(b"/"), os.O_PATH | os.O_DIRECTORY, syscalls.RESOLVE_NO_MAGICLINKS
-        )
-    except FileNotFoundError as error:
-        raise SandboxError(f"working directory does not exist in the image: {path}", "WORKDIR makes it") from error
+        try:
+            fd = _open_directory(-100, absolute)
+        except FileNotFoundError:
+            # An image may name a directory that it does not have; runtimes make it
+            fd = _make_directory(absolute)
     except OSError as error:
         raise SandboxError(f"cannot enter the working directory: {path}: {error.strerror}") from error
     os.fchdir(fd)
@@ -199,6 +200,30 @@ def _enter_directory(path: str) -> None:
     # Outside of the root getcwd says so: then a descriptor of the host has leaked in somewhere
     if not os.getcwdb().startswith(b"/"):
         raise SandboxError(f"working directory is outside of the image: {path}")
+
+
+def _open_directory(place: int, path: bytes) -> int:
+    return syscalls.openat2(place, path, os.O_PATH | os.O_DIRECTORY, syscalls.RESOLVE_NO_MAGICLINKS)
+
+
+def _make_directory(path: bytes) -> int:
+    """Make what is missing of a directory and return a descriptor of it; raise OSError."""
+    fd = _open_directory(-100, b"/")
+    for part in path.split(b"/"):
+        if not part:
+            continue
+        try:
+            try:
+                os.mkdir(part, dir_fd=fd)
+            except FileExistsError:
+                pass
+            else:
+                os.chmod(part, 0o755, dir_fd=fd)
+            below = _open_directory(fd, part)
+        finally:
+            os.close(fd)
+        fd = below
+    return fd
 
 
 def _become_user(who: Identity, mode: IdMode, emulation: Emulation) -> None:

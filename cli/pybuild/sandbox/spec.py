@@ -59,18 +59,19 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A process and its world.
 
     `argv` is executed without a shell. `env` is all of its environment but PATH and HOME, which get their usual
-    values when absent. `cwd` must exist in the image. `user` is `user[:group]` as in USER, "" for root; names
-    are looked up in the image. `lowers` are unpacked layers on the host, bottom first. `staging` is a directory
-    of the caller's on the same file system as a store that overlayfs can write to; the changes are left in its
-    `fs`; when it is there already, the process goes on from it. `shm_size` is in bytes, 0 the default.
-    `ulimits` are (name, soft, hard), -1 for unlimited. `extra_hosts` are "name:ip". `resolv_conf` takes the
-    place of the host's when not None; with the network "private" the caller has joined it. `scripts` are (name,
-    content) of files below /dev/pipes. `emulation` of root, for where one id is mapped: "fake" lets changes of
-    owner and identity seem to succeed, "full" keeps track of them. `insecure` leaves the process all that root of a
-    user namespace may do: all capabilities, all system calls, nothing of /proc and /sys hidden. `stdin` is
-    /dev/null, a descriptor that is "given", or, with the two for output, a new "terminal" (`sandbox/terminal.py`).
-    With the `snapshotter` "copy" nothing is stacked: `fs` is there and holds the whole tree, to be changed in place.
-    `grace` is how many seconds a cancelled process has between SIGTERM and SIGKILL.
+    values when absent. `cwd` is made, as root's, when the image lacks it. `user` is `user[:group]` as in USER,
+    "" for root; names are looked up in the image. `lowers` are unpacked layers on the host, bottom first.
+    `staging` is a directory of the caller's on the same file system as a store that overlayfs can write to; the
+    changes are left in its `fs`; when it is there already, the process goes on from it. `shm_size` is in bytes,
+    0 the default. `ulimits` are (name, soft, hard), -1 for unlimited. `extra_hosts` are "name:ip".
+    `resolv_conf` takes the place of the host's when not None; with the network "private" the caller has joined
+    it. `scripts` are (name, content) of files below /dev/pipes. `emulation` of root, for where one id is
+    mapped: "fake" lets changes of owner and identity seem to succeed, "full" keeps track of them. `insecure`
+    leaves the process all that root of a user namespace may do: all capabilities, all system calls, nothing of
+    /proc and /sys hidden. `stdin` is /dev/null, a descriptor that is "given", or, with the two for output, a
+    new "terminal" (`sandbox/terminal.py`). With the `snapshotter` "copy" nothing is stacked: `fs` is there and
+    holds the whole tree, to be changed in place. `grace` is how many seconds a cancelled process has between
+    SIGTERM and SIGKILL.
     """
 
     argv: tuple[str, ...]
