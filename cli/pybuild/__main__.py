@@ -24,16 +24,21 @@ def main() -> int:
 
 def _child(words: list[str]) -> int:
     match words:
-        case ["worker", control, "multi" | "root" | "single" as mode]:
+        case [
+            "worker",
+            control,
+            "multi" | "root" | "single" as mode,
+            "namespaces" | "ids" | "bare" as footing,
+        ]:
             from pybuild.sandbox.enter import enter
 
             # First the namespaces: the parent maps their ids while the rest is imported
-            if not enter(int(control)):
+            if not enter(int(control), footing):
                 return 1
             from pybuild.engine.jobs import JOBS
             from pybuild.sandbox.child import serve
 
-            return serve(int(control), mode, JOBS)
+            return serve(int(control), mode, JOBS, footing)
         case ["daemon", *rest]:
             from pybuild.daemon.serve import main as serve_daemon
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 
-from pybuild.sandbox import idmap, syscalls
+from pybuild.sandbox import caps, idmap, syscalls
 from pybuild.sandbox.machine import this_machine
 from pybuild.sandbox.probe.trial import SECONDS
 
@@ -48,6 +48,58 @@ def seccomp() -> None:
     ]
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
     syscalls.seccomp_filter(b"".join(struct.pack("HBBI", *row) for row in rows))
+
+
+def _filter(*denied: str) -> None:
+    """Answer EPERM to these calls, and to clone when it asks for a namespace; clone3 is answered ENOSYS."""
+    load, equal, any_bit, give = 0x20, 0x15, 0x45, 0x06
+    numbers = this_machine().numbers
+    rows = [(load, 0, 0, 0)]
+    for name in denied:
+        rows += [(equal, 0, 1, numbers[name]), (give, 0, 0, 0x00050001)]
+    rows += [(equal, 0, 1, numbers["clone3"]), (give, 0, 0, 0x00050026)]
+    rows += [(equal, 0, 3, numbers["clone"]), (load, 0, 0, 16), (any_bit, 0, 1, 0x7E020000), (give, 0, 0, 0x00050001)]
+    rows += [(give, 0, 0, 0x7FFF0000)]
+    syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+    syscalls.seccomp_filter(b"".join(struct.pack("HBBI", *row) for row in rows))
+
+
+_MOUNTING = (
+    "mount",
+    "umount2",
+    "pivot_root",
+    "fsopen",
+    "fsconfig",
+    "fsmount",
+    "open_tree",
+    "move_mount",
+    "mount_setattr",
+)
+
+
+def container() -> None:
+    """Root of a container with Docker's capabilities and the calls its filter refuses: no namespaces, no mounts."""
+    if os.geteuid() != 0:
+        _own_namespace()
+    caps.limit_bounding_set()
+    caps.limit_own()
+    _filter("unshare", "setns", *_MOUNTING)
+
+
+def container_without_chroot() -> None:
+    """As `container`, and the capability to change the root directory is missing too."""
+    if os.geteuid() != 0:
+        _own_namespace()
+    caps.limit_bounding_set()
+    kept = caps.KEPT & syscalls.capabilities() & ~(1 << caps.NUMBERS["SYS_CHROOT"])
+    syscalls.prctl(syscalls.PR_CAPBSET_DROP, caps.NUMBERS["SYS_CHROOT"])
+    syscalls.capset(kept, kept, 0)
+    _filter("unshare", "setns", *_MOUNTING)
+
+
+def no_mounts() -> None:
+    """User namespaces may be made, and nothing be mounted in them."""
+    _filter(*_MOUNTING)
 
 
 def chroot() -> None:
@@ -196,7 +248,7 @@ LACKS = {
     for action in (
         *(no_user_namespaces, seccomp, chroot, masked_proc, nested, store_on_overlay, read_only_store, store_limits),
         *(failing_helper, idle_helper, powerless_helper, no_ranges, no_new_privileges, other_group, refused_helper),
-        no_control_groups,
+        *(no_control_groups, container, container_without_chroot, no_mounts),
     )
 }
 

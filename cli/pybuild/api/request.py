@@ -95,6 +95,7 @@ class BuildRequest(NamedTuple):
     takes after the build, `min_free` what it leaves free on its disk; 0 is none. `build_contexts` are named contexts:
     absolute paths of directories, addresses, `docker-image://NAME`, `oci-layout://PATH[:TAG][@DIGEST]`, `target:STAGE`.
     Without `remembers` results of steps do not enter the cache.
+    `isolation` is auto, namespaces or chroot, or "" for what PYBUILD_ISOLATION says where it is built.
     """
 
     context: str = ""
@@ -118,6 +119,7 @@ class BuildRequest(NamedTuple):
     step_timeout: float = 0.0
     root_emulation: str = "auto"
     snapshotter: str = ""
+    isolation: str = ""
     secrets: Mapping[str, Secret] = _NOTHING
     ssh: tuple[Agent, ...] = ()
     allow: tuple[str, ...] = ()
@@ -199,6 +201,7 @@ class ShellRequest(NamedTuple):
     proxies: Mapping[str, str] = _NOTHING
     root_emulation: str = "auto"
     snapshotter: str = ""
+    isolation: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""

@@ -97,6 +97,13 @@ def build(
             metavar="KIND",
         ),
     ] = "",
+    isolation: Annotated[
+        str,
+        Option(
+            help="How RUN is kept apart: auto, namespaces or chroot; else $PYBUILD_ISOLATION.",
+            metavar="KIND",
+        ),
+    ] = "",
     secret: Annotated[
         list[str] | None,
         Option(help="For RUN --mount=type=secret: id=ID[,src=FILE|,env=NAME].", metavar="SPEC"),
@@ -165,6 +172,7 @@ def build(
         platform=platform,
         root_emulation=flags.emulation(root_emulation),
         snapshotter=flags.snapshotter(snapshotter),
+        isolation=flags.isolation(isolation),
         dockerfile_text=_dockerfile_text(file, context),
         limits=flags.limits(memory, memory_swap, cpus, cpu_quota, cpu_period, cpuset_cpus, pids_limit, limits),
         ca_bundle=flags.ca_bundle(ca_bundle),

@@ -178,6 +178,11 @@ def snapshotter(text: str) -> str:
     return _one_of(text or os.environ.get("PYBUILD_SNAPSHOTTER", ""), "snapshotter", ("auto", "overlay", "copy"))
 
 
+def isolation(text: str) -> str:
+    """Return how RUN steps are kept apart, of an option or of PYBUILD_ISOLATION."""
+    return _one_of(text or os.environ.get("PYBUILD_ISOLATION", ""), "isolation", ("auto", "namespaces", "chroot"))
+
+
 def _one_of(text: str, what: str, known: tuple[str, ...]) -> str:
     if text and text not in known:
         raise UsageError(f"unknown {what}: {text}", f"known: {', '.join(known)}")

@@ -30,6 +30,7 @@ def shell(
     network: Annotated[str, Option(help="As of `pybuild build`.", metavar="MODE")] = "",
     root_emulation: Annotated[str, Option(help="As of `pybuild build`; images only.", metavar="HOW")] = "auto",
     snapshotter: Annotated[str, Option(help="As of `pybuild build`; images only.", metavar="KIND")] = "",
+    isolation: Annotated[str, Option(help="As of `pybuild build`.", metavar="KIND")] = "",
     inline: Annotated[
         bool | None,
         Option("--inline/--no-inline", help="In this process, or in the daemon; the default is what is ready."),
@@ -54,6 +55,7 @@ def shell(
         proxies=proxies.configured(paths.config(), os.environ),
         root_emulation=flags.emulation(root_emulation),
         snapshotter=flags.snapshotter(snapshotter),
+        isolation=flags.isolation(isolation),
     )
     from pybuild.client import connect
 

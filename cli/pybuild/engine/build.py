@@ -88,7 +88,7 @@ def _build(
         stack.enter_context(store.session())
         if request.max_size or request.min_free:
             store.cache.note_every_use()
-        workers = stack.enter_context(Workers(cancel))
+        workers = stack.enter_context(Workers(cancel, request.isolation))
         # Before there is a worker, which stays in the group it starts in
         limiter = Limiter(request.limits, [os.getpid()])
         limits_told = limiter.prepare()

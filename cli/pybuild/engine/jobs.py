@@ -7,7 +7,7 @@ made and touch files of mapped ids.
 import errno
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -26,6 +26,9 @@ from pybuild.sandbox.run import run as run_sandbox
 from pybuild.sandbox.spec import RunEnd, SandboxSpec
 from pybuild.tree.entry import Entry
 from pybuild.tree.notes import OWNER_XATTR, owner_note
+
+if TYPE_CHECKING:
+    from pybuild.sandbox.standins import Tools
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -54,6 +57,10 @@ def run(params: Any, fds: list[int]) -> RunResult:
     if spec.snapshotter == "copy":
         _note(spec.staging)
     try:
+        if spec.isolation == "chroot":
+            from pybuild.sandbox import chroot
+
+            return RunResult(*chroot.run(spec, mode, stdout, stderr, pack, _tools(), groups))
         return RunResult(*run_sandbox(spec, mode, stdout, stderr, pack, namespace, groups))
     finally:
         # Before the answer: whoever gets it may want at once what was held
@@ -69,7 +76,18 @@ def shell(params: Any, fds: list[int]) -> RunEnd:
     stdout, stderr, *others = fds
     stdin = [others.pop(0)] if spec.stdin == "given" else []
     namespace = others.pop(0) if spec.network == "private" else None
+    if spec.isolation == "chroot":
+        from pybuild.sandbox import chroot
+
+        return chroot.run(spec, mode, stdout, stderr, lambda _: None, _tools(), others, stdin)[0]
     return run_sandbox(spec, mode, stdout, stderr, lambda _: None, namespace, others, stdin)[0]
+
+
+def _tools() -> "Tools":
+    from pybuild.layer.clone import copy_any
+    from pybuild.sandbox.standins import Tools
+
+    return Tools(remove=remove_tree, copy=copy_any)
 
 
 def pack(params: Any, fds: list[int]) -> Packed:

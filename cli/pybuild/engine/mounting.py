@@ -211,7 +211,7 @@ class _Preparing:
         held = self._stack.enter_context(
             self._in.store.caches.use(
                 name,
-                _sharing(mount.sharing),
+                self._sharing_of(mount),
                 id=mount.id,
                 target=mount.target,
                 make=lambda path: self._make_cache(path, mount),
@@ -221,6 +221,10 @@ class _Preparing:
         )
         self.locks.append(held.lock)
         return held.path
+
+    def _sharing_of(self, mount: CacheMount) -> Sharing:
+        # Without mounts it is lent to one RUN, moved into its tree
+        return "locked" if self._in.workers.isolation == "chroot" else _sharing(mount.sharing)
 
     def _waiting(self, mount: CacheMount) -> Callable[[], None]:
         told = False

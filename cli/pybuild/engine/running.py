@@ -96,6 +96,7 @@ def run(
             scripts=op.scripts,
             emulation=workers.emulation(request.root_emulation),
             snapshotter=ground.snapshotter,
+            isolation=workers.isolation,
         )
         by_hand = False
         attempt = partial(_attempt, op, spec, network, inputs, mounted, number, line, blob.fd)

@@ -42,7 +42,7 @@ def run_shell(request: ShellRequest, *, store_root: Path, emit: Callable[[Event]
     with ExitStack() as stack:
         store = stack.enter_context(Store.open(store_root))
         stack.enter_context(store.session())
-        workers = stack.enter_context(Workers(cancel))
+        workers = stack.enter_context(Workers(cancel, request.isolation))
         for left_over in store.sweep():
             workers.remove_if_possible(left_over)
         enter = _kept_world if kept.is_name(request.name) and store.kept.has(request.name) else _image_world
@@ -101,6 +101,7 @@ def _image_world(request: ShellRequest, store: Store, workers: Workers) -> Itera
             lowers=ground.lowers,
             staging=os.fsencode(ground.staging),
             snapshotter=ground.snapshotter,
+            isolation=workers.isolation,
             env=tuple((name, value) for name, _, value in (item.partition("=") for item in config.Env or ())),
             cwd=config.WorkingDir or "/",
             user=config.User,
@@ -124,5 +125,7 @@ def _kept_world(request: ShellRequest, store: Store, workers: Workers) -> Iterat
         # A whole tree needs no layers below
         stacked = world.snapshotter == "overlay"
         lowers = _grounds(store, workers, request).lowers(step.diff_ids) if stacked else ()
-        spec = msgspec.structs.replace(world, staging=os.fsencode(directory), lowers=lowers)
+        spec = msgspec.structs.replace(
+            world, staging=os.fsencode(directory), lowers=lowers, isolation=workers.isolation
+        )
         yield World(_asked(spec, shell_of(world.argv), request), request.network or step.network)

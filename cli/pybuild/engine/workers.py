@@ -11,11 +11,13 @@ from threading import Lock, Thread
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from pybuild.engine import footings
 from pybuild.errors import CancelledError, UsageError
 from pybuild.layer.tarwriter import Packed
 from pybuild.sandbox import idmap
-from pybuild.sandbox.errors import IdMapError, SandboxError
-from pybuild.sandbox.spec import EMULATIONS, SNAPSHOTTERS, Emulation, RunEnd, SandboxSpec, Snapshotter
+from pybuild.sandbox.errors import IdMapError, NetworkError, SandboxError, UserNamespaceError
+from pybuild.sandbox.idmap import Footing, IdMap
+from pybuild.sandbox.spec import EMULATIONS, SNAPSHOTTERS, Emulation, Isolation, RunEnd, SandboxSpec, Snapshotter
 from pybuild.sandbox.worker import Job, Worker
 from pybuild.tree.entry import Entry
 
@@ -41,8 +43,10 @@ class Workers:
     removals are carried out all the same.
     """
 
-    def __init__(self, cancel: Flag) -> None:
+    def __init__(self, cancel: Flag, isolation: str = "") -> None:
         self._cancel = cancel
+        self._footings = footings.wanted(isolation)
+        self._footing: Footing = self._footings[0]
         self._lock = Lock()
         self._worker: Worker | None = None
         self._ids = idmap.choose()
@@ -78,6 +82,12 @@ class Workers:
     def mode(self) -> str:
         """Return the id mode: multi, root or single. Only once there is a worker (`prepare`) it is sure to stay."""
         return self._ids.mode
+
+    @property
+    def isolation(self) -> Isolation:
+        """Return how RUN steps are kept apart. Starts the worker, as only that tells; raises SandboxError."""
+        self.prepare()
+        return "namespaces" if self._footing == "namespaces" else "chroot"
 
     def emulation(self, wanted: str) -> Emulation:
         """Return how RUN steps emulate root: not at all where ids need not be emulated, else as asked for.
@@ -121,14 +131,34 @@ class Workers:
                 self._watcher.start()
 
     def _start(self) -> Worker:
-        """Start the worker, with one id when the helpers cannot do what they promise; raise SandboxError."""
+        """Start the worker on the best footing that is allowed; raise SandboxError."""
+        refused: UserNamespaceError | None = None
+        for footing in self._footings:
+            try:
+                worker = self._start_on(footing)
+            except UserNamespaceError as error:
+                refused = refused or error
+                continue
+            self._footing = footing
+            if footing != "namespaces" and self._inform is not None:
+                self._inform(footings.less_isolated(refused))
+            return worker
+        assert refused is not None
+        raise footings.explained(refused, self._footings)
+
+    def _start_on(self, footing: Footing) -> Worker:
+        """Start the worker, with one id when the helpers cannot do what they promise."""
+        if footing == "bare":
+            # Nothing is mapped: all ids are themselves, if there is more than one
+            self._ids = IdMap("root" if idmap.may_map_all() else "single", (), ())
+            return Worker.start(self._ids, footing)
         try:
-            return Worker.start(self._ids)
+            return Worker.start(self._ids, footing)
         except IdMapError as error:
             if self.mode == "single" or os.environ.get(idmap.OVERRIDE):
                 raise
             ids = idmap.choose("single")
-            worker = Worker.start(ids)
+            worker = Worker.start(ids, footing)
             self._ids = ids
             self._why_single = idmap.explain(error)
         if self._tell is not None:
@@ -146,7 +176,8 @@ class Workers:
         from pybuild.sandbox.network import open_private
 
         self._check()
-        self.prepare()
+        if self.isolation == "chroot":
+            raise NetworkError("a network of its own needs namespaces")
         assert self._worker is not None
         return open_private(self._worker, helpers)
 
@@ -255,6 +286,8 @@ class Workers:
         `staging` makes a directory there. What had to be done without is told. Raises SandboxError, UsageError for an
         unknown word.
         """
+        if wanted == "overlay" and self.isolation == "chroot":
+            raise SandboxError("the snapshotter `overlay` needs mounts, which are refused here", "use `auto` or `copy`")
         if wanted == "overlay":
             return "overlay"
         if wanted not in ("auto", "copy"):
@@ -262,9 +295,9 @@ class Workers:
         with self._store_lock:
             if self._store_problem is None:
                 self._store_problem, self.shares_content = self._try_store(staging())
-                if wanted == "auto" and self._store_problem and self._inform is not None:
+                if wanted == "auto" and self._store_problem and self._inform is not None and self.isolation != "chroot":
                     self._inform(f"each tree of a RUN is a copy: {self._store_problem}")
-        return "copy" if wanted == "copy" or self._store_problem else "overlay"
+        return "copy" if wanted == "copy" or self._store_problem or self.isolation == "chroot" else "overlay"
 
     def _try_store(self, staging: Path) -> tuple[str, bool]:
         try:

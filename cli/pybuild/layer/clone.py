@@ -20,6 +20,22 @@ _BLOCK = 1 << 20
 _ASIDE = b".pybuild-parted"
 
 
+def copy_any(fd: int, name: bytes, into: int, new: bytes) -> None:
+    """Copy a name in one directory to a new name in another, with all below it; b"." is the directory itself."""
+    state = os.stat(name, dir_fd=fd, follow_symlinks=False)
+    if not stat.S_ISDIR(state.st_mode):
+        copy_name(fd, name, into, new, state)
+        return
+    os.mkdir(new, 0o700, dir_fd=into)
+    source = os.open(name, OPEN_DIRECTORY, dir_fd=fd)
+    dest = os.open(new, OPEN_DIRECTORY, dir_fd=into)
+    try:
+        clone_tree(source, dest)
+    finally:
+        os.close(source)
+        os.close(dest)
+
+
 def has_references(directory: int) -> bool:
     """Can files in this directory share their content? Tried with two files that have no name."""
     try:

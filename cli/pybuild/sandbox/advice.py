@@ -108,6 +108,11 @@ def _without_filter() -> str:
     return ways.get(container(), general)
 
 
+def joined(message: str, hint: str) -> str:
+    """Return an error and its hint in one line."""
+    return f"{message} ({hint})" if hint else message
+
+
 def apparmor_restricts() -> bool:
     """Does AppArmor take the power of user namespaces from programs it has no profile of? Root is exempt."""
     return sysctl("kernel/apparmor_restrict_unprivileged_userns") == "1" and os.geteuid() != 0

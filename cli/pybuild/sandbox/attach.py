@@ -54,7 +54,7 @@ class Attaching:
                 with _told(f"cannot make a place for the mount: {target}"):
                     place = self._stubs.place(volume.target, directory=is_directory)
                 try:
-                    self._check(place, target)
+                    check_target(self._stubs.path_of(place), target)
                     # Before it is hidden
                     self._stubs.settle()
                     with _told(f"cannot mount on {target}"):
@@ -63,11 +63,6 @@ class Attaching:
                     os.close(place)
             finally:
                 os.close(mount)
-
-    def _check(self, place: int, target: str) -> None:
-        path = self._stubs.path_of(place)
-        if path in _OWN or path.startswith(b"proc/"):
-            raise SandboxError(f"this is no place for a mount: {target}", "/proc, /sys and /dev belong to the sandbox")
 
     def _make(self, volume: Volume) -> int:
         """Return what is to be mounted, detached."""
@@ -162,6 +157,12 @@ class Attaching:
     def _name(self) -> bytes:
         self._count += 1
         return b"volume%d" % self._count
+
+
+def check_target(path: bytes, target: str) -> None:
+    """Raise SandboxError if that path in the image, to which `target` leads, cannot be mounted upon."""
+    if path in _OWN or path.startswith(b"proc/"):
+        raise SandboxError(f"this is no place for a mount: {target}", "/proc, /sys and /dev belong to the sandbox")
 
 
 @contextmanager

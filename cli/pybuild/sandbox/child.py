@@ -16,9 +16,9 @@ from typing import Any, NamedTuple, NoReturn
 import msgspec
 
 from pybuild.errors import PybuildError
-from pybuild.sandbox import syscalls, wire
+from pybuild.sandbox import descendants, syscalls, wire
 from pybuild.sandbox.emulate.install import build_programs
-from pybuild.sandbox.idmap import IdMode
+from pybuild.sandbox.idmap import Footing, IdMode
 from pybuild.sandbox.run import make_ready, ready_descriptors, seccomp_program
 
 LASTING = frozenset({"run", "try_store"})
@@ -33,16 +33,16 @@ Job = Callable[[Any, list[int]], object]
 """Parameters in plain types and descriptors in; out comes what msgpack can carry. PybuildErrors travel back."""
 
 
-def serve(number: int, mode: IdMode, jobs: Mapping[str, Job]) -> int:
+def serve(number: int, mode: IdMode, jobs: Mapping[str, Job], footing: Footing = "namespaces") -> int:
     """Take on the mapped ids after `enter`, then serve jobs until the parent goes; return the exit status.
 
     `number` is the control socket's descriptor.
     """
     with socket.socket(fileno=number) as control:
-        return _serve(control, mode, jobs)
+        return _serve(control, mode, jobs, footing)
 
 
-def _serve(control: socket.socket, mode: IdMode, jobs: Mapping[str, Job]) -> int:
+def _serve(control: socket.socket, mode: IdMode, jobs: Mapping[str, Job], footing: Footing) -> int:
     if control.recv(16) != b"mapped":
         return 1
     step = "become root of the user namespace"
@@ -51,8 +51,6 @@ def _serve(control: socket.socket, mode: IdMode, jobs: Mapping[str, Job]) -> int
             os.setgroups([])
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
-        step = "separate the mount namespace"
-        syscalls.mount(b"none", b"/", b"", syscalls.MS_REC | syscalls.MS_SLAVE)
         # From here on its memory and descriptors are closed to processes of the same user
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     except OSError as error:
@@ -69,7 +67,7 @@ def _serve(control: socket.socket, mode: IdMode, jobs: Mapping[str, Job]) -> int
     gc.collect()
     gc.disable()
     gc.freeze()
-    _Server(control, mode, jobs).loop()
+    _Server(control, mode, jobs, footing).loop()
     return 0
 
 
@@ -87,8 +85,11 @@ class _Server:
     in a new one is copied page by page.
     """
 
-    def __init__(self, control: socket.socket, mode: IdMode, jobs: Mapping[str, Job]) -> None:
+    def __init__(
+        self, control: socket.socket, mode: IdMode, jobs: Mapping[str, Job], footing: Footing = "namespaces"
+    ) -> None:
         self._control = control
+        self._footing = footing
         self._mode = mode
         self._jobs = jobs
         self._idle: list[_Process] = []
@@ -132,7 +133,7 @@ class _Server:
 
     def _prepare(self) -> None:
         """Let the next process make a sandbox ready while none is at work: they would hinder each other."""
-        if self._idle and not self._running:
+        if self._footing == "namespaces" and self._idle and not self._running:
             with suppress(ConnectionError):
                 self._idle[-1].orders.send(_PREPARE)
 
@@ -144,6 +145,9 @@ class _Server:
                 for process in [process for process in self._idle if process.pid == ended]:
                     self._idle.remove(process)
                     process.orders.close()
+        if self._footing != "namespaces":
+            # What a job leaves that is killed: no namespace ends with it
+            descendants.kill_children({process.pid for process in (*self._idle, *self._running.values())})
         self._prepare()
 
     def _unwatch(self, process: _Process) -> socket.socket:
@@ -191,6 +195,8 @@ class _Server:
         for process in (*self._idle, *self._running.values()):
             with suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGKILL)
+        if self._footing != "namespaces":
+            descendants.end_children()
         with suppress(ChildProcessError):
             while True:
                 os.waitpid(-1, 0)

@@ -5,8 +5,8 @@ import os
 from pybuild.sandbox import syscalls
 
 
-def enter(control: int) -> bool:
-    """Make the namespaces; `control` is the descriptor of the control socket. Tell whether it was allowed.
+def enter(control: int, footing: str = "namespaces") -> bool:
+    """Make the namespaces of a footing; `control` is the descriptor of the control socket. Tell whether it was allowed.
 
     The parent is told either way.
     """
@@ -17,9 +17,17 @@ def enter(control: int) -> bool:
     syscalls.close_range(max(control + 1, 3))
     step = "make a user namespace"
     try:
-        syscalls.unshare(syscalls.CLONE_NEWUSER)
-        step = "make a mount namespace"
-        syscalls.unshare(syscalls.CLONE_NEWNS)
+        if footing in ("namespaces", "ids"):
+            syscalls.unshare(syscalls.CLONE_NEWUSER)
+        if footing == "namespaces":
+            step = "make a mount namespace"
+            syscalls.unshare(syscalls.CLONE_NEWNS)
+            step = "separate the mount namespace"
+            syscalls.mount(b"none", b"/", b"", syscalls.MS_REC | syscalls.MS_SLAVE)
+        else:
+            # To where it is: that changes nothing, and tells whether it may
+            step = "change the root directory"
+            os.chroot("/")
     except OSError as error:
         os.write(control, f"refused {error.errno} {step}".encode())
         return False

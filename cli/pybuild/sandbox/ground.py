@@ -5,6 +5,7 @@ took the place of, for the time of the RUN, and afterwards the paths whose ctime
 """
 
 import os
+from collections.abc import Collection
 from contextlib import suppress
 
 import msgspec
@@ -48,7 +49,9 @@ def open_aside(spec: SandboxSpec, staging: int) -> int | None:
     return os.open(_ASIDE, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staging)
 
 
-def finish(spec: SandboxSpec, staging: int, upper: int, made: Made) -> None:
+def finish(
+    spec: SandboxSpec, staging: int, upper: int, made: Made, touched_too: Collection[bytes] = frozenset()
+) -> None:
     """Take out of the tree `upper` what was made for mounts, and leave nothing else in `staging` that is not needed."""
     gone = remove_stubs(upper, made)
     if spec.snapshotter == "overlay":
@@ -63,7 +66,7 @@ def finish(spec: SandboxSpec, staging: int, upper: int, made: Made) -> None:
     finally:
         os.close(aside)
     _clear_aside(staging)
-    _note_touched(staging, made)
+    _note_touched(staging, made, touched_too)
 
 
 def note(staging: int, name: bytes, data: bytes) -> None:
@@ -98,11 +101,11 @@ def forget(staging: int) -> None:
             os.unlink(name, dir_fd=staging)
 
 
-def _note_touched(staging: int, made: Made) -> None:
+def _note_touched(staging: int, made: Made, more: Collection[bytes]) -> None:
     paths = [path for path, _ in (*made.files, *made.directories, *made.aside)] + [item.path for item in made.lent]
     parents = {path.rpartition(b"/")[0] for path in paths}
     known = set(touched(staging))
-    found = known | parents | {path for path, _ in made.aside}
+    found = known.union(parents, (path for path, _ in made.aside), more)
     if found != known:
         note(staging, _TOUCHED, msgspec.msgpack.encode(sorted(found)))
 
@@ -113,8 +116,11 @@ def _clear_aside(staging: int) -> None:
     except FileNotFoundError:
         return
     try:
-        for name in os.listdir(aside):
-            os.unlink(name, dir_fd=aside)
+        for name in map(os.fsencode, os.listdir(aside)):
+            try:
+                os.unlink(name, dir_fd=aside)
+            except IsADirectoryError:
+                overlay.remove_directory(aside, name)
     finally:
         os.close(aside)
     os.rmdir(_ASIDE, dir_fd=staging)

@@ -16,6 +16,8 @@ from pybuild.sandbox.errors import IdMapError, SandboxError, UserNamespaceError
 
 IdMode = Literal["multi", "root", "single"]
 MODES: tuple[IdMode, ...] = ("multi", "root", "single")
+Footing = Literal["namespaces", "ids", "bare"]
+"""What a worker makes for itself: a user and a mount namespace, only the user namespace, or nothing."""
 Extent = tuple[int, int, int]
 """First id inside, first id outside, how many: a line of uid_map (user_namespaces(7))."""
 
@@ -72,7 +74,7 @@ def why_single() -> str:
 
 def explain(error: IdMapError) -> str:
     """Return an error and its hint in one line."""
-    return f"{error.message} ({error.hint})" if error.hint else error.message
+    return advice.joined(error.message, error.hint)
 
 
 def _single() -> IdMap:

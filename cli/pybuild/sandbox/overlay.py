@@ -50,19 +50,20 @@ def clear(staging: int) -> None:
     """Leave only the upper directory. Must run in the namespace: overlayfs keeps a directory of mode 000."""
     for name in (WORK, _EMPTY):
         try:
-            _remove(staging, name)
+            remove_directory(staging, name)
         except FileNotFoundError:
             continue
 
 
-def _remove(parent: int, name: bytes) -> None:
+def remove_directory(parent: int, name: bytes) -> None:
+    """Remove a directory that is not deep, with all that is in it."""
     fd = os.open(name, _DIRECTORY, dir_fd=parent)
     try:
         for child in map(os.fsencode, os.listdir(fd)):
             try:
                 os.unlink(child, dir_fd=fd)
             except (IsADirectoryError, PermissionError):
-                _remove(fd, child)
+                remove_directory(fd, child)
     finally:
         os.close(fd)
     os.rmdir(name, dir_fd=parent)

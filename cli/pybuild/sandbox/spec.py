@@ -15,6 +15,8 @@ Emulation = Literal["off", "fake", "full"]
 EMULATIONS: tuple[Emulation, ...] = ("off", "fake", "full")
 Snapshotter = Literal["overlay", "copy"]
 SNAPSHOTTERS: tuple[Snapshotter, ...] = ("overlay", "copy")
+Isolation = Literal["namespaces", "chroot"]
+ISOLATIONS: tuple[Isolation, ...] = ("namespaces", "chroot")
 Stdin = Literal["null", "given", "terminal"]
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -70,8 +72,8 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
     leaves the process all that root of a user namespace may do: all capabilities, all system calls, nothing of
     /proc and /sys hidden. `stdin` is /dev/null, a descriptor that is "given", or, with the two for output, a
     new "terminal" (`sandbox/terminal.py`). With the `snapshotter` "copy" nothing is stacked: `fs` is there and
-    holds the whole tree, to be changed in place. `grace` is how many seconds a cancelled process has between
-    SIGTERM and SIGKILL.
+    holds the whole tree, to be changed in place. With the `isolation` "chroot", which needs that, nothing is
+    mounted either. `grace` is how many seconds a cancelled process has between SIGTERM and SIGKILL.
     """
 
     argv: tuple[str, ...]
@@ -94,6 +96,7 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
     emulation: Emulation = "off"
     stdin: Stdin = "null"
     snapshotter: Snapshotter = "overlay"
+    isolation: Isolation = "namespaces"
 
     def __post_init__(self) -> None:
         """Raise SandboxError for what no sandbox could be made of."""
@@ -138,6 +141,7 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
             "emulation": self.emulation,
             "stdin": self.stdin,
             "snapshotter": self.snapshotter,
+            "isolation": self.isolation,
         }
 
     @staticmethod
@@ -165,6 +169,7 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
             emulation=data["emulation"],
             stdin=data["stdin"],
             snapshotter=data["snapshotter"],
+            isolation=data["isolation"],
         )
 
     def describe(self) -> str:

@@ -101,6 +101,14 @@ class Stubs:
         finally:
             os.close(directory)
 
+    def has(self, target: bytes) -> bool:
+        """Does the tree have something there, links followed inside of it?"""
+        try:
+            os.close(syscalls.openat2(self._root, target, os.O_PATH, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS))
+        except OSError:
+            return False
+        return True
+
     def lend(self, target: bytes, content: bytes, mode: int) -> None:
         """Put a file at a target, as `file` finds it, in the place of what is there."""
         parent, _, name = target.strip(b"/").rpartition(b"/")

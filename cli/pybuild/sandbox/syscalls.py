@@ -56,6 +56,7 @@ _FSCONFIG_SET_FLAG = 0
 _FSCONFIG_SET_STRING = 1
 _FSCONFIG_CMD_CREATE = 6
 _CLOSE_RANGE_CLOEXEC = 4
+_LANDLOCK_CREATE_RULESET_VERSION = 1
 _SECCOMP_SET_MODE_FILTER = 1
 _SECCOMP_GET_ACTION_AVAIL = 2
 _SECCOMP_NEW_LISTENER = 8
@@ -245,6 +246,26 @@ def seccomp_listener(program: bytes) -> int:
         # Before Linux 5.19 a signal makes the caller ask again
         result = _call("seccomp", _SECCOMP_SET_MODE_FILTER, _SECCOMP_NEW_LISTENER, head)
     return _check(result, "seccomp")
+
+
+def landlock_version() -> int:
+    """Return which version of Landlock the kernel has."""
+    return _check(_call("landlock_create_ruleset", None, 0, _LANDLOCK_CREATE_RULESET_VERSION), "landlock")
+
+
+def landlock_create_ruleset(attributes: bytes) -> int:
+    """Return a descriptor of a new set of rules; `attributes` is a struct landlock_ruleset_attr."""
+    return _check(_call("landlock_create_ruleset", attributes, len(attributes), 0), "landlock")
+
+
+def landlock_add_rule(rules: int, kind: int, rule: bytes) -> None:
+    """Add a rule, given as the struct of its kind."""
+    _check(_call("landlock_add_rule", rules, kind, rule, 0), "landlock")
+
+
+def landlock_restrict_self(rules: int) -> None:
+    """Put this process, and all that it will start, under a set of rules."""
+    _check(_call("landlock_restrict_self", rules, 0), "landlock")
 
 
 def close_range(first: int, last: int = 0xFFFFFFFF, *, on_exec: bool = False) -> None:

@@ -18,7 +18,7 @@ from pybuild.errors import CancelledError
 from pybuild.sandbox import idmap, wire
 from pybuild.sandbox.errors import JobFailedError as JobFailedError
 from pybuild.sandbox.errors import SandboxError
-from pybuild.sandbox.idmap import IdMap, IdMode
+from pybuild.sandbox.idmap import Footing, IdMap, IdMode
 
 if TYPE_CHECKING:
     from subprocess import Popen
@@ -129,13 +129,13 @@ class Worker:
         self._closed = False
 
     @staticmethod
-    def start(ids: IdMap | None = None) -> "Worker":
-        """Start a worker with its ids mapped so (`idmap.choose` by default).
+    def start(ids: IdMap | None = None, footing: Footing = "namespaces") -> "Worker":
+        """Start a worker with its ids mapped so (`idmap.choose` by default), in the namespaces of a footing.
 
         Returns when they are; the worker goes on to load its code meanwhile. Raises UserNamespaceError and
         IdMapError with advice.
         """
-        return _start(ids or idmap.choose())
+        return _start(ids or idmap.choose(), footing)
 
     def __enter__(self) -> "Worker":
         return self
@@ -235,9 +235,9 @@ def _plain(parameters: object) -> object:
     return parameters
 
 
-def worker_command(control: int, mode: IdMode) -> list[str]:
+def worker_command(control: int, mode: IdMode, footing: Footing = "namespaces") -> list[str]:
     """Return the command that runs this same program as a worker."""
-    words = ["_child", "worker", str(control), mode]
+    words = ["_child", "worker", str(control), mode, footing]
     if getattr(sys, "frozen", False):
         return [sys.executable, *words]
     # Without `site` it starts in half the time; nothing is looked for in the working directory
@@ -262,13 +262,13 @@ def worker_environment() -> dict[str, str]:
     return environment
 
 
-def _start(ids: IdMap) -> Worker:
+def _start(ids: IdMap, footing: Footing) -> Worker:
     import subprocess
 
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         process = subprocess.Popen(
-            worker_command(theirs.fileno(), ids.mode),
+            worker_command(theirs.fileno(), ids.mode, footing),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=None,
@@ -284,7 +284,8 @@ def _start(ids: IdMap) -> Worker:
         theirs.close()
     try:
         _expect_entered(ours, process)
-        idmap.write_maps(ids, process.pid, run_helper)
+        if footing != "bare":
+            idmap.write_maps(ids, process.pid, run_helper)
         ours.send(b"mapped", socket.MSG_NOSIGNAL)
     except BaseException as error:
         ours.close()
