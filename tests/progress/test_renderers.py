@@ -19,6 +19,7 @@ from pybuild.api.events import (
     ShellOpened,
     StepDone,
     StepLog,
+    StepMissed,
     StepStarted,
     Transfer,
     from_json,
@@ -221,5 +222,7 @@ def test_findings_of_checks_are_told_at_the_end(mode: str) -> None:
 
 
 def test_plain_lines_tell_why_a_step_was_not_cached() -> None:
-    events: list[Event] = [STEPS, StepStarted(1, NOW), StepDone(1, NOW, cached=False, reason="file a\x1b changed")]
-    assert render("plain", events).endswith("#2 DONE 0.0s, not cached: file a\\x1b changed\n\n")
+    why = "file a\x1b changed"
+    events: list[Event] = [STEPS, StepStarted(1, NOW), StepMissed(1, why), StepDone(1, NOW, cached=False, reason=why)]
+    assert render("plain", events).endswith("#2 not cached: file a\\x1b changed\n#2 DONE 0.0s\n\n")
+    assert "not cached" not in render("tty", events)

@@ -1,8 +1,8 @@
 """What a build, or a shell, tells while it runs: a closed union, one JSON object a line (`{"event": NAME, ...}`).
 
-The order of a build's events: Planned; Reads, StepStarted, StepLog, Transfer, StepDone and Notice in any
-interleaving (steps of independent stages overlap), among them ShellOpened and ShellEnded in turn where shells
-were asked for; last exactly one of Built, Checked and Failed.
+The order of a build's events: Planned; Reads, StepStarted, StepMissed, StepLog, Transfer, StepDone and
+Notice in any interleaving (steps of independent stages overlap), among them ShellOpened and ShellEnded in turn
+where shells were asked for; last exactly one of Built, Checked and Failed.
 Times are seconds since the epoch as float. `step` is an index into `Planned.steps`.
 
 They are named tuples rather than dataclasses: the client makes these classes at every start, and a dataclass
@@ -67,6 +67,13 @@ class Transfer(NamedTuple):
     label: str
     current: int
     total: int
+
+
+class StepMissed(NamedTuple):
+    """The cache has no result of a step; `reason` says why. A RUN begins after it, a COPY may be all but done."""
+
+    step: int
+    reason: str
 
 
 class StepDone(NamedTuple):
@@ -197,6 +204,7 @@ Event = (
     Planned
     | Reads
     | StepStarted
+    | StepMissed
     | StepLog
     | Transfer
     | StepDone
@@ -211,7 +219,7 @@ Event = (
 _KINDS: dict[str, type[Event]] = {
     kind.__name__: kind
     for kind in (
-        *(Planned, Reads, StepStarted, StepLog, Transfer, StepDone, Notice, Built, Checked, Failed),
+        *(Planned, Reads, StepStarted, StepMissed, StepLog, Transfer, StepDone, Notice, Built, Checked, Failed),
         *(ShellOpened, ShellEnded),
     )
 }

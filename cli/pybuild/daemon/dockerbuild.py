@@ -17,6 +17,7 @@ from pybuild.api.events import (
     ShellOpened,
     StepDone,
     StepLog,
+    StepMissed,
     StepStarted,
     Transfer,
 )
@@ -125,6 +126,8 @@ class DockerStream:
             case StepLog():
                 red = event.stream == "stderr"
                 return [_stream(f"\x1b[91m{event.text}\x1b[0m" if red else event.text)]
+            case StepMissed():
+                return []
             case StepDone():
                 return [_stream(" ---> Using cache\n")] if event.cached else []
             case Transfer():

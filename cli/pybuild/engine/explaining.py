@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from pybuild.api.events import Event, Notice
+from pybuild.api.events import Event, Notice, StepMissed
 from pybuild.api.request import BuildRequest
 from pybuild.dockerfile.addresses import redacted
 from pybuild.errors import CancelledError, NotFoundError, PybuildError
@@ -130,6 +130,7 @@ class Look:
             record.reason = NO_CACHE
         else:
             self._explainer.explain(record, self._account, self._listing)
+        self._explainer.emit(StepMissed(record.number, record.reason))
 
     def done(self) -> None:
         """Note that the step has its result."""
@@ -168,7 +169,7 @@ class Explainer:
         self.store = store
         self._request = request
         self._file = file
-        self._emit = emit
+        self.emit = emit
         self._stages = stages
         self._steps: list[StepRecord] = []
         self._lock = Lock()
@@ -239,7 +240,7 @@ class Explainer:
             self.store.builds.put(_encoder.encode(record), record.id, self._project)
         except StoreError as error:
             # The build itself is done, or has an error of its own to tell
-            self._emit(Notice("warning", error.message))
+            self.emit(Notice("warning", error.message))
 
     def explain(self, record: StepRecord, account: "Account", listing: "Listing | None") -> None:
         """Find out why there is no result of a step, and write it into its record."""

@@ -15,6 +15,7 @@ from pybuild.api.events import (
     ShellOpened,
     StepDone,
     StepLog,
+    StepMissed,
     StepStarted,
     Transfer,
 )
@@ -63,6 +64,8 @@ class PlainRenderer:
             case StepStarted():
                 self._started[event.step] = event.time
                 return [f"#{event.step + 1} {self._label(event.step)}"]
+            case StepMissed():
+                return [f"#{event.step + 1} not cached: {one_line(event.reason)}"]
             case StepLog():
                 return [self._log(event.step, line) for line in self._lines.feed(event.step, event.stream, event.text)]
             case Transfer():
@@ -71,8 +74,7 @@ class PlainRenderer:
                 lines = [self._log(event.step, line) for line in self._lines.flush(event.step)]
                 took = max(0.0, event.time - self._started.get(event.step, event.time))
                 ending = "CACHED" if event.cached else f"DONE {took:.1f}s"
-                why = f", not cached: {one_line(event.reason)}" if event.reason and not event.cached else ""
-                return [*lines, f"#{event.step + 1} {ending}{why}", ""]
+                return [*lines, f"#{event.step + 1} {ending}", ""]
             case Notice(rule=rule) if rule:
                 self._findings.append(event)
                 return []

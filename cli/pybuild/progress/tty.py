@@ -26,6 +26,7 @@ from pybuild.api.events import (
     ShellOpened,
     StepDone,
     StepLog,
+    StepMissed,
     StepStarted,
     Transfer,
 )
@@ -137,7 +138,7 @@ class TtyRenderer:
                 if event.failure is not None:
                     self._above += self._failed(event.step, event.time)
                     self._above += failure_lines(event.failure, ci=self._ci)
-            case ShellEnded() | Checked() | Reads():
+            case StepMissed() | ShellEnded() | Checked() | Reads():
                 pass
             case _ as unreachable:
                 assert_never(unreachable)
