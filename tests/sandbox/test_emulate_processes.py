@@ -283,6 +283,29 @@ def test_thread_that_becomes_another_user_takes_its_process_along(one: Box, lowe
     assert ran.out == "[] True (33, 33, 33) (33, 0)\n"
 
 
+def test_capabilities_go_with_root(one: Box, lowers: tuple[bytes, ...]) -> None:
+    ran = run(
+        one,
+        lowers,
+        """
+        import struct
+        def held(version=0x20080522):
+            header = ctypes.create_string_buffer(struct.pack("Ii", version, 0), 8)
+            data = ctypes.create_string_buffer(b"z" * 24, 24)
+            assert libc.capget(header, data) == 0
+            return struct.unpack("6I", data.raw)
+        root = held()
+        assert root[0] == root[1] != 0
+        os.setresuid(-1, 33, 0)
+        print(held() == (0, root[1], 0, 0, 0, 0))
+        os.setresuid(33, 33, 33)
+        print(held(), held(0x19980330)[:3])
+        print(libc.capget(ctypes.create_string_buffer(struct.pack("Ii", 0x20080522, 0), 8), 8), ctypes.get_errno())
+        """,
+    )
+    assert ran.out == "True\n(0, 0, 0, 0, 0, 0) (0, 0, 0)\n-1 14\n"
+
+
 def test_traced_process_becomes_another_user(one: Box, lowers: tuple[bytes, ...]) -> None:
     ran = run(
         one,

@@ -19,7 +19,7 @@ GET = ("getuid", "getgid", "geteuid", "getegid", "getresuid", "getresgid", "getg
 STAT = ("newfstatat", "stat", "lstat", "fstat", "statx")
 LIST = ("listxattr", "llistxattr", "flistxattr")
 MAKE = ("mkdir", "mkdirat", "symlink", "symlinkat", "creat", "mknod", "mknodat")
-ALWAYS = (*STAT, *GET, *OWN, *SET, *MAKE, *LIST, "capset", "chroot", "execve", "execveat", "openat2")
+ALWAYS = (*STAT, *GET, *OWN, *SET, *MAKE, *LIST, "capset", "capget", "chroot", "execve", "execveat", "openat2")
 """Asked about whatever their arguments are; those an architecture lacks are passed over."""
 
 BY_FLAG = (("open", 1), ("openat", 2))

@@ -4,6 +4,7 @@ import errno
 import os
 import struct
 
+from pybuild.sandbox.caps import KEPT
 from pybuild.sandbox.emulate import credentials as rules
 from pybuild.sandbox.emulate.caller import Caller
 from pybuild.sandbox.emulate.credentials import Credentials
@@ -11,6 +12,9 @@ from pybuild.sandbox.emulate.identity import Identities
 
 PROCEED = None
 _LOW = 0xFFFFFFFF
+_HEADER = struct.Struct("Ii")
+_WORDS = {0x19980330: 3, 0x20071026: 6, 0x20080522: 6}
+"""How many words capget(2) tells, by version (linux/capability.h)."""
 
 
 class IdCalls:
@@ -92,6 +96,20 @@ class IdCalls:
         low_effective, low_permitted = struct.unpack("II", data)
         self._assign(caller, rules.with_capabilities(caller.who, low_effective, low_permitted))
         return PROCEED
+
+    def capget(self, caller: Caller) -> int | None:
+        """Tell which capabilities are left to one who has not all any more; others are told by the kernel."""
+        if caller.who.effective == caller.who.permitted == KEPT or 0 in caller.args[:2]:
+            return PROCEED
+        version, pid = _HEADER.unpack(caller.memory.read(caller.pid, caller.args[0], _HEADER.size))
+        # Of another process only its number is known, as the RUN has it
+        if pid or version not in _WORDS:
+            return PROCEED
+        held = caller.who.effective, caller.who.permitted, 0
+        words = [mask >> shift & _LOW for shift in (0, 32) for mask in held][: _WORDS[version]]
+        caller.check()
+        caller.memory.write(caller.pid, caller.args[1], struct.pack(f"{len(words)}I", *words))
+        return 0
 
     def chroot(self, caller: Caller) -> None:
         """Remember that paths may begin elsewhere; raises OSError when it is not allowed."""

@@ -102,6 +102,7 @@ def _handlers(identities: Identities) -> dict[int, Handler]:
         "setgroups": ids.setgroups,
         "prctl": ids.prctl,
         "capset": ids.capset,
+        "capget": ids.capget,
         "chroot": ids.chroot,
     }
     for name in ("mkdir", "mkdirat", "symlink", "symlinkat", "mknod", "mknodat"):
