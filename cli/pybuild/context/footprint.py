@@ -30,9 +30,34 @@ class Footprint:
                 # The step fails for it, and matches nothing
                 continue
 
-    def uses(self, path: bytes, *, directory: bool) -> bool:
-        """May the result change with this path, which is one of a directory or not?"""
-        return any(_uses(source, _parts(path), directory) for source in self._sources)
+    def uses(self, path: bytes, *, directory: bool, plain: bool = False) -> bool:
+        """May the result change with this path, which is one of a directory or not?
+
+        A `plain` one is that of a file and no link: it leads nowhere else.
+        """
+        parts = _parts(path)
+        return any(_uses(source, parts, directory, plain) for source in self._sources)
+
+    def within(self, path: bytes) -> "Footprint":
+        """Return what is used in this directory: the same for all that is below it, and quicker to ask."""
+        parts = _parts(path)
+        narrowed = Footprint(())
+        narrowed._sources = [source for source in self._sources if _uses(source, parts, True, False)]
+        return narrowed
+
+    def __bool__(self) -> bool:
+        return bool(self._sources)
+
+    def covers(self, path: bytes) -> bool:
+        """Is all used that is in this directory, whatever its names?"""
+        parts = _parts(path)
+        return any(
+            source.include is None
+            and source.exclude is None
+            and len(source.parts) <= len(parts)
+            and all(matches(pattern, name) for pattern, name in zip(source.parts, parts))
+            for source in self._sources
+        )
 
 
 def _source(read: Read) -> _Source:
@@ -53,7 +78,9 @@ def _parts(path: bytes) -> tuple[bytes, ...]:
     return tuple(path.split(b"/")) if path else ()
 
 
-def _uses(source: _Source, parts: Sequence[bytes], directory: bool) -> bool:
+def _uses(source: _Source, parts: Sequence[bytes], directory: bool, plain: bool) -> bool:
+    if plain and len(parts) < len(source.parts):
+        return False
     # A shorter path is a directory, or a link, on the way to what is named
     if not all(matches(pattern, name) for pattern, name in zip(source.parts, parts)):
         return False

@@ -96,6 +96,14 @@ class DirState:
         hits = self._hits(name)
         return self._fold(hits)[0] if hits else self.excluded
 
+    def verdict(self, name: str) -> tuple[bool, tuple[int, ...]]:
+        """Return whether `name` in this directory is left out, and the patterns that were asked and matched.
+
+        They are indexes into the matcher's; the last one has decided.
+        """
+        hits = self._hits(name)
+        return self._fold(hits) if hits else (self.excluded, self.matched)
+
     def enter(self, name: str) -> "DirState":
         """Return the state of directory `name` in this one."""
         hits = self._hits(name)
@@ -175,6 +183,7 @@ class IgnoreMatcher:
             raise IgnoreError(f"more than {MAX_PATTERNS} ignore patterns: {len(lines)}")
         self.negated: list[bool] = []
         self.patterns: list[str] = []
+        self.lines: list[int] = []
         by_folder: dict[str, list[tuple[Sequence[Token], int]]] = {}
         anywhere: list[tuple[Sequence[Token], int]] = []
         folders: list[tuple[Sequence[Token], int]] = []
@@ -203,6 +212,7 @@ class IgnoreMatcher:
             number = len(self.negated)
             self.negated.append(negated)
             self.patterns.append(pattern)
+            self.lines.append(line)
             leaving_out |= not negated
             if not leaving_out:
                 continue  # nothing is left out yet, so there is nothing to bring back
@@ -316,6 +326,17 @@ def load_ignore(context_root: Path, dockerfile_path: Path | None) -> IgnoreMatch
         if matcher is not None:
             return matcher
     return IgnoreMatcher()
+
+
+def find_ignore_file(context_root: Path, dockerfile_path: Path | None) -> Path | None:
+    """Return the path of the file that `load_ignore` reads, None when there is none."""
+    import os
+
+    for root, name in _ignore_places(context_root, dockerfile_path):
+        path = root / os.fsdecode(name)
+        if os.path.lexists(path):
+            return path
+    return None
 
 
 def ignore_file_names(context_root: Path, dockerfile_path: Path | None) -> list[bytes]:

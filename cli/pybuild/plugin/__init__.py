@@ -11,7 +11,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pybuild.context.survey import Seen, Survey
+    from pybuild.dockerfile import instructions
+    from pybuild.dockerfile.errors import DockerfileError
+    from pybuild.dockerfile.parse import Dockerfile, Stage
     from pybuild.errors import CancelledError, ConflictError, ExitCode, NotFoundError, PybuildError, UsageError
+    from pybuild.plugin.context import Context, IgnoreLine, Uses, ignore_pattern, open_context
+    from pybuild.plugin.dockerfiles import read_dockerfile
     from pybuild.plugin.found import API_VERSION
     from pybuild.plugin.option import Argument, Commands, Option
     from pybuild.plugin.output import as_json, bar, new_file, table, write_line
@@ -20,6 +26,11 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "pybuild.errors": ("CancelledError", "ConflictError", "ExitCode", "NotFoundError", "PybuildError", "UsageError"),
+    "pybuild.context.survey": ("Seen", "Survey"),
+    "pybuild.dockerfile.errors": ("DockerfileError",),
+    "pybuild.dockerfile.parse": ("Dockerfile", "Stage"),
+    "pybuild.plugin.context": ("Context", "IgnoreLine", "Uses", "ignore_pattern", "open_context"),
+    "pybuild.plugin.dockerfiles": ("read_dockerfile",),
     "pybuild.plugin.found": ("API_VERSION",),
     "pybuild.plugin.option": ("Argument", "Commands", "Option"),
     "pybuild.plugin.output": ("as_json", "bar", "new_file", "table", "write_line"),
@@ -34,23 +45,37 @@ __all__ = [
     "CancelledError",
     "Commands",
     "ConflictError",
+    "Context",
+    "Dockerfile",
+    "DockerfileError",
     "ExitCode",
+    "IgnoreLine",
     "NotFoundError",
     "Option",
     "PybuildError",
+    "Seen",
+    "Stage",
+    "Survey",
     "UsageError",
+    "Uses",
     "as_json",
     "bar",
     "escape",
     "human_bytes",
+    "ignore_pattern",
+    "instructions",
     "new_file",
     "one_line",
+    "open_context",
+    "read_dockerfile",
     "table",
     "write_line",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "instructions":
+        return import_module("pybuild.dockerfile.instructions")
     place = _PLACE_OF.get(name)
     if place is None:
         raise AttributeError(f"pybuild.plugin has no {name}")

@@ -1,5 +1,7 @@
 """Paths inside a tree: links followed within the root, wildcards as Go's filepath.Match."""
 
+from functools import lru_cache
+
 from pybuild.errors import PybuildError
 from pybuild.tree.entry import DIR, SYMLINK
 from pybuild.tree.merged import Tree, join, parent_of
@@ -96,6 +98,7 @@ def matches(pattern: bytes, name: bytes) -> bool:
 _Token = tuple[str, object]
 
 
+@lru_cache(256)
 def _compile(pattern: bytes) -> list[_Token]:
     """Return tokens of one component: literal character, any, star, or (negated, ranges)."""
     text = pattern.decode(errors="surrogateescape")

@@ -1,0 +1,1 @@
+"""`pybuild context`: how large a build context is, and why."""
