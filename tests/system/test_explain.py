@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -161,6 +162,20 @@ def test_a_failed_step_is_explained_too(shared: Pybuild, project: Path) -> None:
     assert "failed: RUN ended with exit code 1" in text
     assert "\n1 of 3 steps were cached, 1 not come to\n" in text
     assert "  failed; not cached: the instruction changed\n" in text
+
+
+def test_names_that_are_no_text_are_no_trouble(shared: Pybuild, tmp_path: Path) -> None:
+    context = tmp_path / os.fsdecode(b"odd \xff")
+    context.mkdir()
+    (context / os.fsdecode(b"f\xfe")).write_text("x")
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY . /odd\n")
+    shared("build", "--inline", context)
+    (context / os.fsdecode(b"f\xfe")).write_text("longer")
+    shared("build", "--inline", context)
+    assert " changed\n" in shared("explain").text
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY nothing /odd\n")
+    shared("build", "--inline", context, status=1)
+    assert "odd \\" in shared("explain").text
 
 
 def test_builds_are_listed_and_chosen(pybuild: Pybuild, project: Path) -> None:

@@ -224,13 +224,13 @@ class Explainer:
             id=new_identity(),
             time=began,
             took=time.time() - began,
-            context=redacted(request.context) or "-",
-            file=self._file,
+            context=_clean(redacted(request.context)) or "-",
+            file=_clean(self._file),
             state=state,
-            target=request.target,
+            target=_clean(request.target),
             tags=request.tags,
             image=image,
-            error=error,
+            error=_cut(_clean(error)),
             total=total,
             steps=self._steps,
         )
@@ -313,6 +313,11 @@ class Explainer:
             record = _load(self.store, identity)
             if record is not None:
                 yield record
+
+
+def _clean(text: str) -> str:
+    """Return text without lone surrogates, of which names of files may be full and JSON cannot hold any."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _cut(text: str) -> str:

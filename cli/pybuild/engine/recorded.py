@@ -1,5 +1,7 @@
 """What an image was built from, remembered beside it so that it can be built again."""
 
+import json
+
 import msgspec
 
 from pybuild.api.request import BuildRequest
@@ -51,7 +53,8 @@ def record(store: Store, image_id: Digest, request: BuildRequest, bases: dict[st
     # What a layout holds is found there again, or is not
     bases = {name: identity for name, identity in bases.items() if not name.startswith(LAYOUT)}
     found = Recorded(kept, bases, sorted(request.secrets), sorted(agent.id for agent in request.ssh), [*request.allow])
-    encoded = msgspec.json.encode(found, order="deterministic")
+    # Names of files may hold lone surrogates, which msgspec's JSON cannot
+    encoded = json.dumps(msgspec.to_builtins(found), sort_keys=True).encode()
     if store.cache.memo_get(INPUTS, image_id) != encoded:
         store.cache.memo_put(INPUTS, image_id, encoded)
 
@@ -59,4 +62,4 @@ def record(store: Store, image_id: Digest, request: BuildRequest, bases: dict[st
 def recorded(store: Store, image_id: Digest) -> Recorded | None:
     """Return what is known of an image's inputs."""
     data = store.cache.memo_get(INPUTS, image_id)
-    return msgspec.json.decode(data, type=Recorded) if data is not None else None
+    return msgspec.convert(json.loads(data), Recorded) if data is not None else None
