@@ -67,6 +67,13 @@ def test_target_narrows_what_is_looked_into(inline_base: Pybuild, context: Path)
     assert [event["line"] for event in result.events if event.get("rule")] == [2, 6]
 
 
+def test_image_under_the_name_of_a_context(inline_base: Pybuild, context: Path) -> None:
+    inline_base.build(context, "-t", "has:env", dockerfile="FROM scratch\nENV known=1\n")
+    (context / "Dockerfile").write_text("FROM upstream\nLABEL a=$known\n")
+    assert rules(inline_base, context, status=1) == [(2, "UndefinedVar")]
+    assert rules(inline_base, "--build-context=upstream=docker-image://has:env", context, status=0) == []
+
+
 def test_context_from_standard_input(pybuild: Pybuild) -> None:
     assert rules(pybuild, "-", status=1, stdin=b"FROM scratch\nCMD x\n") == [(2, "JSONArgsRecommended")]
     packed = io.BytesIO()

@@ -24,7 +24,7 @@ from pybuild.oci.digest import Digest
 from pybuild.oci.image import ImageConfig
 from pybuild.oci.platform import Platform, parse_platform
 from pybuild.oci.reference import InvalidReferenceError
-from pybuild.plan.contexts import LAYOUT
+from pybuild.plan.contexts import IMAGE, LAYOUT
 from pybuild.plan.make import make
 from pybuild.plan.ops import BaseImage, NeedBases, Plan
 from pybuild.store.images import ImageRecord
@@ -133,12 +133,14 @@ def _facts(
     except UsageError:
         # Whoever plans the build tells it
         platform = host
+    # FROM may call an image by the name of a context
+    named = {name: value.removeprefix(IMAGE) for name, value in request.build_contexts.items()}
     return Facts(
         host=host,
         platform=platform,
         target=request.target,
         build_args=request.build_args,
-        bases=bases,
+        bases={**bases, **{name: bases[image] for name, image in named.items() if image in bases}},
         ignored=Ignored(tuple(ignore.patterns), ignore.matches) if ignore else None,
         only=only,
     )
