@@ -1,6 +1,8 @@
 """Git as it is run for a build, without a build."""
 
 import os
+import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,8 @@ import pytest
 from pybuild.errors import CancelledError
 from pybuild.remote.addresses import Reach
 from pybuild.remote.errors import AddressError, GitError
-from pybuild.remote.git import Access, Found, Git, basic, origin_of, without_userinfo
+from pybuild.remote.git import Found, Git, basic, origin_of, without_userinfo
+from pybuild.remote.program import Access
 from support import repositories
 from support.repositories import Repository
 from support.web import Answer, Asked, Web
@@ -186,6 +189,58 @@ def test_git_connects_to_the_address_that_was_looked_at(
     monkeypatch.setattr(module, "resolve", lambda host, port, limit: (Reach.LOCAL, [(2, ("127.0.0.1", port))]))
     address = web.url("/a.git", host="rebinding.invalid")
     assert git.look_up(address, "main").commit == repository.git("rev-parse", "HEAD")
+
+
+def test_the_proxy_is_the_one_that_was_decided_on(
+    tmp_path: Path, access: Access, web: Web, repository: Repository
+) -> None:
+    """Git has rules of its own, which do not count, and a password is not written down."""
+
+    def answer(asked: Asked) -> Answer:
+        if asked.headers.get("Proxy-Authorization") == "Basic bWU6aHVzaDk4NzY=":
+            return Answer(status=418)
+        return Answer(status=407, headers={"Proxy-Authenticate": "Basic realm=proxy"})
+
+    web.answers["http://repositories.example/a.git/info/refs"] = answer
+    proxies = {"HTTP_PROXY": web.url("", host="me:hush9876@127.0.0.1"), "NO_PROXY": ".repositories.example"}
+    home = tmp_path / "home"
+    home.mkdir()
+    with Git(home, access._replace(proxies=proxies, limit=Reach.PUBLIC)) as git:
+        with pytest.raises(GitError, match="418"):
+            git.look_up("http://repositories.example/a.git", "main")
+        with pytest.raises(AddressError):
+            git.look_up("http://169.254.169.254/a.git", "main")
+        kept = b"".join(path.read_bytes() for path in home.iterdir())
+    assert b"hush9876" not in kept
+    with Git(home, access._replace(proxies={"HTTP_PROXY": "http://127.0.0.1:1"})) as git:
+        # Nothing of this machine is asked of a proxy
+        assert git.look_up(web.url("/a.git"), "main").commit == repository.git("rev-parse", "HEAD")
+
+
+def test_over_gits_own_protocol(git: Git, repository: Repository, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    base = repository.path.parent
+    daemon = subprocess.Popen(
+        [
+            *("git", "daemon", "--export-all", "--listen=127.0.0.1", f"--port={port}", "--reuseaddr", "--verbose"),
+            *("--log-destination=stderr", f"--base-path={base}", str(base)),
+        ],
+        env=repositories.ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert daemon.stderr is not None
+        assert "Ready" in daemon.stderr.readline()
+        address = f"git://127.0.0.1:{port}/a.git"
+        commit = git.look_up(address, "main").commit
+        bare = fetched(git, tmp_path, address, commit)
+        git.check_out(bare, commit, tmp_path / "out", address, keep=False, submodules=True)
+    finally:
+        daemon.terminate()
+        daemon.communicate()
+    assert (tmp_path / "out" / "README").read_text() == "first"
 
 
 def test_users_and_passwords() -> None:

@@ -154,6 +154,22 @@ def test_no_redirect_leads_out_of_http(web: Web, target: str) -> None:
         fetch(web.url("/"))
 
 
+@pytest.mark.parametrize("target", ["http://h:port/", "http://[::1/", "http:///x", "http://127.0.0.1:99999/"])
+def test_redirects_to_what_is_no_address(web: Web, target: str) -> None:
+    web.answers["/"] = Answer(status=302, headers={"Location": target})
+    with pytest.raises(RemoteError, match="redirected to"):
+        fetch(web.url("/"))
+
+
+def test_the_query_a_redirect_leads_to_is_not_told(web: Web) -> None:
+    web.answers["/a"] = Answer(status=302, headers={"Location": "/b?X-Signature=abc"})
+    with pytest.raises(RemoteError, match="404") as failed:
+        fetch(web.url("/a?mine=1"))
+    assert web.url("/a?mine=1") in failed.value.message
+    assert web.url("/b") in failed.value.message
+    assert "Signature" not in failed.value.message
+
+
 def test_credentials_stay_with_their_host(web: Web, other: Web) -> None:
     web.answers["/same"] = Answer(status=302, headers={"Location": "/file"})
     web.answers["/file"] = Answer(b"private", authorization="Bearer t0ken")

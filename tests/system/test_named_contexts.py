@@ -94,6 +94,7 @@ COPY --from=docker.io/library/tool:latest sub /
     assert files(image) == {"file": "named", "inner": "inner"}
 
 
+@pytest.mark.slow
 def test_images_of_the_store_and_of_layouts(base: Pybuild, context: Path, tmp_path: Path) -> None:
     layout = tmp_path / "layout"
     text = "FROM base\nRUN echo other > /other\n"

@@ -72,6 +72,7 @@ def test_a_repository(pybuild: Pybuild, git: Web, repository: Repository) -> Non
     assert given == {"piped": "root"}
 
 
+@pytest.mark.slow
 def test_a_repository_with_its_history(inline: Pybuild, git: Web) -> None:
     files = built(inline, "--build-arg=BUILDKIT_CONTEXT_KEEP_GIT_DIR=1", git.url("/a.git"))
     assert ".git/HEAD" in files
@@ -115,6 +116,7 @@ def test_contexts_that_cannot_be(inline: Pybuild, tmp_path: Path, context: str, 
     assert not (tmp_path / "canary").exists()
 
 
+@pytest.mark.slow
 def test_a_dockerfile_outside_of_what_was_fetched(inline: Pybuild, web: Web, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("FROM scratch\n")
     out = io.BytesIO()

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import resource
 import signal
 import tarfile
 from collections.abc import Iterator
@@ -72,6 +73,7 @@ ADD {web.url("/")} /unnamed/
     assert image.history[1]["created_by"] == f"ADD {web.url('/dir/file%20a.bin?query=1')} /in/ # buildkit"
 
 
+@pytest.mark.slow
 def test_archives_are_unpacked_only_when_asked(inline: Pybuild, context: Path, web: Web) -> None:
     web.answers["/a.tgz"] = Answer(archive(**{"d/one": "1"}))
     web.answers["/no.tgz"] = Answer(b"no archive")
@@ -92,6 +94,7 @@ ADD --unpack=true {web.url("/no.tgz")} /plain/
     assert tree["plain/no.tgz"].text == "no archive"
 
 
+@pytest.mark.slow
 def test_an_evil_archive_stays_inside(inline: Pybuild, context: Path, web: Web) -> None:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
@@ -196,6 +199,7 @@ def test_secrets_are_sent_to_the_host_in_their_name(daemon: Pybuild, context: Pa
     assert "HTTP_AUTH_TOKEN_127.0.0.1" in str(failure(result)["hint"])
 
 
+@pytest.mark.slow
 def test_a_password_in_the_address_is_not_kept(inline: Pybuild, context: Path, web: Web) -> None:
     web.answers["/f"] = Answer(b"x", authorization="Basic bWU6aHVzaDEyMw==")
     text = f"FROM scratch\nADD {web.url('/f', host='me:hush123@127.0.0.1')} /f\n"
@@ -207,6 +211,7 @@ def test_a_password_in_the_address_is_not_kept(inline: Pybuild, context: Path, w
     assert not [path for path in kept if b"hush123" in path.read_bytes()]
 
 
+@pytest.mark.slow
 def test_a_proxy_of_the_user_is_taken_by_both_doors(pybuild: Pybuild, context: Path, web: Web) -> None:
     web.answers["http://files.example/a"] = Answer(b"by proxy")
     text = "FROM scratch\nADD http://files.example/a /a\n"
@@ -218,6 +223,7 @@ def test_a_proxy_of_the_user_is_taken_by_both_doors(pybuild: Pybuild, context: P
     pybuild.build(context, given, dockerfile=text, env={"http_proxy": "http://127.0.0.1:1"})
 
 
+@pytest.mark.slow
 def test_certificates_of_the_user_are_trusted(inline: Pybuild, context: Path, tmp_path: Path) -> None:
     pem = servers.certificate(tmp_path)
     bundle = tmp_path / "ca.pem"
@@ -235,6 +241,22 @@ def test_a_download_over_the_limit(inline: Pybuild, context: Path, web: Web) -> 
     text = f"FROM scratch\nADD {web.url('/f')} /f\n"
     result = inline.build(context, ALLOW, "--max-download=4k", dockerfile=text, status=1)
     assert "limit of 4096 bytes" in str(failure(result)["message"])
+    assert inline.state()[1] == []
+
+
+def test_a_disk_that_is_full(inline: Pybuild, context: Path, web: Web) -> None:
+    """A file may grow to 4 MB here, and no further."""
+    web.answers["/f"] = Answer(bytes(6 << 20))
+    place = inline.base / "Dockerfile"
+    place.write_text(f"FROM scratch\nADD {web.url('/f')} /f\n")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    client = inline.start(
+        *("build", "--progress=json", ALLOW, "-f", place, context),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, limit[1])),
+    )
+    found = failure(inline.finish(client, status=1))
+    assert "cannot write a blob" in str(found["message"])
+    assert found["line"] == 2
     assert inline.state()[1] == []
 
 

@@ -106,6 +106,7 @@ def test_a_commit_that_is_known_is_not_fetched_again(
     assert len(kept) == 1
 
 
+@pytest.mark.slow
 def test_the_git_directory_is_kept_when_asked(
     inline: Pybuild, context: Path, web: Web, repository: Repository, tmp_path: Path
 ) -> None:
@@ -186,7 +187,12 @@ def test_submodules_come_along_unless_not_wanted(
     (repository.path / ".gitmodules").write_text(f'[submodule "lib"]\n\tpath = lib\n\turl = {web.url("/middle.git")}\n')
     repository.commit()
     (middle.path / ".gitmodules").write_text('[submodule "in/ner"]\n\tpath = in/ner\n\turl = ../inner.git\n')
-    tree = build(inline, context, f"FROM scratch\nADD {web.url('/a.git')} /\n").tree()
+    # What the host of the repository is told, its submodules there need too
+    web.answers["*"] = Answer(authorization="Basic abc")
+    given = ("--secret", "id=GIT_AUTH_HEADER,env=HEADER")
+    text = f"FROM scratch\nADD {web.url('/a.git')} /\n"
+    tree = inline.image(context, ALLOW, *given, dockerfile=text, env={"HEADER": "Basic abc"}).tree()
+    del web.answers["*"]
     assert (tree["lib/middle"].text, tree["lib/in/ner/inner"].text) == ("middle", "inner")
     assert not [path for path in tree if ".git" in path.split("/")]
     tree = build(inline, context, f"FROM scratch\nADD {web.url('/a.git?submodules=0')} /\n").tree()
@@ -286,6 +292,7 @@ def test_secrets_reach_git_and_nobody_else(
     assert "hush1234" not in result.err
 
 
+@pytest.mark.slow
 def test_a_repository_that_moved_is_found_without_its_secret(
     inline: Pybuild, context: Path, web: Web, repository: Repository, root: Path
 ) -> None:
@@ -303,6 +310,7 @@ def test_a_repository_that_moved_is_found_without_its_secret(
     assert {asked.headers.get("Authorization") for asked in web.asked} == {None}
 
 
+@pytest.mark.slow
 def test_over_ssh_with_the_agent_that_was_given(
     inline: Pybuild, context: Path, repository: Repository, tmp_path: Path
 ) -> None:

@@ -64,7 +64,7 @@ class Remotes:
         self._cancel = cancel
         self._guard = Lock()
         self._locks: dict[str, Lock] = {}
-        self._files: dict[str, Fetched] = {}
+        self._files: dict[tuple[str, bool], Fetched] = {}
         self._repositories: Repositories | None = None
 
     @contextmanager
@@ -104,9 +104,9 @@ class Remotes:
         CancelledError.
         """
         with self._alone(url):
-            fetched = self._files.get(url)
+            fetched = self._files.get((url, by_user))
             if fetched is None:
-                fetched = self._files[url] = self._fetch(url, checksum, progress, by_user)
+                fetched = self._files[url, by_user] = self._fetch(url, checksum, progress, by_user)
             elif checksum:
                 self._check(url, fetched, checksum)
             return fetched

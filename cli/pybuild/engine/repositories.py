@@ -27,6 +27,7 @@ from pybuild.oci.digest import Digest, digest_of
 from pybuild.plan.ops import RemoteTree
 from pybuild.remote import git
 from pybuild.remote.errors import GitError
+from pybuild.remote.program import Access, RedirectedError
 from pybuild.store.blobs import BlobWriter
 from pybuild.store.cache import CacheRecord
 from pybuild.store.store import Store
@@ -47,8 +48,9 @@ class Repositories:
         self._request = request
         self._remotes = remotes
         self._cancel = cancel
-        self._lock = Lock()
-        self._layers: dict[RemoteTree, Digest] = {}
+        self._guard = Lock()
+        self._locks: dict[str, Lock] = {}
+        self._layers: dict[tuple[RemoteTree, bool], Digest] = {}
 
     def layer(self, remote: RemoteTree, *, by_user: bool = False) -> Digest:
         """Return the layer that has the files of `remote` at its root, made if need be.
@@ -56,11 +58,13 @@ class Repositories:
         What is asked for `by_user` rather than by a Dockerfile may be anywhere. Raises GitError, RemoteError,
         StoreError, CancelledError.
         """
-        # One after the other: they share bare repositories, and what the agent is asked
-        with self._lock:
-            known = self._layers.get(remote)
+        with self._guard:
+            lock = self._locks.setdefault(remote.address, Lock())
+        # Those of one address share a bare repository
+        with lock:
+            known = self._layers.get((remote, by_user))
             if known is None:
-                known = self._layers[remote] = self._layer(remote, by_user)
+                known = self._layers[remote, by_user] = self._layer(remote, by_user)
             return known
 
     def _layer(self, remote: RemoteTree, by_user: bool) -> Digest:
@@ -77,7 +81,7 @@ class Repositories:
             address = remote.address
             try:
                 return self._make(program, remote, address, wanted, found)
-            except git.RedirectedError as error:
+            except RedirectedError as error:
                 address = self._moved(address, by_user, error)
                 return self._make(program, remote, address, wanted, found)
 
@@ -133,7 +137,7 @@ class Repositories:
         if self._cancel.is_set():
             raise CancelledError("the build was cancelled")
 
-    def _moved(self, address: str, by_user: bool, error: git.RedirectedError) -> str:
+    def _moved(self, address: str, by_user: bool, error: RedirectedError) -> str:
         """Return where a server says that a repository is; each host on the way there is looked at."""
         asked = git.without_userinfo(address) + _DISCOVERY
         secret = self._headers(address).get(git.origin_of(address), "")
@@ -149,7 +153,7 @@ class Repositories:
         with ExitStack() as stack:
             home = self._store.snapshots.staging()
             stack.callback(shutil.rmtree, home, ignore_errors=True)
-            access = git.Access(
+            access = Access(
                 proxies=fetcher.proxies,
                 limit=fetcher.limit,
                 headers=self._headers(remote.address),

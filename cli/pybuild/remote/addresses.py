@@ -65,6 +65,20 @@ def resolve(host: str, port: int, limit: Reach) -> tuple[Reach, list[tuple[int, 
     return reach, addresses
 
 
+def judge_literal(host: str, limit: Reach) -> Reach:
+    """Return the reach of a host that somebody else looks up: only of an address it is known.
+
+    Raises AddressError for one that is nearer than `limit`.
+    """
+    try:
+        reach = reach_of(host)
+    except ValueError:
+        return Reach.PUBLIC
+    if reach > limit:
+        raise refused(host, host, reach)
+    return reach
+
+
 def refused(host: str, address: str, reach: Reach) -> AddressError:
     """Return the error for a host that is nearer than it may be."""
     where = "this machine or its link" if reach is Reach.LOCAL else "a private network"

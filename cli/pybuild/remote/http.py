@@ -3,26 +3,21 @@
 Nothing of what one host is told in confidence goes to another one, however it asks (RFC 9110, 15.4).
 """
 
-import socket
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from threading import Event as Flag
-from threading import Thread
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 import urllib3
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError, LocationValueError, ProtocolError, ProxyError, SSLError, TimeoutError
-from urllib3.util import Timeout, make_headers, parse_url
+from urllib3.util import Timeout, make_headers
 
 from pybuild import __version__
-from pybuild.errors import CancelledError
-from pybuild.remote.addresses import Reach, connect, reach_of, refused
+from pybuild.remote.addresses import Reach
+from pybuild.remote.connections import BLOCK, Connections, port_of
 from pybuild.remote.errors import RemoteError
-from pybuild.remote.proxies import proxy_for
 from pybuild.remote.validators import Validators, strong
 
 MAX_REDIRECTS = 10
@@ -35,8 +30,6 @@ RETRIES = 3
 PAUSE_SECONDS = 0.5
 """Before the first of these; it doubles."""
 
-BLOCK = 1 << 20
-_POLL = 0.1
 _BUSY = (429, 500, 502, 503, 504)
 _REDIRECTS = (301, 302, 303, 307, 308)
 
@@ -92,8 +85,10 @@ class Fetcher(NamedTuple):
         `secret` is the value of an Authorization header, for the host of `url` alone. `progress` is told bytes done
         and expected (0 unknown). Raises RemoteError, AddressError, CancelledError.
         """
-        with _Fetching(self, url, sink, secret, known or Validators(), progress) as fetching:
-            return fetching.run()
+        with Connections(
+            self.proxies, self.ca_bundle, self.limit, self.follow, IDLE_SECONDS, self.cancel
+        ) as connections:
+            return _Fetching(self, connections, url, sink, secret, known or Validators(), progress).run()
 
 
 class _BrokenError(RemoteError):
@@ -106,6 +101,7 @@ class _Fetching:
     def __init__(
         self,
         fetcher: Fetcher,
+        connections: Connections,
         url: str,
         sink: Sink,
         secret: str,
@@ -113,6 +109,7 @@ class _Fetching:
         progress: Callable[[int, int], None],
     ) -> None:
         self._fetcher = fetcher
+        self._connections = connections
         self._asked = _plain(url)
         self._origin = _origin(url)
         self._secret = secret or _basic(url)
@@ -121,33 +118,6 @@ class _Fetching:
         self._progress = progress
         self._done = 0
         self._partial = Validators()
-        self._reach: Reach | None = None
-        self._tls: ssl.SSLContext | None = None
-        self._sockets: list[socket.socket] = []
-        self._over = Flag()
-        self._watcher = Thread(target=self._watch, name="fetch", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._watcher.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._watcher.join()
-        for connection in self._sockets:
-            connection.close()
-
-    def _watch(self) -> None:
-        """Wake up whoever reads from a connection when the build is cancelled."""
-        while not self._over.wait(_POLL):
-            if self._fetcher.cancel.is_set():
-                for connection in list(self._sockets):
-                    _shut(connection)
-                return
-
-    def _check(self) -> None:
-        if self._fetcher.cancel.is_set():
-            raise CancelledError("the build was cancelled")
 
     def run(self) -> Answer:
         pause = PAUSE_SECONDS
@@ -155,11 +125,11 @@ class _Fetching:
             try:
                 return self._follow()
             except _BrokenError as error:
-                self._check()
+                self._connections.check()
                 if attempt == RETRIES:
                     raise RemoteError(error.message, error.hint) from error
             if self._fetcher.cancel.wait(pause):
-                self._check()
+                self._connections.check()
             pause *= 2
         raise AssertionError
 
@@ -174,24 +144,33 @@ class _Fetching:
         raise RemoteError(f"more than {MAX_REDIRECTS} redirects: {self._asked}")
 
     def _next(self, url: str, location: str) -> str:
-        led = urljoin(url, location)
-        scheme = urlsplit(led).scheme
-        if scheme not in ("http", "https"):
-            raise RemoteError(f"redirected to something other than HTTP: {self._asked}: {_shown(led)}")
-        if urlsplit(url).scheme == "https" and scheme == "http":
+        """Return where a redirect leads; raise RemoteError where none may."""
+        try:
+            led = urljoin(url, location)
+            parts = urlsplit(led)
+            port_of(led)
+        except ValueError as error:
+            raise RemoteError(f"redirected to what is no address: {self._asked}: {error}") from error
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise RemoteError(f"redirected to something other than HTTP: {self._asked}: {_bare(led)}")
+        if urlsplit(url).scheme == "https" and parts.scheme == "http":
             raise RemoteError(
-                f"redirected from https to http: {self._asked}: {_shown(led)}", "write the address it leads to instead"
+                f"redirected from https to http: {self._asked}: {_bare(led)}", "write the address it leads to instead"
             )
         # What a server says of users and passwords is not ours to send
         return _plain(led)
 
+    def _named(self, url: str) -> str:
+        """Return what messages call a URL: a redirect often leads to one that is a secret by its query."""
+        return url if url == self._asked else f"{self._asked} (redirected to {_bare(url)})"
+
     @contextmanager
     def _response(self, url: str) -> Iterator[urllib3.BaseHTTPResponse]:
-        self._check()
+        self._connections.check()
         try:
-            pool = self._pool(url)
+            pool = self._connections.pool(url)
         except (LocationValueError, ValueError) as error:
-            raise RemoteError(f"not an address: {url}: {error}") from error
+            raise RemoteError(f"not an address: {self._named(url)}: {error}") from error
         try:
             response = pool.request(
                 "GET",
@@ -208,78 +187,25 @@ class _Fetching:
             finally:
                 response.close()
         except (HTTPError, OSError) as error:
-            self._check()
+            self._connections.check()
             raise self._explained(error, url) from error
         finally:
             pool.clear()
 
     def _explained(self, error: Exception, url: str) -> RemoteError:
+        named = self._named(url)
         if isinstance(error, SSLError) or isinstance(error.__cause__, ssl.SSLError):
             return RemoteError(
-                f"the certificate of the server is not trusted, or TLS failed: {url}: {_reason(error)}",
+                f"the certificate of the server is not trusted, or TLS failed: {named}: {_reason(error)}",
                 "`--ca-bundle FILE` names certificates to trust besides the system's",
             )
         if isinstance(error, ProxyError):
-            return RemoteError(f"the proxy failed: {url}: {_reason(error)}", "check HTTP_PROXY and its like")
-        if isinstance(error, TimeoutError | socket.timeout):
-            return _BrokenError(f"the server said nothing for {IDLE_SECONDS:g} seconds: {url}")
+            return RemoteError(f"the proxy failed: {named}: {_reason(error)}", "check HTTP_PROXY and its like")
+        if isinstance(error, TimeoutError):
+            return _BrokenError(f"the server said nothing for {IDLE_SECONDS:g} seconds: {named}")
         if isinstance(error, ProtocolError | OSError):
-            return _BrokenError(f"the connection broke off: {url}: {_reason(error)}")
-        return RemoteError(f"cannot fetch: {url}: {_reason(error)}")
-
-    def _pool(self, url: str) -> urllib3.PoolManager:
-        parts = urlsplit(url)
-        assert parts.hostname is not None
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        proxy = proxy_for(parts.scheme, parts.hostname, port, self._fetcher.proxies)
-        # Reading the system's certificates takes a while
-        context = self._context() if "https" in (parts.scheme, proxy[:5]) else None
-        manager: urllib3.PoolManager
-        if proxy:
-            self._check_literal(parts.hostname)
-            user = parse_url(proxy).auth
-            headers = make_headers(proxy_basic_auth=unquote(user)) if user else {}
-            manager = urllib3.ProxyManager(proxy, proxy_headers=headers, ssl_context=context, blocksize=BLOCK)
-        else:
-            manager = urllib3.PoolManager(ssl_context=context, blocksize=BLOCK)
-        manager.pool_classes_by_scheme = _pools(self._open)
-        return manager
-
-    def _context(self) -> ssl.SSLContext:
-        if self._tls is None:
-            self._tls = ssl.create_default_context()
-            if self._fetcher.ca_bundle:
-                self._tls.load_verify_locations(cadata=self._fetcher.ca_bundle)
-        return self._tls
-
-    def _check_literal(self, host: str) -> None:
-        """A proxy looks names up itself; an address is one we know."""
-        try:
-            reach = reach_of(host)
-        except ValueError:
-            reach = Reach.PUBLIC
-        self._arrive(host, reach)
-
-    def _limit(self) -> Reach:
-        if self._reach is None:
-            return self._fetcher.limit
-        return self._reach if self._fetcher.follow is None else max(self._fetcher.follow, self._reach)
-
-    def _arrive(self, host: str, reach: Reach) -> None:
-        if reach > self._limit():
-            raise refused(host, host, reach)
-        if self._reach is None:
-            self._reach = reach
-
-    def _open(self, host: str, port: int, is_proxy: bool) -> socket.socket:
-        """Connect to a host that may be reached, or to a proxy, which is the user's own."""
-        connection, reach = connect(host, port, Reach.LOCAL if is_proxy else self._limit(), self._check)
-        if not is_proxy:
-            self._arrive(host, reach)
-        connection.settimeout(IDLE_SECONDS)
-        # TLS takes the descriptor of the first one away
-        self._sockets.append(connection.dup())
-        return connection
+            return _BrokenError(f"the connection broke off: {named}: {_reason(error)}")
+        return RemoteError(f"cannot fetch: {named}: {_reason(error)}")
 
     def _headers(self, url: str) -> dict[str, str]:
         headers = {"User-Agent": f"pybuild/{__version__}", "Accept": "*/*", "Accept-Encoding": "identity"}
@@ -307,7 +233,7 @@ class _Fetching:
             self._done = 0
         elif self._done and response.status in (206, 416):
             self._begin_anew()
-            raise _BrokenError(f"the server cannot go on with a transfer that broke off: {url}")
+            raise _BrokenError(f"the server cannot go on with a transfer that broke off: {self._named(url)}")
         else:
             raise self._refusal(response.status, url)
         self._partial = told
@@ -333,7 +259,7 @@ class _Fetching:
         if total > self._fetcher.max_size:
             raise self._too_large(url)
         for block in response.stream(BLOCK, decode_content=False):
-            self._check()
+            self._connections.check()
             if self._done + len(block) > self._fetcher.max_size:
                 raise self._too_large(url)
             self._sink.write(block)
@@ -342,7 +268,8 @@ class _Fetching:
 
     def _too_large(self, url: str) -> RemoteError:
         return RemoteError(
-            f"the file is over the limit of {self._fetcher.max_size} bytes: {url}", "`--max-download` raises it"
+            f"the file is over the limit of {self._fetcher.max_size} bytes: {self._named(url)}",
+            "`--max-download` raises it",
         )
 
     def _refusal(self, status: int, url: str) -> RemoteError:
@@ -357,38 +284,7 @@ class _Fetching:
             host = urlsplit(url).hostname
             hint = f"a secret gives access: `--secret id=HTTP_AUTH_TOKEN_{host},env=...`"
         kind = _BrokenError if status in _BUSY else RemoteError
-        return kind(f"the server answers {reason}: {url}", hint)
-
-
-def _pools(opened: Callable[[str, int, bool], socket.socket]) -> dict[str, type[HTTPConnectionPool]]:
-    """Return pools whose connections `opened` makes: (host, port, is it a proxy)."""
-
-    def new(connection: HTTPConnection) -> socket.socket:
-        return opened(connection._dns_host.strip("[]"), connection.port or 0, connection.proxy is not None)
-
-    class Plain(HTTPConnection):
-        def _new_conn(self) -> socket.socket:
-            return new(self)
-
-    class Secure(HTTPSConnection):
-        def _new_conn(self) -> socket.socket:
-            return new(self)
-
-    class PlainPool(HTTPConnectionPool):
-        ConnectionCls = Plain
-
-    class SecurePool(HTTPSConnectionPool):
-        ConnectionCls = Secure
-
-    return {"http": PlainPool, "https": SecurePool}
-
-
-def _shut(connection: socket.socket) -> None:
-    try:
-        connection.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        # The other side was faster
-        return
+        return kind(f"the server answers {reason}: {self._named(url)}", hint)
 
 
 def _plain(url: str) -> str:
@@ -399,7 +295,7 @@ def _plain(url: str) -> str:
 
 def _origin(url: str) -> tuple[str, str, int]:
     parts = urlsplit(url)
-    return parts.scheme.lower(), parts.hostname or "", parts.port or (443 if parts.scheme.lower() == "https" else 80)
+    return parts.scheme.lower(), parts.hostname or "", port_of(url)
 
 
 def _basic(url: str) -> str:
@@ -409,8 +305,9 @@ def _basic(url: str) -> str:
     return make_headers(basic_auth=f"{unquote(parts.username)}:{unquote(parts.password or '')}")["authorization"]
 
 
-def _shown(url: str) -> str:
-    return _plain(url)[:200]
+def _bare(url: str) -> str:
+    """Return scheme, host and path of a URL."""
+    return _plain(url).partition("?")[0][:200]
 
 
 def _reason(error: BaseException) -> str:

@@ -3,8 +3,6 @@
 import ipaddress
 from collections.abc import Mapping
 
-NAMES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
-
 
 def proxy_for(scheme: str, host: str, port: int, variables: Mapping[str, str]) -> str:
     """Return the URL of the proxy for a host, "" for none. `variables` are HTTP_PROXY and its like."""
@@ -12,12 +10,6 @@ def proxy_for(scheme: str, host: str, port: int, variables: Mapping[str, str]) -
     if not proxy or _is_exempt(host.lower().rstrip("."), port, _variable(variables, "no_proxy")):
         return ""
     return proxy if "://" in proxy else f"http://{proxy}"
-
-
-def environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return what a program is to find in its environment."""
-    found = {name: _variable(variables, name) for name in NAMES}
-    return {name: value for name, value in found.items() if value}
 
 
 def _variable(variables: Mapping[str, str], name: str) -> str:
