@@ -109,6 +109,21 @@ def test_own_and_overlay_attributes_are_left_out(upper: Path) -> None:
     assert [row.xattrs for row in pack(upper).toc] == [{b"user.mine": b"y"}] * 2
 
 
+def test_what_a_layer_between_hides_is_not_hidden_again(upper: Path, tmp_path: Path) -> None:
+    lowers = [tmp_path / "low", tmp_path / "high"]
+    for name in ("opaque/inner", "replaced/inner", "kept/inner"):
+        (lowers[0] / name).mkdir(parents=True)
+    for name in ("opaque", "kept"):
+        (lowers[1] / name).mkdir(parents=True)
+    os.setxattr(lowers[1] / "opaque", "user.overlay.opaque", b"y")
+    (lowers[1] / "replaced").touch()
+    for name in ("opaque/inner", "replaced/inner", "kept/inner"):
+        (upper / name).mkdir(parents=True)
+        os.setxattr(upper / name, "user.overlay.opaque", b"y")
+    found = dict(rows(upper, lower_dirs=[os.fsencode(lower) for lower in lowers]))
+    assert [found[name] for name in ("opaque/inner", "replaced/inner", "kept/inner")] == ["d", "d", "do"]
+
+
 def test_opaque_only_where_there_is_something_to_hide(upper: Path, tmp_path: Path) -> None:
     lowers = [tmp_path / "low", tmp_path / "high"]
     for lower in lowers:

@@ -45,6 +45,7 @@ def test_where_all_is_well(tmp_path: Path) -> None:
     assert found["mode"] in ("multi", "root", "single")
     required = [ability for ability in found["abilities"] if ability["need"] == "required"]
     assert [ability for ability in required if ability["state"] != "ok"] == []
+    assert (found["isolation"], found["snapshotter"]) == ("namespaces", "overlay")
     assert os.listdir(tmp_path) == []
 
 
@@ -64,14 +65,41 @@ def test_strict_wants_more_than_one_id(tmp_path: Path) -> None:
         ("nested", "ENOSPC", "nested"),
     ],
 )
-def test_no_user_namespaces_at_all(lack: str, error: str, words: str, tmp_path: Path) -> None:
+def test_no_user_namespaces_at_all(
+    lack: str, error: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYBUILD_ISOLATION", "namespaces")
     found = doctor(tmp_path, lack, code=1)
     ability = found["by_name"]["user-namespace"]
-    assert (found["mode"], found["level"]) == ("none", "none")
-    assert (ability["state"], ability["error"]) == ("missing", error)
+    assert (found["mode"], found["level"], found["isolation"], found["snapshotter"]) == ("none",) * 4
+    assert (ability["state"], ability["error"], ability["need"]) == ("missing", error, "required")
     assert ability["step"] == "make a user namespace"
     assert words in ability["fix"]
+    assert words in found["by_name"]["isolation"]["fix"]
     assert "overlay" not in found["by_name"]
+
+
+@pytest.mark.userns
+@pytest.mark.parametrize("lack", ["no_user_namespaces", "chroot", "container", "no_mounts"])
+def test_chroot_is_what_is_left(lack: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As in a container: else root has to ask for it
+    monkeypatch.setenv("container", "of-a-test")
+    found = doctor(tmp_path, lack, code=0)
+    assert (found["level"], found["isolation"], found["snapshotter"]) == ("lesser", "chroot", "copy")
+    isolation, snapshotter = found["by_name"]["isolation"], found["by_name"]["snapshotter"]
+    assert isolation["problem"].startswith("by chroot, less isolated: cannot ")
+    assert isolation["fix"]
+    assert (snapshotter["state"], snapshotter["problem"]) == ("degraded", "copies of layers: nothing can be mounted")
+    assert [item for item in found["abilities"] if item["need"] == "required" and item["state"] == "missing"] == []
+    doctor(tmp_path, lack, code=1, options=("--strict",))
+
+
+@pytest.mark.userns
+def test_nothing_is_left_without_the_right_to_change_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    found = doctor(tmp_path, "container_without_chroot", code=1)
+    assert (found["isolation"], found["by_name"]["isolation"]["state"]) == ("none", "missing")
+    assert "seccompProfile: {type: Unconfined}" in found["by_name"]["isolation"]["fix"]
 
 
 @pytest.mark.userns
@@ -85,10 +113,12 @@ def test_masked_proc_is_a_lesser_one(tmp_path: Path) -> None:
 
 @pytest.mark.userns
 def test_store_on_an_overlay(tmp_path: Path) -> None:
-    found = doctor(tmp_path, "store_on_overlay", code=1)
+    found = doctor(tmp_path, "store_on_overlay", code=0)
     ability = found["by_name"]["overlay"]
-    assert (ability["state"], ability["step"]) == ("missing", "mount an overlay")
+    assert (ability["state"], ability["step"], ability["need"]) == ("missing", "mount an overlay", "wanted")
     assert "PYBUILD_STORE" in ability["fix"]
+    assert (found["level"], found["isolation"], found["snapshotter"]) == ("lesser", "namespaces", "copy")
+    assert found["by_name"]["snapshotter"]["fix"] == ability["fix"]
     assert found["by_name"]["store"]["detail"].startswith("overlay")
 
 
@@ -144,7 +174,7 @@ def test_helpers_that_the_kernel_refuses(tmp_path: Path) -> None:
 
 @pytest.mark.userns
 @pytest.mark.parametrize(("lack", "words"), [("no_user_namespaces", "user.max_user"), ("seccomp", "seccomp")])
-def test_a_worker_gives_the_same_advice(lack: str, words: str, tmp_path: Path) -> None:
+def test_a_worker_gives_the_same_advice(lack: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
         "from pybuild.sandbox.worker import Worker\n"
         "from pybuild.sandbox.errors import SandboxError\n"
@@ -155,6 +185,7 @@ def test_a_worker_gives_the_same_advice(lack: str, words: str, tmp_path: Path) -
     environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
     told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60).stdout.strip()
     assert words in told
+    monkeypatch.setenv("PYBUILD_ISOLATION", "namespaces")
     assert told == doctor(tmp_path, lack, code=1)["by_name"]["user-namespace"]["fix"]
 
 
@@ -173,6 +204,7 @@ def test_apparmor_gets_a_profile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     def no_map(_: object, __: object) -> Any:
         return everything.Outcome("map ids", 1, "cannot map ids"), {}
 
+    monkeypatch.setenv("PYBUILD_ISOLATION", "namespaces")
     monkeypatch.setattr(advice, "apparmor_restricts", lambda: True)
     monkeypatch.setattr(everything, "inside", no_map)
     report = everything.probe(str(tmp_path))
@@ -257,7 +289,7 @@ def test_store_over_the_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     by_name = {ability.name: ability for ability in report.abilities}
     assert by_name["store"].detail == "nfs4, over the network (nosuid)"
     assert by_name["overlay"].fix == advice.networked_store("nfs4")
-    assert report.mode == "none"
+    assert (report.isolation, report.snapshotter, report.level) == ("namespaces", "copy", "lesser")
     assert next(iter(report.fixes)) == by_name["overlay"].fix
 
 
@@ -278,9 +310,10 @@ def test_control_groups_of_version_2(tmp_path: Path) -> None:
 def test_people_are_told_what_would_help(tmp_path: Path) -> None:
     command = [sys.executable, str(confined.__file__), "seccomp", sys.executable, "-m", "pybuild", "doctor"]
     environment = {**os.environ, "PYBUILD_STORE": str(tmp_path), "PYTHONPATH": str(SOURCE)}
+    environment["PYBUILD_ISOLATION"] = "namespaces"
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 1
     assert ended.stdout.startswith("Mode    none: RUN does not work here")
     told, _, fixes = ended.stdout.partition("What would help:\n")
     assert "cannot make a user namespace: Operation not permitted [EPERM]" in told
-    assert "  user-namespace: a seccomp filter forbids it" in fixes
+    assert "  user-namespace, isolation: a seccomp filter forbids it" in fixes

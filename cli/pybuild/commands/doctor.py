@@ -16,6 +16,13 @@ _MODES = {
     "none": "none: RUN does not work here",
 }
 
+_ISOLATIONS = {
+    "namespaces": "in namespaces of its own",
+    "chroot": "kept apart by chroot, less isolated",
+    "none": "",
+}
+_SNAPSHOTTERS = {"overlay": "on stacked layers (overlay)", "copy": "on copies of layers", "none": ""}
+
 
 def doctor(
     json: Annotated[bool, Option("--json", help="Print one JSON object.")] = False,
@@ -53,7 +60,10 @@ def _lines(report: "Report") -> list[str]:
         ]
         for item in report.abilities
     ]
-    lines = [f"Mode    {_MODES[report.mode]} ({best})", f"Store   {one_line(report.store)}", ""]
+    lines = [f"Mode    {_MODES[report.mode]} ({best})"]
+    if report.mode != "none":
+        lines.append(f"RUN     {_ISOLATIONS[report.isolation]}, {_SNAPSHOTTERS[report.snapshotter]}")
+    lines += [f"Store   {one_line(report.store)}", ""]
     lines += table(["ABILITY", "STATE", "NEED", "DETAIL"], rows)
     if report.fixes:
         lines += ["", "What would help:"]

@@ -17,15 +17,13 @@ import msgspec
 
 from pybuild.engine.snapshots import Snapshots, lay_over
 from pybuild.oci.digest import Digest, chain_id
+from pybuild.sandbox.ground import VARIABLE
 from pybuild.sandbox.spec import Snapshotter
 from pybuild.sandbox.volumes import Directory
 
 if TYPE_CHECKING:
     from pybuild.engine.workers import Workers
     from pybuild.store.store import Store
-
-
-VARIABLE = "PYBUILD_SNAPSHOTTER"
 
 
 class Ground(msgspec.Struct, frozen=True):

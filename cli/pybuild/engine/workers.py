@@ -11,10 +11,9 @@ from threading import Lock, Thread
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from pybuild.engine import footings
 from pybuild.errors import CancelledError, UsageError
 from pybuild.layer.tarwriter import Packed
-from pybuild.sandbox import idmap
+from pybuild.sandbox import footings, idmap
 from pybuild.sandbox.errors import IdMapError, NetworkError, SandboxError, UserNamespaceError
 from pybuild.sandbox.idmap import Footing, IdMap
 from pybuild.sandbox.spec import EMULATIONS, SNAPSHOTTERS, Emulation, Isolation, RunEnd, SandboxSpec, Snapshotter
@@ -296,7 +295,7 @@ class Workers:
             if self._store_problem is None:
                 self._store_problem, self.shares_content = self._try_store(staging())
                 if wanted == "auto" and self._store_problem and self._inform is not None and self.isolation != "chroot":
-                    self._inform(f"each tree of a RUN is a copy: {self._store_problem}")
+                    self._inform(f"RUN works on copies of the layers: {self._store_problem}")
         return "copy" if wanted == "copy" or self._store_problem or self.isolation == "chroot" else "overlay"
 
     def _try_store(self, staging: Path) -> tuple[str, bool]:

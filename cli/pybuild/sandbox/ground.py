@@ -15,6 +15,8 @@ from pybuild.sandbox.overlay import UPPER
 from pybuild.sandbox.spec import SandboxSpec
 from pybuild.sandbox.stubs import Made, put_back, remove_stubs
 
+VARIABLE = "PYBUILD_SNAPSHOTTER"
+
 TABLE = b"table"
 """Name of the note of how the tree was before; its content is the business of `layer`."""
 

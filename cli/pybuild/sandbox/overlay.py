@@ -131,7 +131,7 @@ def trial(place: bytes) -> str:
         state = os.stat(upper + b"/file")
         return "" if stat.S_ISCHR(state.st_mode) else "what is deleted in an overlay is not marked as such"
     except SandboxError as error:
-        return error.message
+        return advice.joined(error.message, error.hint)
     except OSError as error:
         return f"an overlay cannot be used: {error.strerror}"
     finally:

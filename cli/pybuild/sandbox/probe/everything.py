@@ -9,7 +9,7 @@ from functools import partial
 
 import msgspec
 
-from pybuild.sandbox import advice, idmap, syscalls
+from pybuild.sandbox import advice, footings, ground, idmap, syscalls
 from pybuild.sandbox.errors import IdMapError
 from pybuild.sandbox.idmap import IdMap
 from pybuild.sandbox.probe import limits, namespaces, store
@@ -27,8 +27,13 @@ _INSIDE: dict[str, tuple[Need, str]] = {
     "mounts": ("required", "/dev, /sys and the files that are mounted"),
     "seccomp": ("required", "keeping RUN from dangerous system calls"),
     "store-xattrs": ("required", "layers, and owners when there is one id only"),
-    "overlay": ("required", "stacking layers without copying them"),
+    "overlay": ("wanted", "stacking layers without copying them"),
 }
+
+_ENTERED = ("user-namespace", "mount-namespace", "root-ids", "single-id")
+"""What a worker needs to begin with; where it is refused another footing is looked for."""
+_APART = "keeping RUN apart"
+_STOOD_ON = "what RUN stands on"
 
 
 def probe(store_root: str) -> Report:
@@ -49,10 +54,19 @@ def probe(store_root: str) -> Report:
         found += maps
     if ids is not None:
         found += _inside(ids, place if found[1].state == "ok" else tempfile.gettempdir())
+    isolation = _isolation(found, ids)
+    found.append(isolation)
+    if isolation.state == "degraded":
+        found = [_less_needed(item) for item in found]
+    if isolation.state != "missing" and all(item.state != "missing" for item in found if item.need == "required"):
+        found.append(_snapshotter(found, by_chroot=isolation.state == "degraded"))
+    stacked = found[-1].detail == "overlay"
     found += [_seccomp_notify(), _network(), _control_groups()]
-    required = [item for item in found if item.need == "required"]
-    works = ids is not None and all(item.state != "missing" for item in required)
-    mode: Mode = ids.mode if works and ids is not None else "none"
+    works = all(item.state != "missing" for item in found if item.need == "required")
+    mode: Mode = "none"
+    if works:
+        # Nothing is mapped without a user namespace: all ids are themselves, if there is more than one
+        mode = ids.mode if ids is not None else "root" if idmap.may_map_all() else "single"
     abilities = tuple(found)
     return Report(
         schema=SCHEMA,
@@ -61,7 +75,65 @@ def probe(store_root: str) -> Report:
         store=store_root,
         abilities=abilities,
         profile=advice.apparmor_profile(program()) if _blames_apparmor(abilities) else "",
+        isolation=("chroot" if isolation.state == "degraded" else "namespaces") if works else "none",
+        snapshotter=("overlay" if stacked else "copy") if works else "none",
     )
+
+
+def _isolation(found: list[Ability], ids: IdMap | None) -> Ability:
+    """Tell how a build would keep RUN apart from this system, the best first."""
+    tried = footings.wanted("")
+    refused = next((item for item in found if item.name in _ENTERED and item.state == "missing"), None)
+    outcome = Outcome("keep RUN apart", 0, refused.problem if refused else "a namespace is missing")
+    for footing in tried:
+        if footing == "namespaces" and refused is None and ids is not None:
+            return Ability("isolation", "ok", "required", _APART, detail="namespaces")
+        if footing == "ids" and ids is not None:
+            made, bodies = inside(ids, {"chroot": _change_root})
+            outcome = bodies.get("chroot", made)
+        elif footing == "bare":
+            outcome = attempt(_change_root)
+        else:
+            continue
+        if outcome.ok:
+            why = f": {refused.problem}" if refused else ""
+            return Ability(
+                *("isolation", "degraded", "required", _APART),
+                error=refused.error if refused else "",
+                problem=f"by chroot, less isolated{why}",
+                fix=refused.fix if refused else "",
+            )
+    found_none = _ability("isolation", "required", _APART, outcome)
+    return _with_fix(found_none, refused.fix if refused else "")
+
+
+def _change_root(steps: Steps) -> None:
+    steps("change the root directory")
+    os.chroot("/")
+
+
+def _less_needed(ability: Ability) -> Ability:
+    """What a build does without is wanted all the same."""
+    if ability.need != "required" or ability.name in ("isolation", "store"):
+        return ability
+    return msgspec.structs.replace(ability, need="wanted")
+
+
+def _snapshotter(found: list[Ability], *, by_chroot: bool) -> Ability:
+    """Tell what RUN would stand on."""
+    ability = Ability("snapshotter", "ok", "required", _STOOD_ON)
+    wanted = os.environ.get(ground.VARIABLE) or "auto"
+    overlay = next((item for item in found if item.name == "overlay"), None)
+    problem, fix = "nothing can be mounted", ""
+    if overlay is not None and not by_chroot:
+        problem, fix = overlay.problem, overlay.fix
+        if overlay.state == "ok":
+            if wanted != "copy":
+                return msgspec.structs.replace(ability, detail="overlay")
+            problem = f"{ground.VARIABLE} says so"
+    if wanted == "overlay":
+        return msgspec.structs.replace(ability, state="missing", step="stack layers", problem=problem, fix=fix)
+    return msgspec.structs.replace(ability, state="degraded", problem=f"copies of layers: {problem}", fix=fix)
 
 
 def program() -> str:
@@ -72,7 +144,7 @@ def program() -> str:
 def _blames_apparmor(abilities: tuple[Ability, ...]) -> bool:
     denied = (errno.errorcode[errno.EPERM], errno.errorcode[errno.EACCES])
     return advice.apparmor_restricts() and any(
-        item.error in denied for item in abilities if item.need == "required" and item.state == "missing"
+        item.error in denied for item in abilities if item.need != "optional" and item.state == "missing"
     )
 
 

@@ -7,6 +7,8 @@ import msgspec
 State = Literal["ok", "degraded", "missing"]
 Need = Literal["required", "wanted", "optional"]
 Mode = Literal["multi", "root", "single", "none"]
+Isolated = Literal["namespaces", "chroot", "none"]
+Stacked = Literal["overlay", "copy", "none"]
 Level = Literal["best", "lesser", "none"]
 
 SCHEMA = 1
@@ -31,7 +33,10 @@ class Ability(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What a build would do here: `mode` is how it maps ids, `level` whether that is the best there is."""
+    """What a build would do here: `mode` is how it maps ids, `level` whether all is the best there is.
+
+    `isolation` is how RUN is kept apart and `snapshotter` what it stands on.
+    """
 
     schema: int
     mode: Mode
@@ -40,6 +45,8 @@ class Report(msgspec.Struct, frozen=True):
     abilities: tuple[Ability, ...]
     profile: str = ""
     """The text of an AppArmor profile for this program, when that is what is missing."""
+    isolation: Isolated = "none"
+    snapshotter: Stacked = "none"
 
     @property
     def fixes(self) -> dict[str, list[str]]:

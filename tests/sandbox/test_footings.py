@@ -4,9 +4,8 @@ import os
 
 import pytest
 
-from pybuild.engine import footings
 from pybuild.errors import UsageError
-from pybuild.sandbox import advice, caps, syscalls
+from pybuild.sandbox import advice, caps, footings, syscalls
 from pybuild.sandbox.errors import UserNamespaceError
 
 
