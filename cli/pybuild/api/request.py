@@ -95,6 +95,8 @@ class BuildRequest(NamedTuple):
     takes after the build, `min_free` what it leaves free on its disk; 0 is none. `build_contexts` are named contexts:
     absolute paths of directories, addresses, `docker-image://NAME`, `oci-layout://PATH[:TAG][@DIGEST]`, `target:STAGE`.
     Without `remembers` results of steps do not enter the cache.
+    `cache_from` and `cache_to` are where results are taken from and given to: type local with a directory as `dest`,
+    inline (to) for the image's own config, registry (from) with an image of the store as `ref`.
     `isolation` is auto, namespaces or chroot, or "" for what PYBUILD_ISOLATION says where it is built.
     """
 
@@ -135,6 +137,8 @@ class BuildRequest(NamedTuple):
     max_size: int = 0
     min_free: int = 0
     remembers: bool = True
+    cache_from: tuple[Output, ...] = ()
+    cache_to: tuple[Output, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -146,7 +150,10 @@ class BuildRequest(NamedTuple):
             "labels": dict(self.labels),
             "ulimits": [limit._asdict() for limit in self.ulimits],
             "limits": self.limits._asdict(),
-            "outputs": [{**output._asdict(), "attrs": dict(output.attrs)} for output in self.outputs],
+            **{
+                name: [{**output._asdict(), "attrs": dict(output.attrs)} for output in getattr(self, name)]
+                for name in ("outputs", "cache_from", "cache_to")
+            },
             "secrets": {name: secret.value.hex() for name, secret in self.secrets.items()},
             "ssh": [agent._asdict() for agent in self.ssh],
         }
@@ -159,7 +166,8 @@ class BuildRequest(NamedTuple):
             for name in ("tags", "no_cache_filter", "extra_hosts", "allow", "shell_command"):
                 values[name] = tuple(str(item) for item in values.get(name, ()))
             values["ulimits"] = tuple(Ulimit(**item) for item in values.get("ulimits", ()))
-            values["outputs"] = tuple(Output(**item) for item in values.get("outputs", ()))
+            for name in ("outputs", "cache_from", "cache_to"):
+                values[name] = tuple(Output(**item) for item in values.get(name, ()))
             values["limits"] = Limits(**values.get("limits", {}))
             values["ssh"] = tuple(
                 Agent(str(item["id"]), tuple(str(path) for path in item["paths"])) for item in values.get("ssh", ())

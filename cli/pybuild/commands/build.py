@@ -126,6 +126,14 @@ def build(
     shell_command: Annotated[
         str, Option(help="What that opens, instead of the image's shell.", metavar="COMMAND")
     ] = "",
+    cache_from: Annotated[
+        list[str] | None,
+        Option(help="Take results of steps from type=local,src=DIR, or an IMAGE that carries them.", metavar="SPEC"),
+    ] = None,
+    cache_to: Annotated[
+        list[str] | None,
+        Option(help="Give results to type=local,dest=DIR[,mode=max], or type=inline: to the image.", metavar="SPEC"),
+    ] = None,
     max_size: Annotated[
         str, Option(help="Most the store may take afterwards; what was used least recently goes.", metavar="SIZE")
     ] = "",
@@ -142,7 +150,7 @@ def build(
     ] = "",
 ) -> int:
     """Build an image from a Dockerfile and the files of CONTEXT."""
-    from pybuild.commands import flags, given, room
+    from pybuild.commands import caches, flags, given, room
 
     form = _check_form(check, call, format_) if check or call or format_ else ""
     if watch and (form or context == "-" or given.is_remote(context)):
@@ -184,6 +192,8 @@ def build(
         on_fail=_on_fail(shell_on_fail, progress),
         shell_command=flags.words(shell_command, "--shell-command"),
         proxies=_environment_proxies(),
+        cache_from=tuple(caches.source(text, Path.cwd()) for text in cache_from or ()),
+        cache_to=tuple(caches.target(text, Path.cwd()) for text in cache_to or ()),
         max_size=most,
         min_free=least,
         build_contexts=given.contexts(build_context) if build_context else {},

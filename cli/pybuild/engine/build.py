@@ -32,7 +32,7 @@ from pybuild.engine.snapshots import Snapshots
 from pybuild.engine.solve import Inputs, Solver, StageState, numbered, timestamp
 from pybuild.engine.sources import ContextSource
 from pybuild.engine.workers import Workers
-from pybuild.errors import CancelledError
+from pybuild.errors import CancelledError, PybuildError
 from pybuild.oci.digest import Digest
 from pybuild.oci.image import ImageConfig, RootFS, encode
 from pybuild.oci.platform import Platform
@@ -40,6 +40,7 @@ from pybuild.oci.reference import Reference, parse_reference
 from pybuild.plan.make import make
 from pybuild.plan.ops import BaseImage, NeedBases, Plan
 from pybuild.sandbox.cgroups import Limiter
+from pybuild.store.cache import CacheRecord
 from pybuild.store.store import Store
 
 
@@ -129,17 +130,21 @@ def _build(
             remotes=remotes,
             explainer=explainer,
             named=named,
+            elsewhere=_elsewhere(request, store, workers, emit),
             emit=emit,
             cancel=cancel,
             file=dockerfile.name,
             text=dockerfile.text,
         )
-        state = Solver(plan, solving, shown).solve()
+        solver = Solver(plan, solving, shown)
+        state = solver.solve()
         for remembering in [given.context] * given.remembers + named.remembering():
             _remember(remembering, emit)
         if cancel.is_set():
             raise CancelledError("the build was cancelled")
         built = _commit(plan, state, store, tags, request)
+        if request.cache_to:
+            _give_cache(request, store, state, solver, emit)
         recorded(built.image_id)
         if request.remembers:
             record(store, Digest(built.image_id), request, {name: base.id for name, base in bases.items()})
@@ -155,6 +160,35 @@ def _timeouts(deadline: Deadline) -> Iterator[None]:
         if deadline.passed:
             raise deadline.error() from error
         raise
+
+
+def _elsewhere(
+    request: BuildRequest, store: Store, workers: Workers, emit: Callable[[Event], None]
+) -> Callable[[str], CacheRecord | None]:
+    """Return what looks a key up where `--cache-from` says."""
+    if not request.cache_from:
+        return lambda key: None
+    from pybuild.engine.caching import Elsewhere
+
+    return Elsewhere(store, workers, request.cache_from, emit).get
+
+
+def _give_cache(
+    request: BuildRequest, store: Store, state: StageState, solver: Solver, emit: Callable[[Event], None]
+) -> None:
+    """Write the results to the directories that `--cache-to` names."""
+    from pybuild.engine.caching import export
+
+    for target in request.cache_to:
+        if target.type != "local":
+            continue
+        everything = target.attrs.get("mode", "min") == "max"
+        try:
+            export(store, target, solver.results() if everything else state.results)
+        except PybuildError as error:
+            if target.attrs.get("ignore-error", "false").lower() not in ("true", "1"):
+                raise
+            emit(Notice("warning", error.message))
 
 
 def _remember(context: LocalContext, emit: Callable[[Event], None]) -> None:
@@ -220,6 +254,7 @@ def _commit(
         config=config,
         rootfs=RootFS(diff_ids=diff_ids),
         history=state.history,
+        cache=_inline_cache(request, state, diff_ids, epoch),
     )
     image_id = store.images.put(encode(image), tags=tags)
     exported = [
@@ -227,3 +262,13 @@ def _commit(
     ]
     names = tuple(tag.familiar() for tag in tags)
     return Built(image_id, names, time.time(), exported=tuple(exported), source_date_epoch=epoch)
+
+
+def _inline_cache(request: BuildRequest, state: StageState, diff_ids: list[Digest], epoch: int | None) -> bytes | None:
+    """Return what the image's config is to carry of the results, if it was asked for."""
+    wanted = request.build_args.get("BUILDKIT_INLINE_CACHE") or ""
+    if wanted.lower() not in ("1", "true") and all(target.type != "inline" for target in request.cache_to):
+        return None
+    from pybuild.engine.caching import inline
+
+    return inline(state.results, diff_ids, epoch)

@@ -143,11 +143,13 @@ def _image(store: Store, record: ImageRecord, names: Sequence[Reference]) -> Exp
         names=tuple(names),
         layer_size=store.layers.size,
         open_layer=store.blobs.open,
-        compressed=_compressor(store),
+        compressed=compressor(store),
     )
 
 
-def _compressor(store: Store) -> Callable[[Digest, str], tuple[Descriptor, int]]:
+def compressor(store: Store) -> Callable[[Digest, str], tuple[Descriptor, int]]:
+    """Return what gives a layer in a compressed form: its descriptor, and one of its file, the caller's."""
+
     def compressed(diff_id: Digest, kind: str) -> tuple[Descriptor, int]:
         """Return a compressed form, made once and kept."""
         media_type = _MEDIA_TYPES[kind]

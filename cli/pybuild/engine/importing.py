@@ -55,7 +55,7 @@ def load(store: Store, workers: Workers, source: BinaryIO | Path) -> list[dict[s
     with _opened(store, workers, source) as archive:
         for image in find_images(archive, host()):
             for diff_id, layer in zip(image.config.rootfs.diff_ids, image.layers, strict=True):
-                _take_layer(store, workers, archive, diff_id, layer)
+                take_layer(store, workers, archive, diff_id, layer)
             answer += _name(store, image)
     return answer
 
@@ -71,10 +71,10 @@ def take_layout(store: Store, workers: Workers, spec: str) -> ImageRecord:
         path, tag = rest, ""
     if not Path(path).is_dir():
         raise NotFoundError(f"there is no OCI layout directory: {path}")
-    archive = _Directory(Path(path))
+    archive = LayoutDirectory(Path(path))
     image = find_one(archive, host(), tag, parse_digest(digest) if at else None)
     for diff_id, layer in zip(image.config.rootfs.diff_ids, image.layers, strict=True):
-        _take_layer(store, workers, archive, diff_id, layer)
+        take_layer(store, workers, archive, diff_id, layer)
     record = store.images.get(store.images.put(image.config_bytes))
     assert record is not None
     return record
@@ -175,7 +175,7 @@ class _TarArchive:
         return Digest("sha256:" + entry.digest.hex())
 
 
-class _Directory:
+class LayoutDirectory:
     """An OCI layout directory. Links in it may lead anywhere, so none is followed."""
 
     def __init__(self, root: Path) -> None:
@@ -239,10 +239,10 @@ class _Directory:
 
 
 @contextmanager
-def _opened(store: Store, workers: Workers, source: BinaryIO | Path) -> Iterator[_TarArchive | _Directory]:
+def _opened(store: Store, workers: Workers, source: BinaryIO | Path) -> Iterator[_TarArchive | LayoutDirectory]:
     if isinstance(source, Path):
         if source.is_dir():
-            yield _Directory(source)
+            yield LayoutDirectory(source)
             return
         try:
             stream = source.open("rb")
@@ -265,9 +265,10 @@ def _indexed(store: Store, workers: Workers, stream: BinaryIO) -> Iterator[_TarA
             yield _TarArchive(source)
 
 
-def _take_layer(
-    store: Store, workers: Workers, archive: _TarArchive | _Directory, diff_id: Digest, layer: FoundLayer
+def take_layer(
+    store: Store, workers: Workers, archive: "_TarArchive | LayoutDirectory", diff_id: Digest, layer: FoundLayer
 ) -> None:
+    """Take a layer into the store, unless it is there; raise InvalidArchiveError or LayerError for another one."""
     if store.layers.has(diff_id):
         return
     with store.blobs.create() as given, store.blobs.create() as plain:

@@ -76,6 +76,8 @@ class StageState(msgspec.Struct):
     created: str = ""
     author: str = ""
     base_layers: int = 0
+    results: list[tuple[str, CacheRecord]] = msgspec.field(default_factory=list)
+    """Keys and results of its steps, those of the stage it is built from first."""
     below: list[tuple[str, str]] = msgspec.field(default_factory=list)
     """The base and each step that does something, with a digest of what came of it: what an account says of them."""
 
@@ -96,6 +98,7 @@ class Inputs(msgspec.Struct, frozen=True):
     remotes: Remotes
     explainer: Explainer
     named: NamedContexts
+    elsewhere: Callable[[str], CacheRecord | None]
     emit: Callable[[Event], None]
     cancel: Flag
     file: str
@@ -134,6 +137,11 @@ class Solver:
         for error in sorted(errors, key=lambda error: isinstance(error, CancelledError)):
             raise error
         return self._futures[self._plan.target.index].result()
+
+    def results(self) -> list[tuple[str, CacheRecord]]:
+        """Return keys and results of all steps of all stages, once solved."""
+        found = {key: record for future in self._futures.values() for key, record in future.result().results}
+        return list(found.items())
 
     def _is_chain(self) -> bool:
         """Does each stage need the one before it, so that nothing could run side by side?"""
@@ -189,6 +197,8 @@ class Solver:
             )
             look.done()
             state.below.append((step.display, record.diff_id or ""))
+            if BY_HAND not in record.value:
+                state.results.append((look.record.key, record))
             if record.diff_id is not None:
                 state.diff_ids.append(record.diff_id)
             state.created = self._created(record)
@@ -207,6 +217,7 @@ class Solver:
                 parent = self._state_of(index)
                 state = StageState(list(parent.diff_ids), list(parent.history), parent.created)
                 state.base_layers = parent.base_layers
+                state.results = list(parent.results)
                 state.below = list(parent.below)
             case FromImage(reference=reference):
                 config = self._in.images[reference]
@@ -290,6 +301,8 @@ class Solver:
             return None
         record = self._in.store.cache.get(key.text)
         if record is None or (record.diff_id is not None and not self._in.store.layers.has(record.diff_id)):
+            record = self._in.elsewhere(key.text)
+        if record is None:
             return None
         look.hit(key)
         return record

@@ -102,6 +102,8 @@ class ImageConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     config: RunConfig = RunConfig()
     rootfs: RootFS = RootFS()
     history: list[History] | None = None
+    cache: bytes | None = msgspec.field(default=None, name="moby.buildkit.cache.v0")
+    """Results of the steps that made it, as `cacheconfig` has them."""
 
 
 class Manifest(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
