@@ -369,6 +369,52 @@ def test_supervisor_that_was_killed_at_the_very_end_is_noticed() -> None:
     Supervisor().end()
 
 
+def test_what_another_user_makes_by_a_link_or_within_bounds_is_its_own(one: Box, lowers: tuple[bytes, ...]) -> None:
+    ran = run(
+        one,
+        lowers,
+        """
+        import struct
+        os.chmod(".", 0o777)
+        os.mkdir("d")
+        os.mkdir("g")
+        os.chown("g", 0, 50)
+        os.chmod("g", 0o2777)
+        os.chmod("d", 0o777)
+        os.setresuid(33, 33, 33)
+        def link(name, target):
+            os.symlink(target, name)
+            return name
+        def write(path, flags=os.O_CREAT | os.O_WRONLY):
+            try:
+                os.close(os.open(path, flags, 0o644))
+            except OSError as error:
+                return error.strerror
+            return ids(path)
+        print(write(link("one", "made")), write(link("two", link("three", "/srv/d/made"))))
+        print(write(link("d/up", "../g/made")), write("one"), write(link("loop", "loop")), write(link("no", "absent/no")))
+        print(write(link("new", "d/new"), os.O_CREAT | os.O_EXCL | os.O_WRONLY), write(link("dir", "d")))
+        def openat2(path, resolve):
+            how = struct.pack("QQQ", os.O_CREAT | os.O_WRONLY, 0o644, resolve)
+            at = os.open("d", os.O_PATH)
+            return libc.syscall(437, at, path, how, len(how)) >= 0
+        beneath, in_root = 8, 16
+        print([openat2(path, beneath) for path in (b"../out", b"/srv/out", b"in")], openat2(b"/../rooted", in_root))
+        """,
+    )
+    assert ran.out.splitlines() == [
+        "(33, 0) (33, 0)",
+        "(33, 50) (33, 0) Too many levels of symbolic links No such file or directory",
+        "File exists Is a directory",
+        "[False, False, True] True",
+    ]
+    found = owners(ran)
+    for path in "srv/made", "srv/d/made", "srv/d/in", "srv/d/rooted":
+        assert found[path][2:] == (33, 0), path
+    assert found["srv/g/made"][2:] == (33, 50)
+    assert not {"srv/out", "srv/rooted", "rooted", "srv/d/new"} & found.keys()
+
+
 def test_notes_are_not_copied_with_attributes(one: Box, lowers: tuple[bytes, ...]) -> None:
     ran = run(
         one,

@@ -203,17 +203,20 @@ class Caller:
         except FileNotFoundError:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
 
-    def open(self, fd: int, path: bytes, flags: int, mode: int = 0) -> int:
-        """Return a descriptor of a path, relative to the caller's descriptor `fd` when it is relative."""
-        base = AT_FDCWD if path[:1] == b"/" else self.held(fd)
+    def open(self, fd: int, path: bytes, flags: int, *, resolve: int = 0) -> int:
+        """Return a descriptor of a path, relative to the caller's descriptor `fd` when it is relative.
+
+        `resolve` are rules of openat2(2).
+        """
+        base = AT_FDCWD if path[:1] == b"/" and not resolve else self.held(fd)
         try:
-            return syscalls.openat2(base, path, flags, syscalls.RESOLVE_NO_MAGICLINKS, mode)
+            return syscalls.openat2(base, path, flags, resolve | syscalls.RESOLVE_NO_MAGICLINKS)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ELOOP) or not flags & os.O_PATH:
                 raise
             own = _OWN_FD.fullmatch(path)
             number = int(own[1]) if own else _STREAMS.get(path, -1)
-            if number < 0 or flags & os.O_NOFOLLOW:
+            if number < 0 or flags & os.O_NOFOLLOW or resolve:
                 raise
         finally:
             if base >= 0:

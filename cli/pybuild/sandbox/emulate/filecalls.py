@@ -25,6 +25,8 @@ _NOFOLLOW = 0x100
 _SYNC = 0x6000
 _LOW = 0xFFFFFFFF
 _PATH = os.O_PATH
+_MOST_LINKS = 40
+"""As many as the kernel follows (path_resolution(7))."""
 # Machines are little-endian: the low half of a mode is where it begins, and is all of it
 _MODE, _ID, _LENGTH, _STATX_DEVICE = (struct.Struct(form) for form in ("<H", "<I", "<Q", "<II"))
 _STATX = StatLayout(size=256, mode=28, uid=20, gid=24, rdev=128, length=40)
@@ -285,7 +287,7 @@ def make(caller: Caller, name: str) -> int | None:
 def create(caller: Caller, name: str) -> int | None:
     """Answer open(2) and its kin when they would make a file that is not root's."""
     args = caller.args
-    fd = AT_FDCWD
+    fd, resolve = AT_FDCWD, 0
     if name == "creat":
         at, flags, mode = 0, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, args[1]
     elif name == "open":
@@ -294,40 +296,73 @@ def create(caller: Caller, name: str) -> int | None:
         fd, at, flags, mode = signed(args[0]), 1, args[2], args[3]
     else:
         fd, at = signed(args[0]), 1
-        flags, mode, _ = struct.unpack("QQQ", caller.memory.read(caller.pid, args[2], 24))
+        flags, mode, resolve = struct.unpack("QQQ", caller.memory.read(caller.pid, args[2], 24))
     flags &= 0x7FFFFFFF
     if not flags & CREATES or flags & os.O_PATH:
         return PROCEED
     path = caller.text(at)
-    unnamed = bool(flags & UNNAMED)
     caller.enter()
-    if _is_roots(caller, fd, path if unnamed else split(path)[0]):
+    above, new = (path, b".") if flags & UNNAMED else split(path)
+    if (not resolve and _is_roots(caller, fd, above)) or path.endswith(b"/"):
         return PROCEED
     try:
-        parent, new = (caller.open(fd, path, _PATH | os.O_DIRECTORY), b".") if unnamed else caller.parent(fd, path)
+        parent = caller.open(fd, above, _PATH | os.O_DIRECTORY, resolve=resolve)
     except OSError:
         return PROCEED
+    follow = not flags & (UNNAMED | os.O_EXCL | os.O_NOFOLLOW) and not resolve
+    made = _open_new(caller, parent, new, flags, mode & 0o7777, _MOST_LINKS if follow else 0)
+    if made is None:
+        return PROCEED
     try:
-        owner = _owner_in(caller, parent)
-        if owner == (0, 0) or path.endswith(b"/"):
-            return PROCEED
-        umask = caller.umask()
-        caller.check()
-        os.umask(umask)
-        only = 0 if unnamed else os.O_EXCL
-        try:
-            made = syscalls.openat2(parent, new, flags | only, syscalls.RESOLVE_NO_MAGICLINKS, mode & 0o7777)
-        except FileExistsError:
-            return PROCEED
-    finally:
-        os.close(parent)
-    try:
-        # Better no file than one that is root's
-        files.set_owner_of_opened(made, *owner)
         caller.listener.give(caller.asked, made, close_on_exec=bool(flags & os.O_CLOEXEC))
     finally:
         os.close(made)
     return GIVEN
+
+
+def _open_new(caller: Caller, parent: int, name: bytes, flags: int, mode: int, links: int) -> int | None:
+    """Return a descriptor of a new file whose owner is noted; None when it is there, or to be made by the kernel.
+
+    What it is to be made in, `parent`, is closed. At most so many `links` are followed to what is not there yet.
+    """
+    while True:
+        try:
+            return _open_new_in(caller, parent, name, flags, mode)
+        except FileExistsError:
+            beyond = _beyond(parent, name) if links else None
+        finally:
+            os.close(parent)
+        if beyond is None:
+            return None
+        parent, name = beyond
+        links -= 1
+
+
+def _open_new_in(caller: Caller, parent: int, name: bytes, flags: int, mode: int) -> int | None:
+    owner = _owner_in(caller, parent)
+    if owner == (0, 0):
+        return None
+    umask = caller.umask()
+    caller.check()
+    os.umask(umask)
+    only = 0 if flags & UNNAMED else os.O_EXCL
+    made = syscalls.openat2(parent, name, flags | only, syscalls.RESOLVE_NO_MAGICLINKS, mode)
+    try:
+        # Better no file than one that is root's
+        files.set_owner_of_opened(made, *owner)
+    except BaseException:
+        os.close(made)
+        raise
+    return made
+
+
+def _beyond(parent: int, name: bytes) -> tuple[int, bytes] | None:
+    """Return the directory and the name that a symbolic link leads to; None for all else, and when it leads nowhere."""
+    try:
+        above, name = split(os.readlink(name, dir_fd=parent))
+        return syscalls.openat2(parent, above, _PATH | os.O_DIRECTORY, syscalls.RESOLVE_NO_MAGICLINKS), name
+    except OSError:
+        return None
 
 
 def execute(caller: Caller, name: str, identities: Identities) -> None:
