@@ -392,7 +392,7 @@ def test_what_another_user_makes_by_a_link_or_within_bounds_is_its_own(one: Box,
                 return error.strerror
             return ids(path)
         print(write(link("one", "made")), write(link("two", link("three", "/srv/d/made"))))
-        print(write(link("d/up", "../g/made")), write("one"), write(link("loop", "loop")), write(link("no", "absent/no")))
+        print(write(link("d/up", "../g/made")), write("one"), write(link("loop", "loop")), write(link("no", "no-d/x")))
         print(write(link("new", "d/new"), os.O_CREAT | os.O_EXCL | os.O_WRONLY), write(link("dir", "d")))
         def openat2(path, resolve):
             how = struct.pack("QQQ", os.O_CREAT | os.O_WRONLY, 0o644, resolve)
