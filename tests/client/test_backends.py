@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pybuild.api.events import Built, Failed, ShellEnded, ShellOpened, StepLog
-from pybuild.api.request import BuildRequest, ShellRequest
+from pybuild.api.events import Built, Failed, Moved, Pulled, ShellEnded, ShellOpened, StepLog, Transfer
+from pybuild.api.request import BuildRequest, PullRequest, ShellRequest
 from pybuild.client import Backend, connect, start, wants_inline
 from pybuild.client.inline import Inline
 from pybuild.client.remote import Remote
@@ -25,7 +25,12 @@ def backend(request: pytest.FixtureRequest, world: World) -> Iterator[Backend]:
             yield remote
     else:
         images = fake_engine.Images(world.store)
-        parts = {"build": fake_engine.build, "shell": fake_engine.shell, "failure_of": fake_engine.failure_of}
+        parts = {
+            "pull": fake_engine.pull,
+            "build": fake_engine.build,
+            "shell": fake_engine.shell,
+            "failure_of": fake_engine.failure_of,
+        }
         with Inline(world.store, images=images, **parts) as inline:
             yield inline
 
@@ -297,3 +302,13 @@ def test_a_daemon_that_cannot_be_started_is_told(world: World, monkeypatch: pyte
     monkeypatch.setattr(start, "daemon_command", lambda: ["/no/such/program"])
     with pytest.raises(PybuildError, match="cannot start the daemon"):
         connect(start=True)
+
+
+def test_a_pull_is_told_alike_and_fails_alike(backend: Backend) -> None:
+    *told, last = backend.pull(PullRequest(("app",)))
+    assert told == [Transfer(-1, "app", 5, 10)]
+    assert isinstance(last, Pulled)
+    assert last.images == (Moved("app", "sha256:" + "ef" * 32, fake_engine.ID, True),)
+    last = list(backend.pull(PullRequest(("nope",))))[-1]
+    assert isinstance(last, Failed)
+    assert last.failure.message == "there is no such image: nope"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from typer.main import get_command
 
 from pybuild.commands.group import typer_of
-from pybuild.commands.quick import parse
+from pybuild.commands.quick import parse, with_bare_values
 from pybuild.commands.table import rows, target_of
 from pybuild.plugin.option import Commands, Row
 from support.fake_world import World
@@ -80,6 +80,8 @@ def test_it_reads_what_typer_reads(name: str, words: list[str]) -> None:
         ("build", ["-t", "a", "--tag=b", "-tc", "."], {"tag": ["a", "b", "c"], "context": "."}),
         ("build", [".", "--no-inline", "-q", "-f", "-"], {"context": ".", "inline": False, "quiet": True, "file": "-"}),
         ("build", ["--", "-x"], {"context": "-x"}),
+        ("build", ["--pull", "."], {"pull": "always", "context": "."}),
+        ("build", ["--pull=never", "."], {"pull": "never", "context": "."}),
         ("build", ["-v", "."], {"debug": True, "context": "."}),
         ("rmi", ["a", "-f", "b"], {"name": ["a", "b"], "force": True}),
         ("tag", ["a", "b"], {"name": "a", "new_name": "b"}),
@@ -119,3 +121,11 @@ def test_an_ordinary_build_imports_little(world: World) -> None:
     assert "pybuild.client.remote" in modules
     heavy = {"typer", "msgspec", "ssl", "dataclasses", "inspect", "hashlib", "asyncio", "aiohttp", "sqlite3", "tomllib"}
     assert not heavy & set(modules)
+
+
+def test_an_option_said_without_its_value_has_one_for_typer_too() -> None:
+    words = with_bare_values(COMMANDS["build"], ["-qt", "x", "--pull", ".", "--", "--pull"])
+    assert words == ["-qt", "x", "--pull=always", ".", "--", "--pull"]
+    found = as_typer_has_it("build", with_bare_values(COMMANDS["build"], ["-q", "--pull", "."]))
+    assert found is not None
+    assert (found["pull"], found["context"]) == ("always", ".")

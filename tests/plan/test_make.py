@@ -41,8 +41,7 @@ def run_ops(text: str, **request: object) -> list[RunOp]:
 def test_missing_bases_are_asked_for_with_their_lines() -> None:
     step = make(parse("FROM a AS x\nFROM b\nCOPY --from=x /f /\nCOPY --from=c /f /\n"), BuildRequest(), {}, LINUX)
     assert isinstance(step, NeedBases)
-    assert step.references == {"a", "b"}
-    assert step.lines == {"a": 1, "b": 2}
+    assert {key: needed.line for key, needed in step.images.items()} == {"a": 1, "b": 2}
 
 
 def test_stages_the_target_does_not_need_are_left_out() -> None:

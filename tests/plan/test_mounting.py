@@ -87,7 +87,7 @@ def test_stages_and_images_of_mounts_are_needed() -> None:
     assert found.target.depends() == {0, 2}
     step = make(parse("FROM scratch\nRUN --mount=from=busybox,target=/x x\n"), BuildRequest(), {}, LINUX)
     assert isinstance(step, NeedBases)
-    assert step.lines == {"busybox": 2}
+    assert {key: needed.line for key, needed in step.images.items()} == {"busybox": 2}
 
 
 def test_triggers_name_stages_of_the_file_that_uses_them() -> None:

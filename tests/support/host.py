@@ -13,7 +13,7 @@ from support import debian
 REQUIRE = "PYBUILD_TEST_REQUIRE"
 """Names of markers, separated by spaces, whose tests must run: a lack is then a failure and not a skip."""
 
-PEERS = ("skopeo", "umoci", "podman", "buildah")
+PEERS = ("skopeo", "umoci", "podman", "buildah", "docker-registry")
 
 
 def _succeeds(*command: str) -> bool:

@@ -2,7 +2,8 @@
 
 The order of a build's events: Planned; Reads, StepStarted, StepMissed, StepLog, Transfer, StepDone and
 Notice in any interleaving (steps of independent stages overlap), among them ShellOpened and ShellEnded in turn
-where shells were asked for; last exactly one of Built, Checked and Failed.
+where shells were asked for; last exactly one of Built, Checked and Failed. A pull is told by Transfer
+and Notice, and last Pulled or Failed.
 Times are seconds since the epoch as float. `step` is an index into `Planned.steps`.
 
 They are named tuples rather than dataclasses: the client makes these classes at every start, and a dataclass
@@ -200,6 +201,23 @@ RETRY, ACCEPT, AGAIN, ABORT = DECISIONS = ("retry", "accept", "shell", "abort")
 """How a build goes on after a shell in a failed step: do the step on the tree as it is now, take the tree for its
 result, open another shell, or fail."""
 
+
+class Moved(NamedTuple):
+    """An image that was pulled: `digest` is what its `name` stands for at the registry. `fresh`: it was not here."""
+
+    name: str
+    digest: str
+    image_id: str
+    fresh: bool
+
+
+class Pulled(NamedTuple):
+    """All images that were asked for are here: what ends a pull that went well."""
+
+    images: tuple[Moved, ...]
+    time: float
+
+
 Event = (
     Planned
     | Reads
@@ -214,15 +232,21 @@ Event = (
     | Failed
     | ShellOpened
     | ShellEnded
+    | Pulled
 )
 
 _KINDS: dict[str, type[Event]] = {
     kind.__name__: kind
     for kind in (
         *(Planned, Reads, StepStarted, StepMissed, StepLog, Transfer, StepDone, Notice, Built, Checked, Failed),
-        *(ShellOpened, ShellEnded),
+        *(ShellOpened, ShellEnded, Pulled),
     )
 }
+
+
+def is_last(event: Event) -> bool:
+    """Does nothing follow this event?"""
+    return isinstance(event, Built | Checked | Failed | Pulled) or (isinstance(event, ShellEnded) and event.step < 0)
 
 
 def to_json(event: Event) -> dict[str, Any]:
@@ -234,6 +258,8 @@ def to_json(event: Event) -> dict[str, Any]:
         values["reads"] = [read._asdict() for read in event.reads]
     if isinstance(event, Checked):
         values["findings"] = [finding._asdict() for finding in event.findings]
+    if isinstance(event, Pulled):
+        values["images"] = [image._asdict() for image in event.images]
     if isinstance(event, Checked | Failed | ShellOpened) and event.failure is not None:
         values["failure"] = event.failure._asdict()
     return {"event": type(event).__name__, **values}
@@ -250,6 +276,8 @@ def from_json(data: dict[str, Any]) -> Event:
             values["steps"] = tuple(PlannedStep(**step) for step in values["steps"])
         elif kind is Reads:
             values["reads"] = tuple(Read(**{**read, "excludes": tuple(read["excludes"])}) for read in values["reads"])
+        elif kind is Pulled:
+            values["images"] = tuple(Moved(**image) for image in values["images"])
         elif kind is Checked:
             values["findings"] = tuple(Finding(**finding) for finding in values["findings"])
         if kind in (Checked, Failed, ShellOpened) and values.get("failure") is not None:

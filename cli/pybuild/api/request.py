@@ -73,6 +73,27 @@ class Agent(NamedTuple):
     paths: tuple[str, ...]
 
 
+class Registries(NamedTuple):
+    """How registries are reached.
+
+    `environment` are those variables of the user's that say where settings and credentials are. `insecure` are
+    registries, as host or host:port, that need not prove who they are.
+    """
+
+    environment: Mapping[str, str] = _NOTHING
+    insecure: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {"environment": dict(self.environment), "insecure": list(self.insecure)}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> "Registries":
+        """Return the value in `data`; raise ValueError and its like when it is malformed."""
+        environment = {str(name): str(value) for name, value in data.get("environment", {}).items()}
+        return Registries(environment, tuple(str(host) for host in data.get("insecure", ())))
+
+
 class BuildRequest(NamedTuple):
     """Everything `pybuild build` was told.
 
@@ -98,6 +119,7 @@ class BuildRequest(NamedTuple):
     `cache_from` and `cache_to` are where results are taken from and given to: type local with a directory as `dest`,
     inline (to) for the image's own config, registry (from) with an image of the store as `ref`.
     `isolation` is auto, namespaces or chroot, or "" for what PYBUILD_ISOLATION says where it is built.
+    `pull` says when images are asked for at their registry: always, if they are missing here, or never.
     """
 
     context: str = ""
@@ -139,6 +161,8 @@ class BuildRequest(NamedTuple):
     remembers: bool = True
     cache_from: tuple[Output, ...] = ()
     cache_to: tuple[Output, ...] = ()
+    pull: str = "missing"
+    registries: Registries = Registries()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -156,6 +180,7 @@ class BuildRequest(NamedTuple):
             },
             "secrets": {name: secret.value.hex() for name, secret in self.secrets.items()},
             "ssh": [agent._asdict() for agent in self.ssh],
+            "registries": self.registries.to_json(),
         }
 
     @staticmethod
@@ -175,6 +200,7 @@ class BuildRequest(NamedTuple):
             for name in ("proxies", "build_contexts"):
                 values[name] = {str(key): str(value) for key, value in values.get(name, {}).items()}
             values["secrets"] = _secrets(values.get("secrets", {}))
+            values["registries"] = Registries.from_json(values.get("registries", {}))
             for name in ("timeout", "step_timeout"):
                 values[name] = float(values.get(name, 0))
             return BuildRequest(**values)
@@ -226,3 +252,31 @@ class ShellRequest(NamedTuple):
             return ShellRequest(**values)
         except (TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"malformed request of a shell: {error}") from error
+
+
+class PullRequest(NamedTuple):
+    """Everything `pybuild pull` was told.
+
+    `platform` is "" for that of this machine. `proxies` and `registries` are as in a build.
+    """
+
+    names: tuple[str, ...]
+    platform: str = ""
+    proxies: Mapping[str, str] = _NOTHING
+    registries: Registries = Registries()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {**self._asdict(), "proxies": dict(self.proxies), "registries": self.registries.to_json()}
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> "PullRequest":
+        """Return the request in `data`; raise UsageError when it is malformed."""
+        try:
+            values = dict(data)
+            values["names"] = tuple(str(name) for name in values["names"])
+            values["proxies"] = {str(name): str(value) for name, value in values.get("proxies", {}).items()}
+            values["registries"] = Registries.from_json(values.get("registries", {}))
+            return PullRequest(**values)
+        except (TypeError, ValueError, AttributeError, KeyError) as error:
+            raise UsageError(f"malformed request to pull: {error}") from error

@@ -10,7 +10,7 @@ from pybuild.dockerfile.parse import Dockerfile, Stage
 from pybuild.dockerfile.words import Expansion, examine
 from pybuild.errors import PybuildError
 from pybuild.oci.image import ImageConfig
-from pybuild.oci.platform import normalise, parse_platform
+from pybuild.oci.platform import Platform, normalise, parse_platform
 from pybuild.oci.reference import InvalidReferenceError, parse_reference
 
 if TYPE_CHECKING:
@@ -51,6 +51,21 @@ def stage_named(dockerfile: Dockerfile, name: str, before: int) -> int | None:
     return found[-1] if found else None
 
 
+def image_of(stage: Stage, name: str, values: Mapping[str, str], facts: "Facts", escape: str) -> ImageConfig | None:
+    """Return the config of the image that FROM names, None when it is not known."""
+    wanted = _wanted(stage, values, facts, escape)
+    return facts.bases.get(f"{name} {wanted}") or facts.bases.get(name)
+
+
+def _wanted(stage: Stage, values: Mapping[str, str], facts: "Facts", escape: str) -> Platform | None:
+    """Return the platform that FROM asks for, None for what is none: whoever plans the build tells it."""
+    try:
+        asked = expanded(stage.from_.platform or "", values, escape)
+        return parse_platform(asked, facts.host) if asked else facts.platform
+    except PybuildError:
+        return None
+
+
 def look_at_platform(
     stage: Stage,
     name: str,
@@ -61,11 +76,8 @@ def look_at_platform(
     escape: str,
 ) -> None:
     """Report a base image that is for another platform than the stage asks for."""
-    try:
-        asked = expanded(stage.from_.platform or "", values, escape)
-        wanted = parse_platform(asked, facts.host) if asked else facts.platform
-    except PybuildError:
-        # Whoever plans the build tells it
+    wanted = _wanted(stage, values, facts, escape)
+    if wanted is None:
         return
     actual = normalise(base.os, base.architecture, base.variant)
     if (actual.os, actual.architecture) == (wanted.os, wanted.architecture) or not base.architecture:

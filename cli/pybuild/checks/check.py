@@ -28,8 +28,9 @@ class Ignored(msgspec.Struct, frozen=True):
 class Facts(msgspec.Struct, frozen=True):
     """What is known besides the file: the machine's platform, and the one that is built for.
 
-    `bases` are configs of images by the name FROM gives them; one that is not there counts as an image that defines
-    nothing. `only` are indexes of the stages that are looked into, None for all.
+    `bases` are configs of images by the name FROM gives them, followed by a blank and the platform where FROM asks
+    for another one; one that is not there counts as an image that defines nothing. `only` are indexes of the stages
+    that are looked into, None for all.
     """
 
     host: Platform

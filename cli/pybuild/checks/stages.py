@@ -55,7 +55,7 @@ def look(dockerfile: Dockerfile, facts: "Facts", report: Report) -> None:
     for stage in dockerfile.stages:
         name = bases.expanded(stage.from_.reference, globals_, dockerfile.escape)
         index = bases.stage_named(dockerfile, name, stage.index)
-        base = None if index is not None else facts.bases.get(name)
+        base = None if index is not None else bases.image_of(stage, name, globals_, facts, dockerfile.escape)
         # A stage that is not looked into may still be what another one is built from
         speaks = facts.only is None or stage.index in facts.only
         if base is not None and speaks:

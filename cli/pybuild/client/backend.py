@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
 
 from pybuild.api.events import Event
-from pybuild.api.request import BuildRequest, ShellRequest
+from pybuild.api.request import BuildRequest, PullRequest, ShellRequest
 
 
 class Backend(Protocol):
@@ -42,6 +42,10 @@ class Backend(Protocol):
 
     def decide(self, token: str, decision: str) -> None:
         """Say how a build goes on after its shell: one of `api.events.DECISIONS`."""
+        ...
+
+    def pull(self, request: PullRequest) -> Generator[Event, None, None]:
+        """Pull images; the last event is Pulled or Failed. Closing the iterator early cancels it."""
         ...
 
     def images(self, *, all: bool = False, filters: dict[str, list[str]] | None = None) -> list[dict[str, Any]]:

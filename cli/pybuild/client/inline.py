@@ -9,8 +9,8 @@ from time import time
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
 
-from pybuild.api.events import Built, Checked, Event, Failed, Failure, ShellEnded
-from pybuild.api.request import BuildRequest, ShellRequest
+from pybuild.api.events import Built, Checked, Event, Failed, Failure, is_last
+from pybuild.api.request import BuildRequest, PullRequest, ShellRequest
 
 Filters = dict[str, list[str]]
 Work = Callable[[Callable[[Event], None], Flag], Event]
@@ -41,6 +41,7 @@ class Inline:
         build: Build | None = None,
         images: Any = None,
         shell: Any = None,
+        pull: Any = None,
         failure_of: Callable[[BaseException], Failure] | None = None,
     ) -> None:
         from pybuild.engine import paths
@@ -48,6 +49,7 @@ class Inline:
         self._root = store_root or paths.store_root()
         self._build = build
         self._shell = shell
+        self._pull = pull
         self._failure_of = failure_of
         self._made = images
 
@@ -102,6 +104,19 @@ class Inline:
 
         decide(token, decision)
 
+    def pull(self, request: PullRequest) -> Generator[Event, None, None]:
+        """Pull in a thread, as a build."""
+
+        def work(emit: Callable[[Event], None], cancel: Flag) -> Event:
+            if self._pull is None:
+                from pybuild.engine.pulling import pull
+            else:
+                pull = self._pull
+            pulled: Event = pull(request, store_root=self._root, emit=emit, cancel=cancel)
+            return pulled
+
+        return self._events("pull", work)
+
     def _events(self, name: str, work: Work) -> Generator[Event, None, None]:
         queue: SimpleQueue[Event] = SimpleQueue()
         cancel = Flag()
@@ -111,7 +126,7 @@ class Inline:
             while True:
                 event = queue.get()
                 yield event
-                if isinstance(event, Built | Checked | Failed) or (isinstance(event, ShellEnded) and event.step < 0):
+                if is_last(event):
                     break
         finally:
             # Ctrl-C lands here: a second one breaks off this waiting

@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from pybuild import __version__
-from pybuild.api.events import Built, Checked, Event, Failed, ShellEnded, from_json
-from pybuild.api.request import BuildRequest, ShellRequest
+from pybuild.api.events import Event, from_json, is_last
+from pybuild.api.request import BuildRequest, PullRequest, ShellRequest
 from pybuild.client.errors import DaemonBusyError, DaemonError, DaemonGoneError
 from pybuild.client.start import Place, connect_or_start, place, try_connect, wait_for_end
 from pybuild.client.wire import Connection, Response
@@ -87,6 +87,11 @@ class Remote:
         body = json.dumps(request.to_json(), separators=(",", ":")).encode()
         yield from self._events(self._connection.request("POST", "/pybuild/v1/shell", headers=JSON, body=body))
 
+    def pull(self, request: PullRequest) -> Generator[Event, None, None]:
+        """Yield the events the daemon sends, as in a build."""
+        body = json.dumps(request.to_json(), separators=(",", ":")).encode()
+        yield from self._events(self._connection.request("POST", "/pybuild/v1/pull", headers=JSON, body=body))
+
     def attach(self, token: str) -> list[int]:
         from pybuild.client.descriptors import fetch
 
@@ -106,9 +111,7 @@ class Remote:
                     event = from_json(json.loads(line))
                 except ValueError as error:
                     raise DaemonError(f"cannot understand the daemon: {error}") from error
-                ended = isinstance(event, Built | Checked | Failed) or (
-                    isinstance(event, ShellEnded) and event.step < 0
-                )
+                ended = is_last(event)
                 yield event
         finally:
             if not ended:

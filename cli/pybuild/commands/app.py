@@ -62,7 +62,7 @@ def _result(arguments: list[str]) -> object:
     """Return what the command returned."""
     from types import FunctionType
 
-    from pybuild.commands.quick import parse
+    from pybuild.commands.quick import parse, with_bare_values
     from pybuild.commands.table import find
 
     command, words = find(arguments)
@@ -70,6 +70,8 @@ def _result(arguments: list[str]) -> object:
     if values is None or command is None:
         from pybuild.commands.group import make_root
 
+        if isinstance(command, FunctionType):
+            arguments = [*arguments[: len(arguments) - len(words)], *with_bare_values(command, words)]
         return make_root().main(args=arguments, prog_name="pybuild", standalone_mode=False)
     if values.pop("debug", False):
         os.environ["PYBUILD_DEBUG"] = "1"

@@ -148,15 +148,22 @@ def build(
     format_: Annotated[
         str, Option("--format", help="For --check: text, json, sarif or github.", metavar="FORMAT")
     ] = "",
+    pull: Annotated[
+        str,
+        Option(bare="always", help="Ask registries for images: always, if missing (default), never.", metavar="WHEN"),
+    ] = "missing",
+    insecure_registry: Annotated[
+        list[str] | None,
+        Option(help="A registry that may speak plain HTTP, or show any certificate.", metavar="HOST[:PORT]"),
+    ] = None,
 ) -> int:
     """Build an image from a Dockerfile and the files of CONTEXT."""
-    from pybuild.commands import caches, flags, given, room
+    from pybuild.commands import caches, flags, given, registries, room
 
     form = _check_form(check, call, format_) if check or call or format_ else ""
     if watch and (form or context == "-" or given.is_remote(context)):
         raise UsageError(f"--watch does not go with {'--check' if form else 'a context that is no directory'}")
-    if progress not in _SHOWN:
-        raise UsageError(f"unknown kind of progress: {progress}", f"known: {', '.join(_SHOWN)}")
+    check_progress(progress)
     outputs = [flags.output(text, Path.cwd()) for text in output or ()]
     rewrites = [flags.rewrites(item) for item in outputs]
     to_stdout = _one_to_stdout(outputs)
@@ -191,12 +198,14 @@ def build(
         allow=given.entitlements(allow) if allow else (),
         on_fail=_on_fail(shell_on_fail, progress),
         shell_command=flags.words(shell_command, "--shell-command"),
-        proxies=_environment_proxies(),
         cache_from=tuple(caches.source(text, Path.cwd()) for text in cache_from or ()),
         cache_to=tuple(caches.target(text, Path.cwd()) for text in cache_to or ()),
         max_size=most,
         min_free=least,
         build_contexts=given.contexts(build_context) if build_context else {},
+        proxies=registries.proxies(),
+        pull=registries.pull_policy(pull),
+        registries=registries.settings(insecure_registry or ()),
         max_download=flags.size(max_download, "--max-download") if max_download else 0,
         term=os.environ.get("TERM", "") if shell_on_fail else "",
         call="check" if form else "build",
@@ -247,11 +256,10 @@ def _proxies(settings: Mapping[str, Any]) -> dict[str, str]:
     return proxies.configured(settings, os.environ)
 
 
-def _environment_proxies() -> dict[str, str]:
-    """Return what programs of the user's would take: a daemon has another environment."""
-    names = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
-    found = ((name, os.environ.get(name) or os.environ.get(name.upper())) for name in names)
-    return {name: value for name, value in found if value}
+def check_progress(kind: str) -> None:
+    """Raise UsageError for a kind of progress that nobody knows."""
+    if kind not in _SHOWN:
+        raise UsageError(f"unknown kind of progress: {kind}", f"known: {', '.join(_SHOWN)}")
 
 
 def _run(

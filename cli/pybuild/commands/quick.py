@@ -48,6 +48,7 @@ class _Command:
         self._required = set(names[: len(names) - len(defaults)])
         self._flags: dict[str, tuple[str, bool]] = {}
         self._options: dict[str, tuple[str, set[Any]]] = {}
+        self._bare: dict[str, str] = {}
         self._arguments: list[tuple[str, bool]] = []
         self.readable = all(self._read(name, function.__annotations__[name]) for name in names)
 
@@ -66,6 +67,8 @@ class _Command:
         elif isinstance(mark, Option) and kinds <= {str, int, list[str]}:
             for option in mark.names or (f"--{name.replace('_', '-')}",):
                 self._options[option] = (name, kinds)
+                if mark.bare:
+                    self._bare[option] = mark.bare
         else:
             return False
         return True
@@ -79,7 +82,7 @@ class _Command:
         text: str | None = None
         if word.startswith("--"):
             word, equals, rest = word.partition("=")
-            text = rest if equals else None
+            text = rest if equals else self._bare.get(word)
         elif len(word) > 2 and word[2] != "=":
             word, text = word[:2], word[2:]
         if word not in self._options or (text is None and not words):
@@ -108,3 +111,16 @@ class _Command:
             elif words:
                 values[name], *words = words
         return not words and all(values.get(name) for name in self._required)
+
+
+def with_bare_values(function: Callable[..., Any], words: Sequence[str]) -> list[str]:
+    """Return the words of a command with the values of options that are said without one, for typer."""
+    bare = {
+        option: mark.bare
+        for name, annotation in function.__annotations__.items()
+        for mark in get_args(annotation)[1:]
+        if isinstance(mark, Option) and mark.bare
+        for option in mark.names or (f"--{name.replace('_', '-')}",)
+    }
+    end = words.index("--") if "--" in words else len(words)
+    return [f"{word}={bare[word]}" if word in bare and at < end else word for at, word in enumerate(words)]

@@ -10,6 +10,7 @@ from pybuild.plugin.option import Commands, Row
 BUILT_IN: dict[str, Row] = {
     "build": Row("pybuild.commands.build:build", "Build an image from a Dockerfile"),
     "shell": Row("pybuild.commands.shell:shell", "Look around in an image or a failed step"),
+    "pull": Row("pybuild.commands.pull:pull", "Bring images here from their registries"),
     "images": Row("pybuild.commands.images:images", "List images"),
     "inspect": Row("pybuild.commands.inspect:inspect", "Show all there is to know about images"),
     "history": Row("pybuild.commands.history:history", "Show how an image came to be"),

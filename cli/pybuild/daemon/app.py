@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from pybuild.daemon import builds, images, shells, system
+from pybuild.daemon import builds, images, registries, shells, system
 from pybuild.daemon.answers import Handler, add_headers, boundary
 from pybuild.daemon.state import STATE, State
 
@@ -39,6 +39,7 @@ OURS: list[tuple[str, str, Handler]] = [
     ("GET", "/pybuild/v1/df", images.df_ours),
     ("GET", "/pybuild/v1/builds", images.builds),
     ("GET", "/pybuild/v1/explain", images.explain),
+    ("POST", "/pybuild/v1/pull", registries.pull),
     ("POST", "/pybuild/v1/shell", shells.shell),
     ("POST", "/pybuild/v1/attach", shells.attach),
     ("POST", "/pybuild/v1/decide", shells.decide),

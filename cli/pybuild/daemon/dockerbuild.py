@@ -12,6 +12,7 @@ from pybuild.api.events import (
     Notice,
     Planned,
     PlannedStep,
+    Pulled,
     Reads,
     ShellEnded,
     ShellOpened,
@@ -145,7 +146,7 @@ class DockerStream:
                 ]
             case Failed():
                 return [error_object(event.failure)]
-            case ShellOpened() | ShellEnded() | Checked() | Reads():
+            case ShellOpened() | ShellEnded() | Checked() | Pulled() | Reads():
                 # Docker's parameters cannot ask for it
                 return []
             case _ as unreachable:

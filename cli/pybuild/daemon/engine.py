@@ -6,8 +6,8 @@ from pathlib import Path
 from threading import Event as Flag
 from typing import Any, BinaryIO, Protocol
 
-from pybuild.api.events import Built, Checked, Event, Failure, ShellEnded
-from pybuild.api.request import BuildRequest, ShellRequest
+from pybuild.api.events import Built, Checked, Event, Failure, Pulled, ShellEnded
+from pybuild.api.request import BuildRequest, PullRequest, ShellRequest
 
 
 class Build(Protocol):
@@ -32,6 +32,14 @@ class Shell(Protocol):
     ) -> ShellEnded: ...
 
 
+class Pull(Protocol):
+    """`engine.pulling.pull`."""
+
+    def __call__(
+        self, request: PullRequest, *, store_root: Path, emit: Callable[[Event], None], cancel: Flag
+    ) -> Pulled: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Engine:
     """What a daemon serves. `images` has the methods of `engine.images.Images`, `take` and `decide` are those of
@@ -44,6 +52,7 @@ class Engine:
     shell: Shell
     take: Callable[[str], Sequence[int]]
     decide: Callable[[str, str], None]
+    pull: Pull
 
 
 def load(store_root: Path) -> Engine:
@@ -52,6 +61,7 @@ def load(store_root: Path) -> Engine:
     from pybuild.engine.build import build
     from pybuild.engine.failure import failure_of
     from pybuild.engine.images import Images
+    from pybuild.engine.pulling import pull
     from pybuild.engine.shell import run_shell
 
-    return Engine(build, Images(store_root), failure_of, run_shell, take, decide)
+    return Engine(build, Images(store_root), failure_of, run_shell, take, decide, pull)

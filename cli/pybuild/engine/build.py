@@ -25,9 +25,11 @@ from pybuild.engine.explaining import Explainer
 from pybuild.engine.grounds import Grounds
 from pybuild.engine.named import NamedContexts
 from pybuild.engine.networks import Networks
+from pybuild.engine.pulling import Puller
 from pybuild.engine.recorded import record
+from pybuild.engine.registries import RegistryClients
 from pybuild.engine.remotes import Remotes
-from pybuild.engine.resolve import read_bases
+from pybuild.engine.resolve import Bases
 from pybuild.engine.snapshots import Snapshots
 from pybuild.engine.solve import Inputs, Solver, StageState, numbered, timestamp
 from pybuild.engine.sources import ContextSource
@@ -99,8 +101,10 @@ def _build(
         given = stack.enter_context(inputs.open_inputs(request, context_stream, store, workers, remotes, cancel))
         frontend = request.build_args.get(FRONTEND) or ""
         dockerfile = parse(given.dockerfile_text, name=given.dockerfile_name, frontend=frontend)
-        plan, bases = _plan(dockerfile, request, store, workers, host)
         emit = _serialised(emit)
+        clients = RegistryClients(request.registries, request.proxies, request.ca_bundle, cancel)
+        puller = Puller(store, workers, stack.enter_context(clients), emit)
+        plan, bases = _plan(dockerfile, request, Bases(dockerfile, store, workers, puller, request.pull, host), host)
         shown = numbered(plan.stages)
         emit(Planned(tuple(PlannedStep(label, name, line) for _, label, name, line in shown), time.time()))
         if request.watch:
@@ -120,7 +124,7 @@ def _build(
             store=store,
             request=request,
             context=context,
-            images={reference: base.config for reference, base in bases.items()},
+            images={key: base.config for key, base in bases.items()},
             workers=workers,
             limiter=limiter,
             deadline=deadline,
@@ -214,7 +218,7 @@ def _serialised(emit: Callable[[Event], None]) -> Callable[[Event], None]:
 
 
 def _plan(
-    dockerfile: Dockerfile, request: BuildRequest, store: Store, workers: Workers, host: Platform
+    dockerfile: Dockerfile, request: BuildRequest, images: Bases, host: Platform
 ) -> tuple[Plan, dict[str, BaseImage]]:
     bases: dict[str, BaseImage] = {}
     while True:
@@ -222,7 +226,7 @@ def _plan(
         if isinstance(step, Plan):
             return step, bases
         assert isinstance(step, NeedBases)
-        bases.update(read_bases(step, store, workers, dockerfile))
+        bases.update(images.read(step))
 
 
 def _commit(

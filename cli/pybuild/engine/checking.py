@@ -44,7 +44,7 @@ def tell(
 ) -> None:
     """Check what a build uses of a file and emit what is found; raise DockerfileError where that is to be an error."""
     settings = settings_of(dockerfile, request.build_args)
-    configs = {reference: base.config for reference, base in bases.items()}
+    configs = {key: base.config for key, base in bases.items()}
     only = {stage.index for stage in plan.stages}
     found = check(dockerfile, settings, _facts(request, inputs.host(), configs, context, only))
     for finding in found:
@@ -98,11 +98,11 @@ def _planned(
     known: dict[str, ImageConfig] = {}
     try:
         while isinstance(step := make(dockerfile, request, bases, host), NeedBases):
-            for reference in step.references:
-                record = _in_store(reference, step.lines[reference], store, dockerfile)
+            for key, needed in step.images.items():
+                record = _in_store(needed.reference, needed.line, store, dockerfile)
                 if record is not None:
-                    known[reference] = record.config
-                bases[reference] = BaseImage(record.id, record.config) if record is not None else ABSENT
+                    known[key] = record.config
+                bases[key] = BaseImage(record.id, record.config) if record is not None else ABSENT
     except PybuildError as error:
         return _failure(error), known, None
     return None, known, {stage.index for stage in step.stages}

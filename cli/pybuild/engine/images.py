@@ -13,9 +13,11 @@ import msgspec
 
 from pybuild.engine import exporting, importing
 from pybuild.engine.comparing import differences
+from pybuild.engine.inputs import host
 from pybuild.engine.recorded import recorded
 from pybuild.engine.workers import Workers
 from pybuild.errors import ConflictError, NotFoundError, UsageError
+from pybuild.oci.platform import parse_platform
 from pybuild.oci.reference import Reference, parse_reference
 from pybuild.store.images import ImageRecord
 from pybuild.store.least import Limits
@@ -49,18 +51,20 @@ class Images:
         with self._store() as store:
             records = store.images.list()
             keep = _filter(records, filters or {}, store)
-            return [_summary(record) for record in keep]
+            digests = store.pulled.digests()
+            return [_summary(record, digests.get(record.id, [])) for record in keep]
 
     def inspect(self, name: str) -> dict[str, Any]:
         """Return one image as `GET /images/{name}/json`; raise NotFoundError."""
         with self._store() as store:
             record = _resolve(store, name)
             config = record.config
+            digests = store.pulled.digests().get(record.id, [])
             details = msgspec.to_builtins(config.config)
             return {
                 "Id": record.id,
                 "RepoTags": [*record.tags],
-                "RepoDigests": [],
+                "RepoDigests": digests,
                 "Parent": "",
                 "Comment": config.history[-1].comment if config.history else "",
                 "Created": config.created,
@@ -108,7 +112,8 @@ class Images:
             found = recorded(store, _resolve(store, name).id)
             if found is None:
                 return {}
-            changed = [base for base, id in found.bases.items() if _id_of(store, base) != id]
+            platform = str(found.request.get("platform") or "")
+            changed = [base for base, id in found.bases.items() if _id_of(store, base, platform) != id]
             return {
                 "request": found.request,
                 "secrets": found.secrets,
@@ -271,17 +276,27 @@ def _named(name: str) -> Reference | None:
     return parse_reference(name)
 
 
-def _id_of(store: Store, reference: str) -> str:
-    record = store.images.resolve(reference)
-    return record.id if record is not None else ""
+def _id_of(store: Store, base: str, platform: str) -> str:
+    """Return what a base image (`FromImage.key`) means by now, "" for nothing; `platform` is that of the build."""
+    reference, _, own = base.partition(" ")
+    record = store.images.resolve(reference) if not own else None
+    if record is not None:
+        return record.id
+    try:
+        wanted = parse_platform(own or platform) if own or platform else host()
+        pulled = store.pulled.get(parse_reference(reference), wanted)
+    except UsageError:
+        # The beginning of an id
+        return ""
+    return pulled.image_id if pulled is not None else ""
 
 
-def _summary(record: ImageRecord) -> dict[str, Any]:
+def _summary(record: ImageRecord, digests: Sequence[str]) -> dict[str, Any]:
     return {
         "Id": record.id,
         "ParentId": "",
         "RepoTags": [*record.tags],
-        "RepoDigests": [],
+        "RepoDigests": [*digests],
         "Created": _unix(record.config.created) or int(record.created),
         "Size": record.size,
         "SharedSize": -1,

@@ -22,10 +22,7 @@ from pybuild.export.errors import InvalidArchiveError
 from pybuild.export.reading import FoundImage, FoundLayer, find_images, find_one
 from pybuild.oci.digest import Digest, parse_digest
 from pybuild.oci.image import (
-    DOCKER_LAYER_GZIP,
     MAX_DOCUMENT,
-    OCI_LAYER_GZIP,
-    OCI_LAYER_ZSTD,
     Descriptor,
     History,
     ImageConfig,
@@ -33,6 +30,7 @@ from pybuild.oci.image import (
     RunConfig,
     encode,
 )
+from pybuild.oci.manifests import COMPRESSED
 from pybuild.oci.reference import parse_reference
 from pybuild.plan.make import make
 from pybuild.plan.ops import Plan
@@ -41,7 +39,6 @@ from pybuild.store.store import Store
 from pybuild.tree.entry import FILE, HARDLINK
 from pybuild.tree.paths import clean, resolve
 
-_COMPRESSED = {OCI_LAYER_GZIP: OCI_LAYER_GZIP, DOCKER_LAYER_GZIP: OCI_LAYER_GZIP, OCI_LAYER_ZSTD: OCI_LAYER_ZSTD}
 _BLOCK = 1 << 20
 
 
@@ -280,7 +277,7 @@ def take_layer(
             raise InvalidArchiveError(f"a layer of the archive is not what the image's config says: {diff_id}")
         plain.commit(diff_id, packed.size)
         store.layers.record(diff_id, packed.size, packed.toc)
-        media_type = _COMPRESSED.get(layer.descriptor.media_type) if layer.descriptor is not None else None
+        media_type = COMPRESSED.get(layer.descriptor.media_type) if layer.descriptor is not None else None
         if media_type is not None and digest != diff_id:
             # Kept as it came, so that it leaves with the same digest
             size = os.fstat(given.fd).st_size

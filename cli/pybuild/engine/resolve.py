@@ -1,68 +1,129 @@
-"""Images that a Dockerfile names, found in the store."""
+"""Images that a Dockerfile names: found in the store, or pulled."""
 
 import difflib
 
 from pybuild.dockerfile.errors import DockerfileError, Span
 from pybuild.dockerfile.parse import Dockerfile
+from pybuild.engine.pulling import Puller
 from pybuild.engine.workers import Workers
-from pybuild.errors import CancelledError, PybuildError
-from pybuild.oci.reference import InvalidReferenceError, parse_reference
+from pybuild.errors import CancelledError, PybuildError, UsageError
+from pybuild.oci.image import ImageConfig
+from pybuild.oci.platform import Platform, normalise, runs_on
+from pybuild.oci.reference import InvalidReferenceError, Reference, parse_reference
 from pybuild.plan.contexts import LAYOUT
-from pybuild.plan.ops import BaseImage, NeedBases
+from pybuild.plan.ops import BaseImage, NeedBases, NeededBase
 from pybuild.store.images import ImageRecord
 from pybuild.store.store import Store
 
 LEAST_ID = 12
 """Fewest hex digits that FROM takes for the beginning of an image id."""
 
-
-def read_bases(need: NeedBases, store: Store, workers: Workers, dockerfile: Dockerfile) -> dict[str, BaseImage]:
-    """Return the bases asked for; raise DockerfileError at the line that names one that is absent."""
-    found: dict[str, BaseImage] = {}
-    for reference in sorted(need.references):
-        line = need.lines[reference]
-        if reference.startswith(LAYOUT):
-            record = _take(reference, line, store, workers, dockerfile)
-        else:
-            record = _find(reference, line, store, dockerfile)
-        found[reference] = BaseImage(record.id, record.config)
-    return found
+ALWAYS, MISSING, NEVER = POLICIES = ("always", "missing", "never")
+"""When an image is asked for at its registry."""
 
 
-def _find(reference: str, line: int, store: Store, dockerfile: Dockerfile) -> ImageRecord:
-    try:
+class Bases:
+    """Finds the images of one Dockerfile; `policy` is one of POLICIES."""
+
+    def __init__(
+        self,
+        dockerfile: Dockerfile,
+        store: Store,
+        workers: Workers,
+        puller: Puller,
+        policy: str,
+        host: Platform,
+    ) -> None:
+        if policy not in POLICIES:
+            raise UsageError(f"unknown way to pull: {policy}", f"known: {', '.join(POLICIES)}")
+        self._dockerfile = dockerfile
+        self._store = store
+        self._workers = workers
+        self._puller = puller
+        self._policy = policy
+        self._host = host
+
+    def read(self, need: NeedBases) -> dict[str, BaseImage]:
+        """Return the images asked for; raise DockerfileError at the line that names one that cannot be had."""
+        found: dict[str, BaseImage] = {}
+        for key, needed in sorted(need.images.items()):
+            try:
+                is_layout = needed.reference.startswith(LAYOUT)
+                record = self._take(needed.reference) if is_layout else self._find(needed)
+            except (CancelledError, DockerfileError):
+                raise
+            except PybuildError as error:
+                raise self._at(needed.line, error.message, self._hint(needed.reference, error.hint)) from error
+            found[key] = BaseImage(record.id, record.config)
+        return found
+
+    def _take(self, reference: str) -> ImageRecord:
+        """Return the image of an OCI layout directory, taken into the store without a name."""
+        from pybuild.engine.importing import take_layout
+
+        try:
+            return take_layout(self._store, self._workers, reference.removeprefix(LAYOUT))
+        except CancelledError:
+            raise
+        except PybuildError as error:
+            raise PybuildError(f"{error.message} (named context {reference})", error.hint) from error
+
+    def _find(self, needed: NeededBase) -> ImageRecord:
         # A short name may look like the beginning of an id: only a clear id is taken for one
-        record = store.images.resolve(reference, ids=_is_id(reference))
-        name = parse_reference(reference).familiar()
-    except InvalidReferenceError as error:
-        raise _at(line, dockerfile, error.message, error.hint) from error
-    if record is not None:
-        return record
-    known = [tag for image in store.images.list() for tag in image.tags]
-    near = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean `{near[0]}`? " if near else ""
-    hint += "images are not pulled yet: bring it in with `pybuild load` or `pybuild import`"
-    raise _at(line, dockerfile, f"no such image in the local store: {name}", hint)
+        is_id = _is_id(needed.reference)
+        local = self._store.images.resolve(needed.reference, ids=is_id)
+        try:
+            name = parse_reference(needed.reference)
+        except InvalidReferenceError:
+            if local is None or not is_id:
+                raise
+            return local
+        if local is not None and (is_id and name.familiar() not in local.tags):
+            return local
+        platform = needed.platform
+        if self._policy != ALWAYS:
+            if local is not None and (not needed.is_asked or fits(local.config, platform)):
+                return local
+            known = self._puller.known(name, platform)
+            if known is not None:
+                return known
+        if self._policy == NEVER:
+            if local is not None:
+                # The plan tells which platform it is for
+                return local
+            raise self._absent(name)
+        # The name means the machine's own image; one for another platform is found again by what was pulled
+        return self._puller.pull(name, platform, tag=runs_on(platform, self._host))[0]
+
+    def _absent(self, name: Reference) -> PybuildError:
+        return PybuildError(
+            f"no such image in the local store: {name.familiar()}",
+            "it may not be pulled: bring it in with `pybuild pull`, `pybuild load` or `pybuild import`",
+        )
+
+    def _hint(self, reference: str, hint: str) -> str:
+        """Return the hint, with a local image before it whose name is nearly the same."""
+        try:
+            name = parse_reference(reference).familiar()
+        except InvalidReferenceError:
+            return hint
+        known = [tag for image in self._store.images.list() for tag in image.tags if tag != name]
+        near = difflib.get_close_matches(name, known, 1)
+        return f"did you mean `{near[0]}`? {hint}".rstrip() if near else hint
+
+    def _at(self, line: int, message: str, hint: str) -> DockerfileError:
+        text = self._dockerfile.text.split("\n")[line - 1]
+        span = Span(line, line, 1, len(text.rstrip()))
+        return DockerfileError(message, hint=hint, file=self._dockerfile.name, span=span, source=text)
 
 
-def _take(reference: str, line: int, store: Store, workers: Workers, dockerfile: Dockerfile) -> ImageRecord:
-    """Return the image of an OCI layout directory, taken into the store without a name."""
-    from pybuild.engine.importing import take_layout
-
-    try:
-        return take_layout(store, workers, reference.removeprefix(LAYOUT))
-    except CancelledError:
-        raise
-    except PybuildError as error:
-        raise _at(line, dockerfile, f"{error.message} (named context {reference})", error.hint) from error
+def fits(config: ImageConfig, platform: Platform) -> bool:
+    """Is an image for a platform, or for none in particular?"""
+    if not config.os or not config.architecture:
+        return True
+    return runs_on(normalise(config.os, config.architecture, config.variant), platform)
 
 
 def _is_id(reference: str) -> bool:
     digits = reference.removeprefix("sha256:")
     return len(digits) >= LEAST_ID and all(char in "0123456789abcdef" for char in digits)
-
-
-def _at(line: int, dockerfile: Dockerfile, message: str, hint: str) -> DockerfileError:
-    text = dockerfile.text.split("\n")[line - 1]
-    span = Span(line, line, 1, len(text.rstrip()))
-    return DockerfileError(message, hint=hint, file=dockerfile.name, span=span, source=text)

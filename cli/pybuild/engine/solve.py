@@ -219,11 +219,11 @@ class Solver:
                 state.base_layers = parent.base_layers
                 state.results = list(parent.results)
                 state.below = list(parent.below)
-            case FromImage(reference=reference):
-                config = self._in.images[reference]
+            case FromImage():
+                config = self._in.images[stage.base.key]
                 state = StageState(list(config.rootfs.diff_ids), list(config.history or ()), config.created)
                 state.base_layers = len(state.diff_ids)
-                state.below = [(reference, chain_id(state.diff_ids) or "")]
+                state.below = [(stage.base.reference, chain_id(state.diff_ids) or "")]
             case FromNamed(name=name):
                 state = self._named_base(stage, name, number)
             case _ as unreachable:
@@ -412,8 +412,8 @@ class Solver:
         match source:
             case FromStage(index=index):
                 return self._state_of(index).diff_ids
-            case FromImage(reference=reference):
-                return self._in.images[reference].rootfs.diff_ids
+            case FromImage():
+                return self._in.images[source.key].rootfs.diff_ids
             case FromScratch():
                 return []
             case FromContext() | FromNamed():
@@ -430,8 +430,8 @@ class Solver:
                 return _Borrowed(opened.source, opened.lock)
             case FromStage(index=index):
                 return stage_source(self._in.store, self._state_of(index).diff_ids)
-            case FromImage(reference=reference):
-                return stage_source(self._in.store, self._in.images[reference].rootfs.diff_ids)
+            case FromImage():
+                return stage_source(self._in.store, self._in.images[source.key].rootfs.diff_ids)
             case FromScratch():
                 return stage_source(self._in.store, [])
             case _ as unreachable:

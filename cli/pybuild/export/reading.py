@@ -1,48 +1,31 @@
 """Finding the images in an archive or layout directory somebody made. Nothing in it is believed unchecked."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
-from pybuild.errors import UsageError
 from pybuild.export.archive import CONTAINERD_NAME, REF_NAME, blob_name
 from pybuild.export.errors import InvalidArchiveError
 from pybuild.oci.digest import Digest, InvalidDigestError, digest_of
-from pybuild.oci.image import (
-    DOCKER_CONFIG,
-    DOCKER_LAYER,
-    DOCKER_LAYER_GZIP,
-    DOCKER_MANIFEST,
-    DOCKER_MANIFEST_LIST,
-    OCI_CONFIG,
-    OCI_INDEX,
-    OCI_LAYER,
-    OCI_LAYER_GZIP,
-    OCI_LAYER_ZSTD,
-    OCI_MANIFEST,
-    Descriptor,
-    ImageConfig,
-    Index,
-    InvalidImageError,
-    Manifest,
-    decode,
+from pybuild.oci.image import Descriptor, ImageConfig, Index, InvalidImageError, Manifest, decode
+from pybuild.oci.manifests import (
+    ATTESTATION,
+    INDEX_TYPES,
+    MANIFEST_TYPES,
+    check_config,
+    check_manifest,
+    choose,
+    platform_of,
+    read_document,
 )
-from pybuild.oci.platform import Platform, parse_platform
+from pybuild.oci.platform import Platform
 from pybuild.oci.reference import InvalidReferenceError, Reference, parse_reference
 
 MAX_IMAGES = 1000
-MAX_LAYERS = 500
-"""As many as one overlay mount can have."""
-
-INDEX_TYPES = (OCI_INDEX, DOCKER_MANIFEST_LIST)
-MANIFEST_TYPES = (OCI_MANIFEST, DOCKER_MANIFEST)
-CONFIG_TYPES = (OCI_CONFIG, DOCKER_CONFIG)
-LAYER_TYPES = (OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, DOCKER_LAYER, DOCKER_LAYER_GZIP)
-"""Others are no file system, or (foreign layers) to be fetched from wherever the image says, which is not done."""
 
 _MAX_NESTING = 4
-_ATTESTATION = "vnd.docker.reference.type"
+_WHERE = "the archive"
 
 _T = TypeVar("_T", Manifest, Index)
 
@@ -113,9 +96,7 @@ def find_one(archive: Archive, platform: Platform, tag: str, digest: Digest | No
         if data is None:
             raise InvalidArchiveError("no OCI layout: index.json is not there")
         rows = [
-            row
-            for row in _document(data, Index, "", INDEX_TYPES).manifests or ()
-            if _ATTESTATION not in row.annotations
+            row for row in _document(data, Index, "", INDEX_TYPES).manifests or () if ATTESTATION not in row.annotations
         ]
         if digest is not None:
             chosen = [row for row in rows if row.digest == digest]
@@ -179,7 +160,7 @@ def _of_host(rows: Sequence[Descriptor], platform: Platform) -> Iterator[Descrip
     """
     groups: dict[tuple[Reference, ...], list[Descriptor]] = {}
     for row in rows:
-        if _ATTESTATION not in row.annotations:
+        if ATTESTATION not in row.annotations:
             groups.setdefault(tuple(_names(row.annotations)), []).append(row)
     for group in groups.values():
         platforms = {str(row.platform) for row in group if row.platform is not None}
@@ -187,19 +168,7 @@ def _of_host(rows: Sequence[Descriptor], platform: Platform) -> Iterator[Descrip
 
 
 def _document(data: bytes, kind: type[_T], media_type: str, allowed: Sequence[str]) -> _T:
-    """Return a manifest or index that says what its descriptor says.
-
-    A document that is manifest and index at once means different things to different readers (CVE-2021-41190).
-    """
-    raw: Any = msgspec.json.decode(data)
-    if not isinstance(raw, dict) or ("manifests" in raw and ("layers" in raw or "config" in raw)):
-        raise InvalidArchiveError("a document of the archive is manifest and index at once")
-    if raw.get("schemaVersion") != 2:
-        raise InvalidArchiveError("a document of the archive has another schemaVersion than 2")
-    own = raw.get("mediaType") or ""
-    if own and (own not in allowed or (media_type and own != media_type)):
-        raise InvalidArchiveError(f"a document of the archive is not of the type it should be: {own!r:.100}")
-    return decode(data, kind)
+    return read_document(data, kind, media_type, allowed, _WHERE)
 
 
 def _blob(archive: Archive, descriptor: Descriptor) -> bytes:
@@ -218,46 +187,24 @@ def _manifest(archive: Archive, descriptor: Descriptor, platform: Platform, dept
         raise InvalidArchiveError(f"unknown kind of document in the archive: {descriptor.media_type!r:.100}")
     if depth >= _MAX_NESTING:
         raise InvalidArchiveError("indexes of the archive are nested too deep")
-    for inner in _document(data, Index, descriptor.media_type, INDEX_TYPES).manifests or ():
-        if _ATTESTATION not in inner.annotations and _fits(inner, platform):
-            return _manifest(archive, inner, platform, depth + 1)
-    raise InvalidArchiveError(f"the archive has no image for {platform}")
+    inner = choose(_document(data, Index, descriptor.media_type, INDEX_TYPES).manifests or (), platform)
+    if inner is None:
+        raise InvalidArchiveError(f"the archive has no image for {platform}")
+    return _manifest(archive, inner, platform, depth + 1)
 
 
 def _fits(descriptor: Descriptor, platform: Platform) -> bool:
-    wanted = descriptor.platform
-    if wanted is None:
-        return True
-    parts = [str(wanted.get(name, "")) for name in ("os", "architecture", "variant")]
-    try:
-        return parse_platform("/".join(part for part in parts if part)) == platform
-    except UsageError:
-        return False
+    return not descriptor.platform or platform_of(descriptor) == platform
 
 
 def _oci_image(archive: Archive, manifest: Manifest) -> FoundImage:
-    if manifest.config is None or manifest.layers is None:
-        raise InvalidArchiveError("a manifest of the archive has no config or no layers")
-    if manifest.config.media_type not in CONFIG_TYPES:
-        raise InvalidArchiveError(f"the archive holds something that is no image: {manifest.config.media_type!r:.100}")
-    for layer in manifest.layers:
-        if layer.media_type not in LAYER_TYPES:
-            raise InvalidArchiveError(f"a layer of the archive is of an unknown type: {layer.media_type!r:.100}")
-    config_bytes = _blob(archive, manifest.config)
-    layers = tuple(FoundLayer(blob_name(layer.digest), layer) for layer in manifest.layers)
-    return _image(config_bytes, layers, ())
+    config, layers = check_manifest(manifest, _WHERE)
+    return _image(_blob(archive, config), tuple(FoundLayer(blob_name(layer.digest), layer) for layer in layers), ())
 
 
 def _image(config_bytes: bytes, layers: tuple[FoundLayer, ...], names: tuple[Reference, ...]) -> FoundImage:
     config = decode(config_bytes, ImageConfig)
-    if config.os not in ("", "linux"):
-        raise InvalidArchiveError(f"an image of the archive is not for linux: {config.os!r:.100}")
-    if config.rootfs.type != "layers" or len(config.rootfs.diff_ids) != len(layers):
-        raise InvalidArchiveError(
-            f"an image of the archive has {len(layers)} layers, its config speaks of {len(config.rootfs.diff_ids)}"
-        )
-    if len(layers) > MAX_LAYERS:
-        raise InvalidArchiveError(f"an image of the archive has more than {MAX_LAYERS} layers: {len(layers)}")
+    check_config(config, len(layers), _WHERE)
     return FoundImage(config_bytes, config, layers, names)
 
 

@@ -87,10 +87,10 @@ def runs_on(image: Platform, wanted: Platform) -> bool:
     """
     if (image.os, image.architecture) != (wanted.os, wanted.architecture):
         return False
-    return image.variant == wanted.variant or _level(image) <= _level(wanted)
+    return image.variant == wanted.variant or level(image) <= level(wanted)
 
 
-def _level(platform: Platform) -> int:
+def level(platform: Platform) -> int:
     """Return a variant such as v7 as a number; without one it is the first."""
     digits = platform.variant.removeprefix("v").partition(".")[0]
     return int(digits) if digits.isdigit() else 1

@@ -25,6 +25,7 @@ from pybuild.plan.ops import (
     FromStage,
     MountSource,
     NeedBases,
+    NeededBase,
     Plan,
     PlannedStage,
     Warned,
@@ -48,7 +49,7 @@ class _Making(msgspec.Struct):
     declared_globals: dict[str, str]
     used_args: set[str] = msgspec.field(default_factory=set)
     contexts: Mapping[str, str] = msgspec.field(default_factory=dict)
-    missing: dict[str, int] = msgspec.field(default_factory=dict)
+    missing: dict[str, NeededBase] = msgspec.field(default_factory=dict)
     warnings: list[Warned] = msgspec.field(default_factory=list)
     done: dict[int, tuple[PlannedStage, StageBuilder]] = msgspec.field(default_factory=dict)
 
@@ -58,6 +59,7 @@ def make(
 ) -> Plan | NeedBases:
     """Return what the request needs of the Dockerfile, or the images whose config is missing.
 
+    `bases` are by `FromImage.key`.
     `host` is the platform that the build runs on, and builds for if the request does not say. Raises
     DockerfileError for what the file says wrongly, with its place, and UsageError or NotFoundError
     for what the request asks wrongly (`--target`, `--platform`).
@@ -77,7 +79,7 @@ def make(
         for index in sorted(needed):
             _plan_stage(making, index)
         if making.missing:
-            return NeedBases(frozenset(making.missing), dict(making.missing))
+            return NeedBases(dict(making.missing))
         found = {need for planned, _ in making.done.values() for need in planned.depends()} | needed
         if found == needed:
             break
@@ -237,7 +239,10 @@ def _base_of(making: _Making, stage: Stage) -> Base:
     if named is not None:
         return named
     index = _stage_named(making, reference, stage.index)
-    return FromImage(reference) if index is None else FromStage(index)
+    if index is not None:
+        return FromStage(index)
+    platform = _asked_platform(making, stage.from_)
+    return FromImage(reference, "" if platform in (None, making.platform) else str(platform))
 
 
 def _source_of(making: _Making, index: int, name: str, span: Span) -> CopySource:
@@ -318,11 +323,11 @@ def _start(making: _Making, stage: Stage, base: Base) -> StageBuilder | None:
         # The files are those of the other stage, whatever this one says
         platform = parent.platform
     elif isinstance(base, FromImage):
-        image = making.bases.get(base.reference)
-        if image is None:
-            making.missing.setdefault(base.reference, stage.from_.span.start_line)
-            return None
+        image = making.bases.get(base.key)
         is_asked = asked is not None or bool(making.request.platform)
+        if image is None:
+            making.missing[base.key] = NeededBase(base.reference, stage.from_.span.start_line, platform, is_asked)
+            return None
         platform = _image_platform(making, stage.from_, base.reference, image, platform, is_asked=is_asked)
         config, author = image.config.config, image.config.author
         scope = Scope(config.Env or ())
@@ -369,7 +374,7 @@ def _image_platform(
             raise making.text.error(
                 f"the image is for {found}, not for {wanted}: {reference}",
                 from_.span,
-                "bring in one for that platform by `pybuild load`, or leave out `--platform`",
+                "bring one in by `pybuild pull --platform` or `pybuild load`, or leave out `--platform`",
             )
         if found.architecture == wanted.architecture and found.os == wanted.os:
             # What differs by more, the build checks tell
@@ -378,18 +383,23 @@ def _image_platform(
     return found
 
 
+def _need(making: _Making, source: MountSource | None, line: int) -> None:
+    """Note an image that files are read from, unless it is known."""
+    if isinstance(source, FromImage) and source.key not in making.bases:
+        needed = NeededBase(source.reference, line, making.platform, bool(making.request.platform))
+        making.missing.setdefault(source.key, needed)
+
+
 def _apply(
     making: _Making, builder: StageBuilder, index: int, instruction: Instruction, *, trigger: bool = False
 ) -> None:
     source: CopySource = FromContext()
     if isinstance(instruction, Copy) and instruction.from_ is not None:
         source = _source_of(making, index, instruction.from_, instruction.span)
-        if isinstance(source, FromImage) and source.reference not in making.bases:
-            making.missing.setdefault(source.reference, instruction.span.start_line)
+        _need(making, source, instruction.span.start_line)
     mounted = _mounted(making, index, instruction) if isinstance(instruction, Run) else ()
     for item in mounted:
-        if isinstance(item, FromImage) and item.reference not in making.bases:
-            making.missing.setdefault(item.reference, instruction.span.start_line)
+        _need(making, item, instruction.span.start_line)
     if trigger and isinstance(instruction, Onbuild):
         raise making.text.error("ONBUILD in an ONBUILD trigger is not allowed", instruction.span)
     builder.apply(instruction, source, mounted)

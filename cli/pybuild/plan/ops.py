@@ -20,9 +20,18 @@ class FromStage(msgspec.Struct, frozen=True):
 
 
 class FromImage(msgspec.Struct, frozen=True):
-    """COPY or FROM reads an image of the store."""
+    """COPY or FROM reads an image of the store.
+
+    `platform` is the one that FROM asks for, "" for that of the build.
+    """
 
     reference: str
+    platform: str = ""
+
+    @property
+    def key(self) -> str:
+        """Return what the image is called among those that a plan needs: a name of its own for each platform."""
+        return f"{self.reference} {self.platform}" if self.platform else self.reference
 
 
 class FromNamed(msgspec.Struct, frozen=True):
@@ -230,14 +239,22 @@ class BaseImage(msgspec.Struct, frozen=True):
     config: ImageConfig
 
 
-class NeedBases(msgspec.Struct, frozen=True):
-    """The question planning asks back: configs of these images, as the Dockerfile names them.
+class NeededBase(msgspec.Struct, frozen=True):
+    """An image whose config is needed: what the Dockerfile calls it, where, and for which platform.
 
-    `lines` tells where each is named.
+    With `is_asked` somebody wrote the platform down, and an image for another one will not do.
     """
 
-    references: frozenset[str]
-    lines: Mapping[str, int]
+    reference: str
+    line: int
+    platform: Platform
+    is_asked: bool = False
+
+
+class NeedBases(msgspec.Struct, frozen=True):
+    """The question planning asks back: configs of these images, by `FromImage.key`."""
+
+    images: Mapping[str, NeededBase]
 
 
 class Warned(msgspec.Struct, frozen=True):

@@ -52,11 +52,11 @@ def reads_of(dockerfile: Dockerfile, build_args: Mapping[str, str | None]) -> Us
             continue
         request = BuildRequest(context="/", target=str(index), build_args=build_args)
         while isinstance(plan := make(dockerfile, request, bases, host), NeedBases):
-            for reference in plan.references:
-                known = _base(reference)
-                bases[reference] = known or _ABSENT
+            for key, needed in plan.images.items():
+                known = _base(needed.reference)
+                bases[key] = known or _ABSENT
                 if known is None:
-                    unknown[reference] = None
+                    unknown[needed.reference] = None
         seen |= {stage.index for stage in plan.stages} | {index}
         reads |= dict.fromkeys(planned(plan).reads)
     return Uses(tuple(reads), tuple(unknown))

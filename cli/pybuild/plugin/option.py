@@ -12,13 +12,14 @@ from typing import NamedTuple
 class Option:
     """An option called `names`; without names it is `--` and the parameter's name.
 
-    Flags name themselves; one that can be said both ways is a single name of the form `--yes/--no`.
+    Flags name themselves; one that can be said both ways is a single name of the form `--yes/--no`. With `bare` an
+    option takes its value after `=` only, and has that one without (`--pull`, `--pull=never`).
     """
 
-    __slots__ = ("help", "metavar", "names")
+    __slots__ = ("bare", "help", "metavar", "names")
 
-    def __init__(self, *names: str, help: str, metavar: str | None = None) -> None:
-        self.names, self.help, self.metavar = names, help, metavar
+    def __init__(self, *names: str, help: str, metavar: str | None = None, bare: str = "") -> None:
+        self.names, self.help, self.metavar, self.bare = names, help, metavar, bare
 
 
 class Argument:

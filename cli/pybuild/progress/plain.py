@@ -10,6 +10,7 @@ from pybuild.api.events import (
     Notice,
     Planned,
     PlannedStep,
+    Pulled,
     Reads,
     ShellEnded,
     ShellOpened,
@@ -98,7 +99,7 @@ class PlainRenderer:
                     return []
                 lines = [self._log(event.step, line) for line in self._lines.flush(event.step)]
                 return [*lines, f"#{event.step + 1} ERROR", "", *failure_lines(event.failure, ci=self._ci)]
-            case ShellEnded() | Checked() | Reads():
+            case ShellEnded() | Checked() | Pulled() | Reads():
                 return []
             case _ as unreachable:
                 assert_never(unreachable)

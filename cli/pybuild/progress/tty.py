@@ -21,6 +21,7 @@ from pybuild.api.events import (
     Notice,
     Planned,
     PlannedStep,
+    Pulled,
     Reads,
     ShellEnded,
     ShellOpened,
@@ -67,7 +68,7 @@ class TtyRenderer:
             # While there is a shell, and its user is asked how to go on, the terminal is theirs
             self._paused = isinstance(event, ShellOpened | ShellEnded)
             self._take(event)
-            if isinstance(event, Built | Failed | ShellOpened | ShellEnded):
+            if isinstance(event, Built | Failed | ShellOpened | ShellEnded | Pulled):
                 self._draw(live=False)
             elif self._ticker is None and isinstance(event, StepStarted | Transfer):
                 self._ticker = Thread(target=self._tick, daemon=True, name="progress")
@@ -138,7 +139,7 @@ class TtyRenderer:
                 if event.failure is not None:
                     self._above += self._failed(event.step, event.time)
                     self._above += failure_lines(event.failure, ci=self._ci)
-            case StepMissed() | ShellEnded() | Checked() | Reads():
+            case StepMissed() | ShellEnded() | Checked() | Pulled() | Reads():
                 pass
             case _ as unreachable:
                 assert_never(unreachable)

@@ -78,7 +78,7 @@ class Connections:
             manager = urllib3.ProxyManager(proxy, proxy_headers=headers, ssl_context=context, blocksize=BLOCK)
         else:
             manager = urllib3.PoolManager(ssl_context=context, blocksize=BLOCK)
-        manager.pool_classes_by_scheme = _classes(self._open)
+        manager.pool_classes_by_scheme = pool_classes(self._open)
         return manager
 
     def _watch(self) -> None:
@@ -118,8 +118,13 @@ class Connections:
         return connection
 
 
-def _classes(opened: Callable[[str, int, bool], socket.socket]) -> dict[str, type[HTTPConnectionPool]]:
-    """Return pools whose connections `opened` makes: (host, port, is it a proxy)."""
+def pool_classes(
+    opened: Callable[[str, int, bool], socket.socket], connected: Callable[[HTTPConnection], None] = lambda _: None
+) -> dict[str, type[HTTPConnectionPool]]:
+    """Return pools whose connections `opened` makes: (host, port, is it a proxy).
+
+    `connected` is told of each once it is ready, TLS included.
+    """
 
     def new(connection: HTTPConnection) -> socket.socket:
         return opened(connection._dns_host.strip("[]"), connection.port or 0, connection.proxy is not None)
@@ -128,9 +133,17 @@ def _classes(opened: Callable[[str, int, bool], socket.socket]) -> dict[str, typ
         def _new_conn(self) -> socket.socket:
             return new(self)
 
+        def connect(self) -> None:
+            super().connect()
+            connected(self)
+
     class Secure(HTTPSConnection):
         def _new_conn(self) -> socket.socket:
             return new(self)
+
+        def connect(self) -> None:
+            super().connect()
+            connected(self)
 
     class PlainPool(HTTPConnectionPool):
         ConnectionCls = Plain

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from threading import Event as Flag
 from typing import NamedTuple, Protocol
-from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 import urllib3
 from urllib3.exceptions import HTTPError, LocationValueError, ProtocolError, ProxyError, SSLError, TimeoutError
@@ -18,6 +18,7 @@ from pybuild import __version__
 from pybuild.remote.addresses import Reach
 from pybuild.remote.connections import BLOCK, Connections, port_of
 from pybuild.remote.errors import RemoteError
+from pybuild.remote.origins import origin, plain, reason_of
 from pybuild.remote.validators import Validators, strong
 
 MAX_REDIRECTS = 10
@@ -110,8 +111,8 @@ class _Fetching:
     ) -> None:
         self._fetcher = fetcher
         self._connections = connections
-        self._asked = _plain(url)
-        self._origin = _origin(url)
+        self._asked = plain(url)
+        self._origin = origin(url)
         self._secret = secret or _basic(url)
         self._sink = sink
         self._known = known
@@ -158,7 +159,7 @@ class _Fetching:
                 f"redirected from https to http: {self._asked}: {_bare(led)}", "write the address it leads to instead"
             )
         # What a server says of users and passwords is not ours to send
-        return _plain(led)
+        return plain(led)
 
     def _named(self, url: str) -> str:
         """Return what messages call a URL: a redirect often leads to one that is a secret by its query."""
@@ -196,20 +197,20 @@ class _Fetching:
         named = self._named(url)
         if isinstance(error, SSLError) or isinstance(error.__cause__, ssl.SSLError):
             return RemoteError(
-                f"the certificate of the server is not trusted, or TLS failed: {named}: {_reason(error)}",
+                f"the certificate of the server is not trusted, or TLS failed: {named}: {reason_of(error)}",
                 "`--ca-bundle FILE` names certificates to trust besides the system's",
             )
         if isinstance(error, ProxyError):
-            return RemoteError(f"the proxy failed: {named}: {_reason(error)}", "check HTTP_PROXY and its like")
+            return RemoteError(f"the proxy failed: {named}: {reason_of(error)}", "check HTTP_PROXY and its like")
         if isinstance(error, TimeoutError):
             return _BrokenError(f"the server said nothing for {IDLE_SECONDS:g} seconds: {named}")
         if isinstance(error, ProtocolError | OSError):
-            return _BrokenError(f"the connection broke off: {named}: {_reason(error)}")
-        return RemoteError(f"cannot fetch: {named}: {_reason(error)}")
+            return _BrokenError(f"the connection broke off: {named}: {reason_of(error)}")
+        return RemoteError(f"cannot fetch: {named}: {reason_of(error)}")
 
     def _headers(self, url: str) -> dict[str, str]:
         headers = {"User-Agent": f"pybuild/{__version__}", "Accept": "*/*", "Accept-Encoding": "identity"}
-        if self._secret and _origin(url) == self._origin:
+        if self._secret and origin(url) == self._origin:
             headers["Authorization"] = self._secret
         if self._done:
             headers["Range"] = f"bytes={self._done}-"
@@ -287,17 +288,6 @@ class _Fetching:
         return kind(f"the server answers {reason}: {self._named(url)}", hint)
 
 
-def _plain(url: str) -> str:
-    """Return a URL without user, password and fragment."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme.lower(), parts.netloc.rpartition("@")[2], parts.path, parts.query, ""))
-
-
-def _origin(url: str) -> tuple[str, str, int]:
-    parts = urlsplit(url)
-    return parts.scheme.lower(), parts.hostname or "", port_of(url)
-
-
 def _basic(url: str) -> str:
     parts = urlsplit(url)
     if not parts.username:
@@ -307,13 +297,7 @@ def _basic(url: str) -> str:
 
 def _bare(url: str) -> str:
     """Return scheme, host and path of a URL."""
-    return _plain(url).partition("?")[0][:200]
-
-
-def _reason(error: BaseException) -> str:
-    cause = error.__cause__ or error
-    reason = getattr(cause, "verify_message", "") or getattr(cause, "strerror", "") or str(cause)
-    return " ".join(str(reason).split())[:200]
+    return plain(url).partition("?")[0][:200]
 
 
 def _disposition(header: str) -> str:

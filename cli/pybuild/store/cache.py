@@ -101,6 +101,11 @@ class Cache:
             (kind, key, value, time.time()),
         )
 
+    def memo_list(self, kind: str) -> dict[str, bytes]:
+        """Return all that is remembered of this kind, by key."""
+        rows = self._index.rows("SELECT key, value FROM memo WHERE kind = ? ORDER BY key", (kind,))
+        return {key: bytes(value) for key, value in rows}
+
     def memo_clear(self) -> None:
         """Forget all remembered results."""
         self._index.write("DELETE FROM memo")

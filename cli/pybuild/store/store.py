@@ -28,6 +28,7 @@ from pybuild.store.place import (
     sync_file_system,
     write_version,
 )
+from pybuild.store.pulled import Pulled
 from pybuild.store.snapshots import Snapshots
 
 TYPE_CHECKING = False
@@ -53,6 +54,7 @@ class Store:
         self.cache = Cache(index)
         self.accounts = Accounts(index)
         self.builds = Builds(place)
+        self.pulled = Pulled(self.cache)
         self.snapshots = Snapshots(place, index, boot)
         self.caches = Caches(place)
         self.kept = Kept(place, boot)

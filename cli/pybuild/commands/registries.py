@@ -1,0 +1,59 @@
+"""What the command line says of registries: the user's environment, settings and options."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pybuild.api.request import Registries
+from pybuild.errors import UsageError
+
+_NAMES = (
+    *("HOME", "PATH", "DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"),
+    *("CONTAINERS_REGISTRIES_CONF", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+)
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+
+
+def settings(insecure: Sequence[str] = ()) -> Registries:
+    """Return how registries are reached; a daemon has another environment than who asks it."""
+    from pybuild.engine import paths
+
+    found = {name: os.environ[name] for name in _NAMES if name in os.environ}
+    configured = _configured(paths.config())
+    return Registries(environment=found, insecure=tuple(dict.fromkeys(map(host, (*insecure, *configured)))))
+
+
+def proxies() -> dict[str, str]:
+    """Return the proxies that programs of the user's would take."""
+    found = ((name, os.environ.get(name) or os.environ.get(name.upper())) for name in PROXIES)
+    return {name: value for name, value in found if value}
+
+
+def host(text: str) -> str:
+    """Return a registry's host[:port] as names of images have it; raise UsageError."""
+    from pybuild.oci.reference import InvalidReferenceError, parse_reference
+
+    bare = text.strip().rstrip("/")
+    try:
+        domain = parse_reference(f"{bare}/x").domain
+    except InvalidReferenceError:
+        domain = ""
+    if domain != bare:
+        raise UsageError(f"not a registry: {text}", "write its host, or host:port, as in names of images")
+    return bare
+
+
+def pull_policy(text: str) -> str:
+    """Return when images are asked for at their registry, as `--pull` says."""
+    known = {"true": "always", "always": "always", "missing": "missing", "false": "missing", "never": "never"}
+    if text.lower() not in known:
+        raise UsageError(f"unknown value for --pull: {text}", "known: always, missing, never")
+    return known[text.lower()]
+
+
+def _configured(config: Mapping[str, Any]) -> list[str]:
+    """Return the insecure registries of the settings: tables `[registry."HOST"]` with `insecure = true`."""
+    tables = config.get("registry", {})
+    if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
+        raise UsageError("`registry` of the configuration is not made of tables", 'write `[registry."host:port"]`')
+    return [name for name, table in tables.items() if table.get("insecure") is True]

@@ -1,0 +1,298 @@
+"""Images pulled: layers side by side, each streamed once from its registry through the worker into the store."""
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event as Flag
+from threading import Lock, Thread
+from typing import TYPE_CHECKING
+
+from pybuild.api.events import Event, Moved, Notice, Pulled, Transfer
+from pybuild.api.request import PullRequest
+from pybuild.engine.inputs import host
+from pybuild.engine.registries import RegistryClients
+from pybuild.engine.workers import Workers
+from pybuild.errors import PybuildError
+from pybuild.layer.tarwriter import Packed
+from pybuild.oci.digest import Digest
+from pybuild.oci.image import Descriptor
+from pybuild.oci.manifests import COMPRESSED
+from pybuild.oci.platform import Platform, parse_platform
+from pybuild.oci.reference import Reference, parse_reference
+from pybuild.store.blobs import BlobWriter
+from pybuild.store.images import ImageRecord
+from pybuild.store.pulled import PulledImage
+from pybuild.store.store import Store
+
+if TYPE_CHECKING:
+    from pybuild.registry.client import Client
+    from pybuild.registry.images import RemoteImage
+
+PARALLEL_LAYERS = 4
+"""How many layers come at a time."""
+
+TOLD_SECONDS = 0.1
+"""Byte counts are told this seldom."""
+
+_PIPE = 1 << 20
+
+
+class Puller:
+    """Pulls images into a store; each layer once, however many images have it. May be used from several threads."""
+
+    def __init__(
+        self,
+        store: Store,
+        workers: Workers,
+        clients: RegistryClients,
+        emit: Callable[[Event], None],
+    ) -> None:
+        self._store = store
+        self._workers = workers
+        self._clients = clients
+        self._emit = emit
+        self._guard = Lock()
+        self._locks: dict[str, Lock] = {}
+
+    def pull(self, name: Reference, platform: Platform, *, tag: bool) -> tuple[ImageRecord, Moved]:
+        """Bring an image here and return it; only its digest is asked for when that is here already.
+
+        With `tag` the name points at it from now on. Raises RegistryError, InvalidImageError, LayerError,
+        CancelledError; nothing is named unless the whole image is here.
+        """
+        with self._alone(f"{name} {platform}"):
+            record = self._unchanged(name, platform)
+            fresh = record is None
+            if record is None:
+                record = self._fetch(name, platform)
+            if tag and name.tag is not None:
+                self._store.images.tag(name, record.id)
+            known = self._store.pulled.get(name, platform)
+            assert known is not None
+            return record, Moved(name.familiar(), known.digest, record.id, fresh)
+
+    def known(self, name: Reference, platform: Platform) -> ImageRecord | None:
+        """Return what a name stood for when it was pulled for a platform, if that is here."""
+        known = self._store.pulled.get(name, platform)
+        record = self._store.images.get(known.image_id) if known is not None else None
+        if record is None or not all(map(self._store.layers.has, record.diff_ids)):
+            return None
+        return record
+
+    @contextmanager
+    def _alone(self, what: str) -> Iterator[None]:
+        with self._guard:
+            lock = self._locks.setdefault(what, Lock())
+        with lock:
+            yield
+
+    def _unchanged(self, name: Reference, platform: Platform) -> ImageRecord | None:
+        """Return the image that is here when the registry still means it."""
+        record = self.known(name, platform)
+        if record is None and name.digest is None:
+            # Perhaps by another tag
+            found = self._resolved(name)
+            return self.known(name._replace(digest=found), platform) if found is not None else None
+        if record is None or name.digest is not None:
+            return record
+        known = self._store.pulled.get(name, platform)
+        found = self._resolved(name)
+        if known is None or found is None:
+            return None
+        if found == known.digest:
+            return record
+        return self._remember_tag(name, platform, found)
+
+    def _remember_tag(self, name: Reference, platform: Platform, digest: Digest) -> ImageRecord | None:
+        record = self.known(name._replace(digest=digest), platform)
+        if record is not None:
+            self._store.pulled.put(name, platform, PulledImage(digest, record.id))
+        return record
+
+    def _resolved(self, name: Reference) -> Digest | None:
+        from pybuild.registry.images import resolve
+
+        return resolve(self._clients.of(name.domain), name)
+
+    def _fetch(self, name: Reference, platform: Platform) -> ImageRecord:
+        from pybuild.registry.images import fetch_image
+
+        client = self._clients.of(name.domain)
+        image = fetch_image(client, name, platform)
+        self._fetch_layers(client, name, image)
+        image_id = self._store.images.put(image.config_bytes)
+        record = self._store.images.get(image_id)
+        assert record is not None
+        pulled = PulledImage(image.digest, image_id)
+        self._store.pulled.put(name, platform, pulled)
+        if image.manifest_digest != image.digest:
+            self._store.pulled.put(name._replace(tag=None, digest=image.manifest_digest), platform, pulled)
+        self._emit(Notice("info", f"pulled {name.familiar()} for {platform}: {image.digest}"))
+        return record
+
+    def _fetch_layers(self, client: "Client", name: Reference, image: "RemoteImage") -> None:
+        layers = dict(zip(image.config.rootfs.diff_ids, image.layers, strict=True))
+        missing = [(diff_id, layer) for diff_id, layer in layers.items() if not self._store.layers.has(diff_id)]
+        if not missing:
+            return
+        stop = Flag()
+
+        def take(diff_id: Digest, layer: Descriptor) -> None:
+            with self._alone(diff_id):
+                if not stop.is_set() and not self._store.layers.has(diff_id):
+                    _Layer(self._store, self._workers, client, name, diff_id, layer, self._emit, stop).take()
+
+        with ThreadPoolExecutor(min(PARALLEL_LAYERS, len(missing)), "pull") as pool:
+            futures = [pool.submit(take, diff_id, layer) for diff_id, layer in missing]
+            _all_done(futures, stop)
+
+
+def _all_done(futures: Sequence["Future[None]"], stop: Flag) -> None:
+    """Wait for all; the first that fails in time stops the others and is raised."""
+    from concurrent.futures import FIRST_EXCEPTION, wait
+
+    done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+    failed = [error for future in done if (error := future.exception()) is not None]
+    if failed:
+        stop.set()
+        wait(futures)
+        raise failed[0]
+
+
+class _StoppedError(PybuildError):
+    """Another layer failed."""
+
+
+class _Layer:
+    """One layer on its way: a thread fetches it into the store and a pipe, whose other end the worker unpacks."""
+
+    def __init__(
+        self,
+        store: Store,
+        workers: Workers,
+        client: "Client",
+        name: Reference,
+        diff_id: Digest,
+        descriptor: Descriptor,
+        emit: Callable[[Event], None],
+        stop: Flag,
+    ) -> None:
+        self._store = store
+        self._workers = workers
+        self._client = client
+        self._name = name
+        self._diff_id = diff_id
+        self._descriptor = descriptor
+        self._emit = emit
+        self._stop = stop
+        self._failure: BaseException | None = None
+        self._refused = False
+        self._told = 0.0
+
+    def take(self) -> None:
+        form = COMPRESSED.get(self._descriptor.media_type)
+        with self._store.blobs.create() as given, self._store.blobs.create() as plain:
+            packed = self._streamed(given if form is not None else None, plain)
+            if packed.diff_id != self._diff_id:
+                from pybuild.registry.errors import WrongContentError
+
+                raise WrongContentError(
+                    f"a layer of {self._name.familiar()} is not what the image's config says: {self._diff_id}"
+                )
+            plain.commit(self._diff_id, packed.size)
+            self._store.layers.record(self._diff_id, packed.size, packed.toc)
+            if form is not None:
+                # Kept as it came, so that it leaves with the same digest
+                kept = Descriptor(form, self._descriptor.digest, self._descriptor.size)
+                given.commit(kept.digest, kept.size)
+                self._store.layers.add_form(self._diff_id, kept)
+
+    def _streamed(self, given: BlobWriter | None, plain: BlobWriter) -> Packed:
+        source, sink = os.pipe2(os.O_CLOEXEC)
+        fcntl.fcntl(sink, fcntl.F_SETPIPE_SZ, _PIPE)
+        fetching = Thread(target=self._fetch, args=(given, sink), name="fetch", daemon=True)
+        fetching.start()
+        try:
+            packed = self._workers.ingest(source, plain.fd, layer=True)
+        except BaseException as error:
+            # What is fetched further is of no use
+            self._refused = True
+            os.close(source)
+            fetching.join()
+            # An archive that is cut short because fetching failed is no news
+            failure = self._failure
+            if failure is not None and not isinstance(failure, _StoppedError):
+                raise failure from error
+            raise
+        os.close(source)
+        fetching.join()
+        if self._failure is not None:
+            raise self._failure
+        return packed
+
+    def _fetch(self, given: BlobWriter | None, sink: int) -> None:
+        from pybuild.registry.blobs import fetch_blob
+
+        def write(data: bytes) -> None:
+            if given is not None:
+                given.write(data)
+            self._pass_on(sink, data)
+
+        try:
+            fetch_blob(self._client, self._name.path, self._descriptor, write, self._progress)
+        except BaseException as error:
+            # Raised in the thread that waits for the worker
+            self._failure = error
+        finally:
+            os.close(sink)
+
+    def _pass_on(self, sink: int, data: bytes) -> None:
+        if self._refused or self._stop.is_set():
+            raise _StoppedError("another layer failed")
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[os.write(sink, view) :]
+            except BrokenPipeError:
+                if self._refused:
+                    raise _StoppedError("the layer was refused") from None
+                # The worker has read to the end of the archive; the digest is over the rest too
+                return
+
+    def _progress(self, done: int) -> None:
+        now = time.monotonic()
+        if now - self._told >= TOLD_SECONDS or done == self._descriptor.size:
+            self._told = now
+            label = f"{self._name.familiar_name()} {self._descriptor.digest[7:19]}"
+            self._emit(Transfer(-1, label, done, self._descriptor.size))
+
+
+def pull(request: PullRequest, *, store_root: Path, emit: Callable[[Event], None], cancel: Flag) -> Pulled:
+    """Pull what `request` names, one image after the other; raise what Puller.pull raises.
+
+    `emit` gets every event but the last, one at a time.
+    """
+    names = [parse_reference(name) for name in request.names]
+    here = host()
+    platform = parse_platform(request.platform, here) if request.platform else here
+    lock = Lock()
+
+    def tell(event: Event) -> None:
+        with lock:
+            emit(event)
+
+    with (
+        Store.open(store_root) as store,
+        store.session(),
+        Workers(cancel) as workers,
+        RegistryClients(request.registries, request.proxies, "", cancel) as clients,
+    ):
+        for left_over in store.sweep():
+            workers.remove_if_possible(left_over)
+        puller = Puller(store, workers, clients, tell)
+        moved = [puller.pull(name, platform, tag=True)[1] for name in names]
+    return Pulled(tuple(moved), time.time())

@@ -1,0 +1,108 @@
+"""Blobs that come: hashed and counted on the way, and gone on with where a transfer broke off."""
+
+import hashlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pybuild.oci.digest import Digest
+from pybuild.oci.image import Descriptor
+from pybuild.registry.client import Client
+from pybuild.registry.errors import BrokenError, RegistryError, WrongContentError
+from pybuild.registry.transport import Response
+from pybuild.remote.connections import BLOCK
+
+if TYPE_CHECKING:
+    from _hashlib import HASH
+
+
+def pull_scope(repository: str) -> tuple[str, ...]:
+    """Return the scope of reading a repository, as token servers want it."""
+    return (f"repository:{repository}:pull",)
+
+
+def fetch_blob(
+    client: Client,
+    repository: str,
+    descriptor: Descriptor,
+    write: Callable[[bytes], object],
+    progress: Callable[[int], object] = lambda done: None,
+) -> None:
+    """Give all of a blob to `write`, block by block, and `progress` the bytes done.
+
+    Nothing that was written is to be believed before this returns. Raises WrongContentError, RegistryError,
+    CancelledError.
+    """
+    _Fetching(client, repository, descriptor, write, progress).run()
+
+
+class _Fetching:
+    """One blob, over however many requests."""
+
+    def __init__(
+        self,
+        client: Client,
+        repository: str,
+        descriptor: Descriptor,
+        write: Callable[[bytes], object],
+        progress: Callable[[int], object],
+    ) -> None:
+        self._client = client
+        self._repository = client.repository(repository)
+        self._wanted = descriptor
+        self._write = write
+        self._progress = progress
+        self._state: HASH = hashlib.sha256()
+        self._done = 0
+        self._path = f"{self._repository}/blobs/{descriptor.digest}"
+        self._what = f"GET {client.url(self._path)}"
+
+    def run(self) -> None:
+        self._client.persist(self._once, lambda: self._done)
+        found = f"sha256:{self._state.hexdigest()}"
+        if self._done != self._wanted.size or found != self._wanted.digest:
+            raise WrongContentError(
+                f"{self._what}: the content is not what its digest says: {self._done} bytes with {found}",
+                "something on the way changes content; another try may help",
+            )
+
+    def _once(self) -> None:
+        # Content of this name is always the same, so that any server that has it may go on
+        headers = {"Range": f"bytes={self._done}-"} if self._done else {}
+        if self._done and self._done == self._wanted.size:
+            return
+        response = self._client.send_once(
+            "GET", self._path, pull_scope(self._repository), headers=headers, accept=(200, 206, 416)
+        )
+        with response:
+            self._read(response, self._skipped(response))
+
+    def _skipped(self, response: Response) -> int:
+        """Return how many bytes of a body are here already."""
+        if response.status == 200:
+            return self._done
+        if response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {self._done}-"):
+            return 0
+        raise RegistryError(f"{self._what}: the registry cannot go on with a transfer that broke off")
+
+    def _read(self, response: Response, skip: int) -> None:
+        transport = self._client.transport
+        while data := transport.read(response, self._what, BLOCK):
+            if skip:
+                left = data[skip:]
+                skip -= len(data) - len(left)
+                data = left
+            if self._done + len(data) > self._wanted.size:
+                raise WrongContentError(f"{self._what}: there is more than the {self._wanted.size} bytes promised")
+            self._state.update(data)
+            self._write(data)
+            self._done += len(data)
+            self._progress(self._done)
+        if self._done < self._wanted.size:
+            raise BrokenError(f"{self._what}: the connection ended after {self._done} of {self._wanted.size} bytes")
+
+
+def has_blob(client: Client, repository: str, digest: Digest, scopes: tuple[str, ...]) -> bool:
+    """Does a repository have a blob?"""
+    path = f"{client.repository(repository)}/blobs/{digest}"
+    with client.send("HEAD", path, scopes, accept=(200, 404)) as response:
+        return response.status == 200

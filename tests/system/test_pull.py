@@ -1,0 +1,194 @@
+"""Images come from registries: by pull, by FROM and by all else that names one."""
+
+import gzip
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from support import busybox, registry
+from support.program import Pybuild
+from support.registry import INDEX, LAYER, MANIFEST, Fault, Registry, descriptor, digest
+from support.web import Asked
+
+pytestmark = pytest.mark.userns
+
+
+@pytest.fixture(scope="module")
+def rootfs(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return busybox.write_rootfs(tmp_path_factory.mktemp("base") / "base.tar").read_bytes()
+
+
+@pytest.fixture
+def remote(rootfs: bytes) -> Iterator[Registry]:
+    with registry.fake() as found:
+        found.contents.image("base", "1", [gzipped(rootfs)])
+        yield found
+
+
+def gzipped(data: bytes) -> tuple[str, bytes, str]:
+    return f"{LAYER}+gzip", gzip.compress(data, 1, mtime=0), digest(data)
+
+
+def zstd_of(data: bytes) -> tuple[str, bytes, str]:
+    try:
+        from compression import zstd
+    except ImportError:
+        from backports import zstd
+    return f"{LAYER}+zstd", zstd.compress(data), digest(data)
+
+
+def plain(data: bytes) -> tuple[str, bytes, str]:
+    return LAYER, data, digest(data)
+
+
+def test_an_image_is_pulled_once(pybuild: Pybuild, remote: Registry) -> None:
+    name = remote.name("base:1")
+    manifest = remote.contents.documents["base", "1"][1]
+    assert pybuild("pull", name).text == f"{name}@{digest(manifest)}\n"
+    assert pybuild.names() == {name}
+    fetched = len(remote.asked("GET"))
+    told = json.loads(pybuild("pull", "--json", name).text)
+    assert told == {"name": name, "digest": digest(manifest), "image_id": told["image_id"], "fresh": False}
+    assert pybuild("pull", "-q", f"{remote.name('base')}@{digest(manifest)}").text.strip() == told["image_id"]
+    assert len(remote.asked("GET")) == fetched
+    assert remote.asked("HEAD")
+    # Prune takes nothing of it, and what was pulled leaves as it came
+    pybuild("prune", "-f")
+    [shown] = pybuild.json("inspect", name)
+    assert shown["RepoDigests"] == [f"{remote.name('base')}@{digest(manifest)}"]
+
+
+@pytest.mark.parametrize("form", [gzipped, zstd_of, plain])
+def test_layers_in_every_form_can_be_run(
+    inline: Pybuild, remote: Registry, rootfs: bytes, context: Path, form: Callable[[bytes], tuple[str, bytes, str]]
+) -> None:
+    remote.contents.image("form", "1", [form(rootfs)])
+    image = inline.image(context, dockerfile=f"FROM {remote.name('form:1')}\nRUN echo it runs > /out\n")
+    assert image.read("out") == "it runs\n"
+    assert remote.name("form:1") in inline.names()
+
+
+def test_whatever_names_an_image_pulls_it(pybuild: Pybuild, remote: Registry, context: Path) -> None:
+    text = f"""\
+FROM {remote.name("base:1")} AS first
+FROM scratch
+COPY --from={remote.name("base:1")} /etc/passwd /copied
+COPY --from=first /etc/passwd /staged
+"""
+    pybuild.build(context, "-t", "x", dockerfile=text)
+    assert len([path for path in remote.asked("GET") if "/blobs/" in path]) == 2
+    text = f"""\
+FROM {remote.name("base:1")}
+RUN --mount=from={remote.name("base:1")},target=/m cp /m/etc/passwd /mounted
+"""
+    assert pybuild.build(context, dockerfile=text).redone()
+    assert len([path for path in remote.asked("GET") if "/blobs/" in path]) == 2
+
+
+def test_an_image_that_cannot_be_had_is_told_at_its_line(inline: Pybuild, remote: Registry, context: Path) -> None:
+    text = f"FROM scratch\n\nFROM {remote.name('bas:1')}\n"
+    inline("pull", remote.name("base:1"))
+    failed = inline.build(context, dockerfile=text, status=1)
+    failure = failed.events[-1]["failure"]
+    assert failure["line"] == 3
+    assert "404 Not Found: manifests unknown" in failure["message"]
+    assert f"did you mean `{remote.name('base:1')}`?" in failure["hint"]
+
+
+def test_pull_says_when_a_registry_is_asked(inline: Pybuild, remote: Registry, rootfs: bytes, context: Path) -> None:
+    text = f"FROM {remote.name('base:1')}\nRUN true\n"
+    never = inline.build(context, "--pull=never", dockerfile=text, status=1)
+    assert "may not be pulled" in never.err
+    assert not remote.web.asked
+    inline.build(context, dockerfile=text)
+    asked = len(remote.web.asked)
+    assert not inline.build(context, dockerfile=text).redone()
+    assert not inline.build(context, "--pull=never", dockerfile=text).redone()
+    assert len(remote.web.asked) == asked
+    assert not inline.build(context, "--pull", dockerfile=text).redone()
+    assert [request.method for request in remote.web.asked[asked:]].count("GET") <= 1
+    remote.contents.image("base", "1", [gzipped(rootfs)], config={"Env": ["NEW=1"]})
+    assert not inline.build(context, dockerfile=text).redone()
+    inline.build(context, "--pull=always", "-t", "new", dockerfile=text)
+    [shown] = inline.json("inspect", "new")
+    assert "NEW=1" in shown["Config"]["Env"]
+
+
+def test_each_platform_has_its_image(inline: Pybuild, remote: Registry, context: Path, rootfs: bytes) -> None:
+    rows = []
+    for architecture in ("arm64", "amd64"):
+        config = {"architecture": architecture, "config": {"Env": [f"FOR={architecture}"]}}
+        manifest = remote.contents.image("multi", architecture, [gzipped(rootfs)], **config)
+        rows.append(descriptor(manifest, MANIFEST, platform={"os": "linux", "architecture": architecture}))
+    remote.contents.document("multi", "1", INDEX, {"schemaVersion": 2, "mediaType": INDEX, "manifests": rows})
+    text = f"""\
+FROM --platform=linux/arm64 {remote.name("multi:1")} AS other
+FROM --platform=linux/amd64 {remote.name("multi:1")}
+COPY --from=other /etc/passwd /there
+"""
+    inline.build(context, "--platform=linux/amd64", "-t", "a", dockerfile=text)
+    inline.build(context, "-t", "b", "--target=other", dockerfile=text)
+    architectures = {name: inline.json("inspect", name)[0]["Architecture"] for name in ("a", "b")}
+    assert architectures == {"a": "amd64", "b": "arm64"}
+    asked = len(remote.web.asked)
+    inline.build(context, "--platform=linux/amd64", "-t", "a", dockerfile=text)
+    assert len(remote.web.asked) == asked
+    failed = inline("pull", "--platform=linux/s390x", remote.name("multi:1"), status=1)
+    assert "there are some for linux/arm64, linux/amd64" in failed.err
+
+
+def test_what_is_not_right_leaves_nothing(inline: Pybuild, remote: Registry, rootfs: bytes) -> None:
+    kind, data, _ = gzipped(rootfs)
+    lies: dict[str, tuple[str, bytes, str]] = {
+        "another layer": (kind, data, digest(b"other")),
+        "cut short": (kind, gzip.compress(rootfs + bytes(512))[:-20], digest(rootfs + bytes(512))),
+        "a tar": (LAYER, b"no tar at all" * 100, digest(b"no tar at all" * 100)),
+        "a bomb": (f"{LAYER}+gzip", gzip.compress(bytes(1 << 20)) * 2000, digest(b"")),
+    }
+    inline("images")
+    before = inline.state()
+    for number, lie in enumerate(lies.values()):
+        remote.contents.image("lie", str(number), [plain(rootfs), lie])
+        failed = inline("pull", remote.name(f"lie:{number}"), status=1)
+        assert failed.err.count("error:") == 1
+        assert not inline.names()
+    left = set(inline.state()[1]) - set(before[1])
+    # The layer that was right may stay
+    assert left <= {f"{room}/{digest(rootfs)[7:]}" for room in ("blobs/sha256", "tocs")}
+
+
+def test_a_layer_goes_on_where_its_connection_broke_off(inline: Pybuild, remote: Registry) -> None:
+    def cut(asked: Asked) -> Fault | None:
+        return Fault(cut=100_000) if "/blobs/" in asked.path and asked.method == "GET" else None
+
+    remote.contents.faults += [cut] * 3
+    inline("pull", remote.name("base:1"))
+    ranges = [request.headers.get("Range") for request in remote.web.asked if "/blobs/" in request.path]
+    assert "bytes=100000-" in ranges
+
+
+def test_a_cancelled_pull_ends_at_once_and_leaves_nothing(pybuild: Pybuild, remote: Registry) -> None:
+    import signal
+    import time
+    from threading import Event
+
+    gate, asked_for = Event(), Event()
+
+    def stall(asked: Asked) -> None:
+        if "/blobs/" in asked.path:
+            asked_for.set()
+            gate.wait(30)
+
+    remote.contents.lasting.append(stall)
+    try:
+        process = pybuild.start("pull", remote.name("base:1"))
+        assert asked_for.wait(30)
+        begun = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        pybuild.finish(process, "pull", status=130)
+        assert time.monotonic() - begun < 10
+        assert not pybuild.names()
+    finally:
+        gate.set()
