@@ -1,6 +1,7 @@
 """Content digests (OCI image spec, descriptor.md, "Digests"). Only sha256 is accepted."""
 
 import re
+from functools import lru_cache
 from typing import NewType
 
 from pybuild.errors import PybuildError
@@ -35,5 +36,11 @@ def chain_id(diff_ids: list[Digest] | tuple[Digest, ...]) -> Digest | None:
     """Return the chain id of a stack of layers, None for no layers (OCI config.md, "Layer ChainID")."""
     chain: Digest | None = None
     for diff_id in diff_ids:
-        chain = diff_id if chain is None else digest_of(f"{chain} {diff_id}".encode())
+        chain = diff_id if chain is None else _above(chain, diff_id)
     return chain
+
+
+@lru_cache(maxsize=1 << 12)
+def _above(chain: Digest, diff_id: Digest) -> Digest:
+    """Return the chain id of a layer on a stack; a build asks for those of all its steps again and again."""
+    return digest_of(f"{chain} {diff_id}".encode())

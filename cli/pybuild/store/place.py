@@ -12,8 +12,6 @@ from functools import lru_cache
 from itertools import count
 from pathlib import Path
 
-import msgspec
-
 from pybuild.store.errors import StoreError, StoreVersionError, disk_error
 
 VERSION = 1
@@ -28,54 +26,22 @@ ENOUGH_AGE = 86400
 """Seconds after which a temporary thing of unknown origin counts as left over."""
 
 
-class Place(msgspec.Struct, frozen=True):
-    """Where the parts of a store are."""
+class Place:
+    """Where the parts of a store are; made once, as joining paths takes its time in every step."""
 
-    root: Path
-
-    @property
-    def index(self) -> Path:
-        return self.root / "index.sqlite"
-
-    @property
-    def lock(self) -> Path:
-        return self.root / "lock"
-
-    @property
-    def blobs(self) -> Path:
-        return self.root / "blobs" / "sha256"
-
-    @property
-    def tocs(self) -> Path:
-        return self.root / "tocs"
-
-    @property
-    def snapshots(self) -> Path:
-        return self.root / "snapshots"
-
-    @property
-    def kept(self) -> Path:
-        return self.root / "kept"
-
-    @property
-    def contexts(self) -> Path:
-        return self.root / "contexts"
-
-    @property
-    def caches(self) -> Path:
-        return self.root / "caches"
-
-    @property
-    def builds(self) -> Path:
-        return self.root / "builds"
-
-    @property
-    def tmp(self) -> Path:
-        return self.root / "tmp"
-
-    @property
-    def reserve(self) -> Path:
-        return self.root / "reserve"
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.index = root / "index.sqlite"
+        self.lock = root / "lock"
+        self.blobs = root / "blobs" / "sha256"
+        self.tocs = root / "tocs"
+        self.snapshots = root / "snapshots"
+        self.kept = root / "kept"
+        self.contexts = root / "contexts"
+        self.caches = root / "caches"
+        self.builds = root / "builds"
+        self.tmp = root / "tmp"
+        self.reserve = root / "reserve"
 
     def temporary(self) -> Path:
         """Return an unused name in `tmp` that tells which process made it. Nothing is created."""
