@@ -3,15 +3,13 @@
 import sys
 from typing import Any, BinaryIO
 
-from pybuild import __version__
-from pybuild.api.events import Checked, Failed, Failure, Finding
+from pybuild.api.events import Checked, Failed, Failure
 from pybuild.api.request import BuildRequest
 from pybuild.errors import ExitCode, PybuildError, UsageError
+from pybuild.plugin.findings import FORMATS, github_command, sarif_log, sarif_region, sarif_result
 
-FORMATS = ("text", "json", "sarif", "github")
 CALLS = ("build", "check")
 
-_SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 _ERROR_RULE = "BuildError"
 """What a SARIF report names as the rule of an error that ends the build."""
 
@@ -152,7 +150,9 @@ def as_sarif(checked: Checked) -> dict[str, Any]:
     ]
     level = "error" if checked.as_errors else "warning"
     results = [
-        _result(checked.file, finding.rule, names.index(finding.rule), level, finding.message, _region(finding))
+        sarif_result(
+            checked.file, finding.rule, names.index(finding.rule), level, finding.message, sarif_region(finding)
+        )
         for finding in checked.findings
     ]
     failure = checked.failure
@@ -160,36 +160,8 @@ def as_sarif(checked: Checked) -> dict[str, Any]:
         about = {"text": "A build of this file would fail"}
         rules.append({"id": _ERROR_RULE, "shortDescription": about, "defaultConfiguration": {"level": "error"}})
         region = {"startLine": failure.line} if failure.line else {}
-        results.append(_result(checked.file, _ERROR_RULE, len(names), "error", failure.message, region))
-    driver = {
-        "name": "pybuild",
-        "version": __version__,
-        "rules": rules,
-    }
-    run = {"tool": {"driver": driver}, "columnKind": "unicodeCodePoints", "results": results}
-    return {"$schema": _SARIF_SCHEMA, "version": "2.1.0", "runs": [run]}
-
-
-def _region(finding: Finding) -> dict[str, int]:
-    if not finding.column:
-        return {"startLine": finding.line, "endLine": finding.end_line}
-    end = finding.column + finding.length
-    return {"startLine": finding.mark_line, "startColumn": finding.column, "endColumn": end}
-
-
-def _result(file: str, rule: str, index: int, level: str, message: str, region: dict[str, int]) -> dict[str, Any]:
-    from urllib.parse import quote
-
-    physical: dict[str, Any] = {"artifactLocation": {"uri": quote(file)}}
-    if region:
-        physical["region"] = region
-    return {
-        "ruleId": rule,
-        "ruleIndex": index,
-        "level": level,
-        "message": {"text": message},
-        "locations": [{"physicalLocation": physical}],
-    }
+        results.append(sarif_result(checked.file, _ERROR_RULE, len(names), "error", failure.message, region))
+    return sarif_log("pybuild", rules, results)
 
 
 def _github(checked: Checked) -> list[str]:
@@ -200,29 +172,16 @@ def _github(checked: Checked) -> list[str]:
         place = {"file": checked.file, "line": finding.line, "endLine": finding.end_line}
         if finding.column and finding.mark_line == finding.line == finding.end_line:
             place.update({"col": finding.column, "endColumn": finding.column + finding.length})
-        lines.append(_command(kind, {**place, "title": finding.rule}, finding.message))
+        lines.append(github_command(kind, {**place, "title": finding.rule}, finding.message))
     if checked.failure is not None:
-        lines.append(_failure_command(checked.file, checked.failure))
+        lines.append(_failuregithub_command(checked.file, checked.failure))
     return lines
 
 
-def _failure_command(file: str, failure: Failure) -> str:
+def _failuregithub_command(file: str, failure: Failure) -> str:
     place: dict[str, object] = {"file": file}
     if failure.line:
         place["line"] = failure.line
         if failure.column:
             place["col"] = failure.column
-    return _command("error", place, failure.message)
-
-
-def _command(kind: str, properties: dict[str, object], message: str) -> str:
-    told = ",".join(f"{name}={_encoded(str(value), property=True)}" for name, value in properties.items())
-    return f"::{kind} {told}::{_encoded(message)}"
-
-
-def _encoded(text: str, *, property: bool = False) -> str:
-    """Return text in which nothing can end the command or begin another."""
-    from pybuild.progress.escape import escape
-
-    text = escape(text).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-    return text.replace(":", "%3A").replace(",", "%2C") if property else text
+    return github_command("error", place, failure.message)

@@ -22,6 +22,7 @@ BUILT_IN: dict[str, Row] = {
     "import": Row("pybuild.commands.import_:import_", "Make an image of a root file system archive"),
     "explain": Row("pybuild.commands.explain:explain", "Tell why steps of a build were not cached"),
     "context": Row("pybuild_context.command:app", "See what a build would read, and what it never uses"),
+    "ignore": Row("pybuild_ignore.command:app", "Look into .dockerignore: what it leaves out, and why"),
     "prune": Row("pybuild.commands.prune:prune", "Remove what nothing needs"),
     "df": Row("pybuild.commands.df:df", "Show how much of the disk is used"),
     "daemon": Row("pybuild.commands.daemon:app", "Start, stop and look at the daemon"),

@@ -104,6 +104,10 @@ class DirState:
         hits = self._hits(name)
         return self._fold(hits) if hits else (self.excluded, self.matched)
 
+    def own_matches(self, name: str) -> tuple[int, ...]:
+        """Return the patterns that match `name` in this directory by themselves, asked or not, ascending."""
+        return tuple(sorted(self._hits(name)))
+
     def enter(self, name: str) -> "DirState":
         """Return the state of directory `name` in this one."""
         hits = self._hits(name)

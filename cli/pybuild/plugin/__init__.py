@@ -11,13 +11,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pybuild.api.events import Finding
+    from pybuild.context.effects import Effect
+    from pybuild.context.errors import ContextError, IgnoreError
     from pybuild.context.survey import Seen, Survey
     from pybuild.dockerfile import instructions
     from pybuild.dockerfile.errors import DockerfileError
     from pybuild.dockerfile.parse import Dockerfile, Stage
     from pybuild.errors import CancelledError, ConflictError, ExitCode, NotFoundError, PybuildError, UsageError
-    from pybuild.plugin.context import Context, IgnoreLine, Uses, ignore_pattern, open_context
+    from pybuild.plugin.context import Context, IgnoreLine, Uses, ignore_pattern, open_context, read_ignore_file
     from pybuild.plugin.dockerfiles import read_dockerfile
+    from pybuild.plugin.findings import FORMATS, LintRule, findings_report
     from pybuild.plugin.found import API_VERSION
     from pybuild.plugin.option import Argument, Commands, Option
     from pybuild.plugin.output import as_json, bar, new_file, table, write_line
@@ -26,10 +30,14 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "pybuild.errors": ("CancelledError", "ConflictError", "ExitCode", "NotFoundError", "PybuildError", "UsageError"),
+    "pybuild.api.events": ("Finding",),
+    "pybuild.context.effects": ("Effect",),
+    "pybuild.context.errors": ("ContextError", "IgnoreError"),
     "pybuild.context.survey": ("Seen", "Survey"),
     "pybuild.dockerfile.errors": ("DockerfileError",),
     "pybuild.dockerfile.parse": ("Dockerfile", "Stage"),
-    "pybuild.plugin.context": ("Context", "IgnoreLine", "Uses", "ignore_pattern", "open_context"),
+    "pybuild.plugin.context": ("Context", "IgnoreLine", "Uses", "ignore_pattern", "open_context", "read_ignore_file"),
+    "pybuild.plugin.findings": ("FORMATS", "LintRule", "findings_report"),
     "pybuild.plugin.dockerfiles": ("read_dockerfile",),
     "pybuild.plugin.found": ("API_VERSION",),
     "pybuild.plugin.option": ("Argument", "Commands", "Option"),
@@ -41,15 +49,21 @@ _PLACE_OF = {name: module for module, names in _PLACES.items() for name in names
 
 __all__ = [
     "API_VERSION",
+    "FORMATS",
     "Argument",
     "CancelledError",
     "Commands",
     "ConflictError",
     "Context",
+    "ContextError",
     "Dockerfile",
     "DockerfileError",
+    "Effect",
     "ExitCode",
+    "Finding",
+    "IgnoreError",
     "IgnoreLine",
+    "LintRule",
     "NotFoundError",
     "Option",
     "PybuildError",
@@ -61,6 +75,7 @@ __all__ = [
     "as_json",
     "bar",
     "escape",
+    "findings_report",
     "human_bytes",
     "ignore_pattern",
     "instructions",
@@ -68,6 +83,7 @@ __all__ = [
     "one_line",
     "open_context",
     "read_dockerfile",
+    "read_ignore_file",
     "table",
     "write_line",
 ]

@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from pybuild.api.events import Read
+from pybuild.context.effects import Effect, effects
 from pybuild.context.errors import ContextError
 from pybuild.context.footprint import Footprint
 from pybuild.context.ignore import IgnoreMatcher, find_ignore_file, load_ignore
@@ -32,7 +34,7 @@ class Context:
         self.root, self.dockerfile, self.ignore_file = root, dockerfile, ignore_file
         self._ignore = ignore
 
-    @property
+    @cached_property
     def ignore_lines(self) -> list[IgnoreLine]:
         """Return the patterns of the ignore file in order."""
         ignore = self._ignore
@@ -65,6 +67,10 @@ class Context:
             raise ContextError(f"cannot read the context: {self.root}: {error.strerror}") from error
         return found if reads is None else _with_links(self.root, found)
 
+    def effects(self, survey: Survey) -> list[Effect]:
+        """Return what each pattern of the ignore file does to what was surveyed, in the order of `ignore_lines`."""
+        return effects(self._ignore, survey.seen)
+
     def uses(self, build_args: Mapping[str, str | None] | None = None) -> "Uses":
         """Return what COPY, ADD and mounts of all stages of the Dockerfile read of the context.
 
@@ -95,6 +101,24 @@ class Context:
         return self._remembered
 
 
+def read_ignore_file(directory: str | Path, dockerfile: str | Path | None = None) -> tuple[Path, str | None]:
+    """Return the path and the text of the ignore file of a build, whatever it says.
+
+    The text is None where there is none, and the path then that of the file which a build would look for; what is no
+    UTF-8 is there as surrogates. Raises NotFoundError and PybuildError.
+    """
+    root = Path(os.path.realpath(directory))
+    if not root.is_dir():
+        raise NotFoundError(f"no such directory: {directory}")
+    path = find_ignore_file(root, root / "Dockerfile" if dockerfile is None else Path(os.path.abspath(dockerfile)))
+    if path is None:
+        return root / ".dockerignore", None
+    try:
+        return path, path.read_bytes().decode(errors="surrogateescape")
+    except OSError as error:
+        raise PybuildError(f"cannot read the ignore file: {path}: {error.strerror}") from error
+
+
 class Uses(NamedTuple):
     """What a Dockerfile reads of its context; `unknown_bases` are images that may have triggers which read more."""
 
@@ -102,11 +126,14 @@ class Uses(NamedTuple):
     unknown_bases: tuple[str, ...]
 
 
-def open_context(directory: str | Path, dockerfile: str | Path | None = None) -> Context:
+def open_context(
+    directory: str | Path, dockerfile: str | Path | None = None, *, ignore_text: str | None = None
+) -> Context:
     """Return the context of a build of `directory`, as `pybuild build -f dockerfile directory` has it.
 
-    Without a name it is the file `Dockerfile`, if there is one. Raises NotFoundError for what is not there, IgnoreError
-    for an ignore file that is malformed.
+    Without a name it is the file `Dockerfile`, if there is one. `ignore_text` stands in for the ignore file, to see
+    what it would do. Raises NotFoundError for what is not there, IgnoreError for an ignore file that is malformed: its
+    `line` counts from 1, 0 when it is about the file as a whole.
     """
     root = Path(os.path.realpath(directory))
     if not root.is_dir():
@@ -116,10 +143,7 @@ def open_context(directory: str | Path, dockerfile: str | Path | None = None) ->
     if dockerfile is not None and not present:
         raise NotFoundError(f"no such Dockerfile: {dockerfile}")
     file = find_ignore_file(root, named)
-    try:
-        ignore = load_ignore(root, named)
-    except OSError as error:
-        raise PybuildError(f"cannot read the ignore file: {error.strerror}") from error
+    ignore = load_ignore(root, named) if ignore_text is None else IgnoreMatcher.parse(ignore_text)
     return Context(root, named if present else None, file, ignore)
 
 
