@@ -31,26 +31,29 @@ class Builds:
         name = f"{time.time_ns():020d}-{identity}-{project}{_SUFFIX}"
         temporary = self._temporary()
         try:
-            # A store of an earlier version lacks the directory
-            self._directory.mkdir(mode=0o700, exist_ok=True)
             temporary.write_bytes(record)
-            temporary.replace(self._directory / name)
-            for path in self.paths()[MOST:]:
-                path.unlink(missing_ok=True)
+            try:
+                temporary.replace(self._directory / name)
+            except FileNotFoundError:
+                # A store of an earlier version lacks the directory
+                self._directory.mkdir(mode=0o700, exist_ok=True)
+                temporary.replace(self._directory / name)
+            for old in self._names()[MOST:]:
+                (self._directory / old).unlink(missing_ok=True)
         except OSError as error:
             raise disk_error("cannot write the record of the build", self._directory, error) from error
 
     def identities(self, project: str = "") -> list[str]:
         """Return the ids of the builds, of one project or all, the newest first."""
-        found = [path.name.removesuffix(_SUFFIX).split("-") for path in self.paths()]
+        found = [name.removesuffix(_SUFFIX).split("-") for name in self._names()]
         return [parts[1] for parts in found if len(parts) == 3 and project in ("", parts[2])]
 
     def get(self, identity: str) -> bytes | None:
         """Return a record by the whole of its id; None when it is not there."""
-        for path in self.paths():
-            if path.name.split("-")[1:2] == [identity]:
+        for name in self._names():
+            if name.split("-")[1:2] == [identity]:
                 try:
-                    with path.open("rb") as file:
+                    with (self._directory / name).open("rb") as file:
                         return file.read(MAX_SIZE)
                 except FileNotFoundError:
                     return None
@@ -58,13 +61,15 @@ class Builds:
 
     def paths(self) -> list[Path]:
         """Return the files of all records, the newest first."""
+        return [self._directory / name for name in self._names()]
+
+    def _names(self) -> list[str]:
         try:
-            names = sorted(os.listdir(self._directory), reverse=True)
+            return sorted([name for name in os.listdir(self._directory) if name.endswith(_SUFFIX)], reverse=True)
         except FileNotFoundError:
             return []
         except OSError as error:
             raise disk_error("cannot read", self._directory, error) from error
-        return [self._directory / name for name in names if name.endswith(_SUFFIX)]
 
 
 def new_identity() -> str:
