@@ -187,14 +187,18 @@ def clone(params: Any, fds: list[int]) -> None:
 
 
 def try_store(params: Any, fds: list[int]) -> list[Any]:
-    """[empty directory in the store]: tell why overlayfs cannot be used there, "" if it can, and whether files can
-    share their content.
+    """[empty directory in the store, is an overlay of any use]: tell why overlayfs cannot be used there, "" if it can;
+    if not, whether files can share their content.
     """
+    path, stacking = params
+    problem = overlay.trial(path) if stacking else "it is not to be used"
+    if not problem:
+        return ["", False]
     from pybuild.layer.clone import has_references
 
-    place = os.open(params[0], _DIRECTORY)
+    place = os.open(path, _DIRECTORY)
     try:
-        return [overlay.trial(params[0]), has_references(place)]
+        return [problem, has_references(place)]
     finally:
         os.close(place)
 

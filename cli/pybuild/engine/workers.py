@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pybuild.errors import CancelledError, UsageError
 from pybuild.layer.tarwriter import Packed
 from pybuild.sandbox import footings, idmap
+from pybuild.sandbox.advice import OTHER_STORE
 from pybuild.sandbox.errors import IdMapError, NetworkError, SandboxError, UserNamespaceError
 from pybuild.sandbox.idmap import Footing, IdMap
 from pybuild.sandbox.spec import EMULATIONS, SNAPSHOTTERS, Emulation, Isolation, RunEnd, SandboxSpec, Snapshotter
@@ -285,25 +286,32 @@ class Workers:
         `staging` makes a directory there. What had to be done without is told. Raises SandboxError, UsageError for an
         unknown word.
         """
-        if wanted == "overlay" and self.isolation == "chroot":
-            raise SandboxError("the snapshotter `overlay` needs mounts, which are refused here", "use `auto` or `copy`")
-        if wanted == "overlay":
-            return "overlay"
-        if wanted not in ("auto", "copy"):
+        if wanted not in ("auto", *SNAPSHOTTERS):
             raise UsageError(f"unknown snapshotter: {wanted}", f"known: auto, {', '.join(SNAPSHOTTERS)}")
+        by_chroot = self.isolation == "chroot"
+        if wanted == "overlay":
+            if by_chroot:
+                raise SandboxError("the snapshotter `overlay` needs mounts, which are refused here", "use `copy`")
+            return "overlay"
         with self._store_lock:
             if self._store_problem is None:
-                self._store_problem, self.shares_content = self._try_store(staging())
-                if wanted == "auto" and self._store_problem and self._inform is not None and self.isolation != "chroot":
+                stacking = wanted == "auto" and not by_chroot
+                self._store_problem, self.shares_content = self._try_store(staging(), stacking)
+                if stacking and self._store_problem and self._inform is not None:
                     self._inform(f"RUN works on copies of the layers: {self._store_problem}")
-        return "copy" if wanted == "copy" or self._store_problem or self.isolation == "chroot" else "overlay"
+        return "copy" if self._store_problem else "overlay"
 
-    def _try_store(self, staging: Path) -> tuple[str, bool]:
+    def _try_store(self, place: Path, stacking: bool) -> tuple[str, bool]:
+        """Tell why overlayfs cannot be used, "" if it can, and else whether files can share their content."""
         try:
-            problem, shares = self._call("try_store", [os.fsencode(staging)], [], tuple[str, bool])
-            return str(problem), bool(shares)
+            problem, shares = self._call("try_store", [os.fsencode(place), stacking], [], tuple[str, bool])
+            if problem and os.statvfs(place).f_flag & os.ST_NOEXEC:
+                raise SandboxError(f"the store lies on a file system mounted `noexec`, and {problem}", OTHER_STORE)
+            return problem, shares
         finally:
-            self.remove_later(staging)
+            # What it leaves if it is killed is swept later
+            with suppress(OSError):
+                place.rmdir()
 
     def unpack_context(self, archive: int, directory: Path) -> None:
         """Unpack a context that was sent into `directory`, which belongs to this user; raise LayerError."""

@@ -113,21 +113,32 @@ def _by_parameters(layers: list[bytes], upper: bytes, work: bytes) -> int:
 def trial(place: bytes) -> str:
     """Mount an overlay in the empty directory `place` and delete something in it; return why that fails, "" if not.
 
-    The working directory is `/` afterwards.
+    The directory is empty again afterwards.
     """
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    if os.fork() == 0:
+        try:
+            os.close(reader)
+            with os.fdopen(writer, "wb") as report:
+                report.write(b"." + os.fsencode(_try_in(place)))
+        finally:
+            # To unmount it takes the kernel a while, which is not waited for, as this process is not
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as report:
+        said = report.read()
+    return os.fsdecode(said[1:]) if said else "the process that tried an overlay was killed"
+
+
+def _try_in(place: bytes) -> str:
+    """Tell what is wrong with an overlay there; it stays open."""
     lower, upper, work = (place + b"/" + name for name in (b"lower", UPPER, WORK))
     try:
         for path in (lower, upper, work):
             os.mkdir(path, 0o755)
         os.close(os.open(lower + b"/file", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
         tree = mount_layers([lower], upper, work)
-        try:
-            os.unlink(b"file", dir_fd=tree)
-        finally:
-            os.close(tree)
-            with suppress(OSError):
-                # By options it could only be mounted over that
-                syscalls.umount(work, syscalls.MNT_DETACH)
+        os.unlink(b"file", dir_fd=tree)
         state = os.stat(upper + b"/file")
         return "" if stat.S_ISCHR(state.st_mode) else "what is deleted in an overlay is not marked as such"
     except SandboxError as error:
@@ -135,7 +146,19 @@ def trial(place: bytes) -> str:
     except OSError as error:
         return f"an overlay cannot be used: {error.strerror}"
     finally:
-        os.chdir("/")
+        with suppress(OSError):
+            # By options it could only be mounted over that
+            syscalls.umount(work, syscalls.MNT_DETACH)
+        _empty_out(place)
+
+
+def _empty_out(place: bytes) -> None:
+    fd = os.open(place, _DIRECTORY)
+    try:
+        for name in map(os.fsencode, os.listdir(fd)):
+            remove_directory(fd, name)
+    finally:
+        os.close(fd)
 
 
 def by_options(lowers: list[bytes], upper: bytes, work: bytes) -> int:
