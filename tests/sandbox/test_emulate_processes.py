@@ -180,7 +180,7 @@ def test_group_of_a_directory_is_that_of_what_is_made_in_it_and_stays(one: Box, 
             assert (by_fd.st_uid, by_fd.st_gid) == ids(path) == (0, 50), (path, ids(path))
             return fd
         new("g/file")
-        os.mkdir("g/sub")
+        os.mkdir("g/sub///")
         new("g/sub/file")
         os.symlink("file", "g/link")
         os.mkfifo("g/fifo")

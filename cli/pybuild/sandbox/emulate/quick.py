@@ -217,7 +217,11 @@ def _creating(caller: Caller, shape: Shape) -> Quick:
             return _cut_short(caller, text)
         cut = text.rfind(b"/", 0, end)
         if cut + 1 == end:
-            return LONG
+            # Slashes at the end are of no account, but there must be a name before them
+            end = len(text[:end].rstrip(b"/"))
+            cut = text.rfind(b"/", 0, end)
+            if not end:
+                return LONG
         if text[0] == _SLASH:
             place = b"root" + text[:cut]
         else:
