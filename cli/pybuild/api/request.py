@@ -77,21 +77,29 @@ class Registries(NamedTuple):
     """How registries are reached.
 
     `environment` are those variables of the user's that say where settings and credentials are. `insecure` are
-    registries, as host or host:port, that need not prove who they are.
+    registries, as host or host:port, that need not prove who they are. `realms` are addresses of token servers that are
+    told the credentials of a registry, by its host.
     """
 
     environment: Mapping[str, str] = _NOTHING
     insecure: tuple[str, ...] = ()
+    realms: Mapping[str, str] = _NOTHING
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {"environment": dict(self.environment), "insecure": list(self.insecure)}
+        return {
+            "environment": dict(self.environment),
+            "insecure": list(self.insecure),
+            "realms": dict(self.realms),
+        }
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> "Registries":
         """Return the value in `data`; raise ValueError and its like when it is malformed."""
-        environment = {str(name): str(value) for name, value in data.get("environment", {}).items()}
-        return Registries(environment, tuple(str(host) for host in data.get("insecure", ())))
+        environment, realms = (
+            {str(key): str(value) for key, value in data.get(name, {}).items()} for name in ("environment", "realms")
+        )
+        return Registries(environment, tuple(str(host) for host in data.get("insecure", ())), realms)
 
 
 class BuildRequest(NamedTuple):

@@ -11,6 +11,8 @@ _NAMES = (
     *("HOME", "PATH", "DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"),
     *("CONTAINERS_REGISTRIES_CONF", "SSL_CERT_FILE", "SSL_CERT_DIR"),
 )
+# What credential helpers want to know
+_PREFIXES = ("AWS_", "AZURE_", "CLOUDSDK_", "GOOGLE_", "GNUPG", "PASSWORD_STORE_", "DBUS_SESSION_BUS_ADDRESS")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 
@@ -18,9 +20,14 @@ def settings(insecure: Sequence[str] = ()) -> Registries:
     """Return how registries are reached; a daemon has another environment than who asks it."""
     from pybuild.engine import paths
 
-    found = {name: os.environ[name] for name in _NAMES if name in os.environ}
-    configured = _configured(paths.config())
-    return Registries(environment=found, insecure=tuple(dict.fromkeys(map(host, (*insecure, *configured)))))
+    found = {name: value for name, value in os.environ.items() if name in _NAMES or name.startswith(_PREFIXES)}
+    tables = _tables(paths.config())
+    configured = [name for name, table in tables.items() if table.get("insecure") is True]
+    return Registries(
+        environment=found,
+        insecure=tuple(dict.fromkeys(map(host, (*insecure, *configured)))),
+        realms={name: table["realm"] for name, table in tables.items() if isinstance(table.get("realm"), str)},
+    )
 
 
 def proxies() -> dict[str, str]:
@@ -51,9 +58,9 @@ def pull_policy(text: str) -> str:
     return known[text.lower()]
 
 
-def _configured(config: Mapping[str, Any]) -> list[str]:
-    """Return the insecure registries of the settings: tables `[registry."HOST"]` with `insecure = true`."""
+def _tables(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return what the settings say of registries, by host: tables `[registry."HOST"]` with `insecure` and `realm`."""
     tables = config.get("registry", {})
     if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
         raise UsageError("`registry` of the configuration is not made of tables", 'write `[registry."host:port"]`')
-    return [name for name, table in tables.items() if table.get("insecure") is True]
+    return tables
