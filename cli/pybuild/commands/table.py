@@ -24,6 +24,7 @@ BUILT_IN: dict[str, Row] = {
     "load": Row("pybuild.commands.load:load", "Take images in from an archive or an OCI layout"),
     "import": Row("pybuild.commands.import_:import_", "Make an image of a root file system archive"),
     "explain": Row("pybuild.commands.explain:explain", "Tell why steps of a build were not cached"),
+    "check": Row("pybuild_check.command:check", "Find mistakes in a Dockerfile, and what could be better"),
     "context": Row("pybuild_context.command:app", "See what a build would read, and what it never uses"),
     "ignore": Row("pybuild_ignore.command:app", "Look into .dockerignore: what it leaves out, and why"),
     "prune": Row("pybuild.commands.prune:prune", "Remove what nothing needs"),

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pybuild.api.events import Finding
+    from pybuild.api.events import Checked, Failure, Finding
     from pybuild.context.effects import Effect
     from pybuild.context.errors import ContextError, IgnoreError
     from pybuild.context.survey import Seen, Survey
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from pybuild.dockerfile.errors import DockerfileError
     from pybuild.dockerfile.parse import Dockerfile, Stage
     from pybuild.errors import CancelledError, ConflictError, ExitCode, NotFoundError, PybuildError, UsageError
+    from pybuild.plugin.checking import build_check_rules, check_dockerfile
     from pybuild.plugin.context import Context, IgnoreLine, Uses, ignore_pattern, open_context, read_ignore_file
-    from pybuild.plugin.dockerfiles import read_dockerfile
+    from pybuild.plugin.dockerfiles import parse_dockerfile, read_dockerfile
     from pybuild.plugin.findings import FORMATS, LintRule, findings_report
     from pybuild.plugin.found import API_VERSION
     from pybuild.plugin.option import Argument, Commands, Option
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "pybuild.errors": ("CancelledError", "ConflictError", "ExitCode", "NotFoundError", "PybuildError", "UsageError"),
-    "pybuild.api.events": ("Finding",),
+    "pybuild.api.events": ("Checked", "Failure", "Finding"),
     "pybuild.context.effects": ("Effect",),
     "pybuild.context.errors": ("ContextError", "IgnoreError"),
     "pybuild.context.survey": ("Seen", "Survey"),
@@ -38,7 +39,8 @@ _PLACES = {
     "pybuild.dockerfile.parse": ("Dockerfile", "Stage"),
     "pybuild.plugin.context": ("Context", "IgnoreLine", "Uses", "ignore_pattern", "open_context", "read_ignore_file"),
     "pybuild.plugin.findings": ("FORMATS", "LintRule", "findings_report"),
-    "pybuild.plugin.dockerfiles": ("read_dockerfile",),
+    "pybuild.plugin.checking": ("build_check_rules", "check_dockerfile"),
+    "pybuild.plugin.dockerfiles": ("parse_dockerfile", "read_dockerfile"),
     "pybuild.plugin.found": ("API_VERSION",),
     "pybuild.plugin.option": ("Argument", "Commands", "Option"),
     "pybuild.plugin.output": ("as_json", "bar", "new_file", "table", "write_line"),
@@ -52,6 +54,7 @@ __all__ = [
     "FORMATS",
     "Argument",
     "CancelledError",
+    "Checked",
     "Commands",
     "ConflictError",
     "Context",
@@ -60,6 +63,7 @@ __all__ = [
     "DockerfileError",
     "Effect",
     "ExitCode",
+    "Failure",
     "Finding",
     "IgnoreError",
     "IgnoreLine",
@@ -74,6 +78,8 @@ __all__ = [
     "Uses",
     "as_json",
     "bar",
+    "build_check_rules",
+    "check_dockerfile",
     "escape",
     "findings_report",
     "human_bytes",
@@ -82,6 +88,7 @@ __all__ = [
     "new_file",
     "one_line",
     "open_context",
+    "parse_dockerfile",
     "read_dockerfile",
     "read_ignore_file",
     "table",

@@ -39,6 +39,11 @@ def read_dockerfile(path: str | Path) -> Dockerfile:
     return parse(data, name=str(path))
 
 
+def parse_dockerfile(text: str, name: str = "Dockerfile") -> Dockerfile:
+    """Return a parsed Dockerfile of this text; raise DockerfileError."""
+    return parse(text, name=name)
+
+
 def reads_of(dockerfile: Dockerfile, build_args: Mapping[str, str | None]) -> Uses:
     """Return what COPY, ADD and mounts of all stages read of the context; raise DockerfileError."""
     host = host_platform(platform.machine())

@@ -1,0 +1,1 @@
+"""`pybuild check`: the build checks of the language, and rules of style."""
