@@ -163,11 +163,15 @@ def test_a_wrong_checksum_fails_at_its_line_and_keeps_nothing(inline: Pybuild, c
     [
         ("--checksum=sha256:12 http://h.example/x /", "not a checksum"),
         (f"--checksum=sha256:{'0' * 64} local /", "--checksum is for one source"),
-        (f"--checksum=sha256:{'0' * 64} http://h.example/x http://h.example/y /", "--checksum is for one source"),
-        ("http://-h.example/x /", "no host"),
+        pytest.param(
+            f"--checksum=sha256:{'0' * 64} http://h.example/x http://h.example/y /",
+            "--checksum is for one source",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("http://-h.example/x /", "no host", marks=pytest.mark.slow),
         ("http://127.0.0.1/x /", "may not be reached"),
-        ("http://localhost:1/x /", "may not be reached"),
-        ("http://169.254.169.254/latest/meta-data/ /", "may not be reached"),
+        pytest.param("http://localhost:1/x /", "may not be reached", marks=pytest.mark.slow),
+        pytest.param("http://169.254.169.254/latest/meta-data/ /", "may not be reached", marks=pytest.mark.slow),
     ],
 )
 def test_what_is_refused(inline: Pybuild, context: Path, arguments: str, message: str) -> None:

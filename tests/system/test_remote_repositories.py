@@ -131,19 +131,19 @@ def test_the_git_directory_is_kept_when_asked(
     ("fragment", "flags", "message"),
     [
         ("#absent", "", "no such branch, tag or commit"),
-        ("#" + "0" * 40, "", "no such commit"),
-        ("#main:absent", "", "no such directory"),
-        ("#main:README", "", "no such directory"),
-        ("#main:../../etc", "", "no such directory"),
-        ("#main:.git", "", "no such directory"),
-        ("#main:out", "", "no such directory"),
+        pytest.param("#" + "0" * 40, "", "no such commit", marks=pytest.mark.slow),
+        pytest.param("#main:absent", "", "no such directory", marks=pytest.mark.slow),
+        pytest.param("#main:README", "", "no such directory", marks=pytest.mark.slow),
+        pytest.param("#main:../../etc", "", "no such directory", marks=pytest.mark.slow),
+        pytest.param("#main:.git", "", "no such directory", marks=pytest.mark.slow),
+        pytest.param("#main:out", "", "no such directory", marks=pytest.mark.slow),
         ("#main:up", "", "no such directory"),
-        ("#main:metadata", "", "no such directory"),
+        pytest.param("#main:metadata", "", "no such directory", marks=pytest.mark.slow),
         ("#--upload-pack=touch canary", "", "not a branch"),
-        ("#-c", "", "not a branch"),
+        pytest.param("#-c", "", "not a branch", marks=pytest.mark.slow),
         ("#main", "--checksum=" + "0" * 40, "another commit"),
-        ("#main", "--checksum=sha256:" + "0" * 64, "not the id of a commit"),
-        ("?what=1", "", "unknown option"),
+        pytest.param("#main", "--checksum=sha256:" + "0" * 64, "not the id of a commit", marks=pytest.mark.slow),
+        pytest.param("?what=1", "", "unknown option", marks=pytest.mark.slow),
     ],
 )
 def test_what_is_not_there_or_cannot_be_meant(
@@ -164,6 +164,7 @@ def test_what_is_not_there_or_cannot_be_meant(
     assert not (context / "canary").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("address", ["ext::sh -c touch% canary", "file:///etc/x.git", "-oProxyCommand=x.git", "fd::3"])
 def test_transports_that_run_programs_are_local_names_to_add(inline: Pybuild, context: Path, address: str) -> None:
     result = inline.build(
@@ -201,7 +202,11 @@ def test_submodules_come_along_unless_not_wanted(
 
 @pytest.mark.parametrize(
     "address",
-    ["file:///{root}/secret.git", "/{root}/secret.git", "ext::sh -c touch% {root}/canary", "-u./x", "../../x"],
+    [
+        "file:///{root}/secret.git",
+        "ext::sh -c touch% {root}/canary",
+        *(pytest.param(text, marks=pytest.mark.slow) for text in ("/{root}/secret.git", "-u./x", "../../x")),
+    ],
 )
 def test_submodules_come_over_the_network_only(
     inline: Pybuild, context: Path, web: Web, repository: Repository, root: Path, address: str
