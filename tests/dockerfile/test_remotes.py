@@ -90,6 +90,7 @@ def test_github_is_known_in_contexts_only() -> None:
         *("ssh://-oProxyCommand=x/y", "ssh://-oX@h/y", "ssh://h/-x", "git@h:-x", "git@h:", "https://h/b.git?what=1"),
         *("https://h/b.git?ref=a&ref=b", "https://h/b.git?ref=a#b", "https://h/b.git?tag=a&branch=b"),
         *("https://h/b.git?ref", "https://h/b.git?checksum=xyz", "https://h/b.git?submodules=maybe"),
+        *("http://a\\@b/x", "https://a\\@b/x.git", "git://a\\@b/x"),
         "http://h/" + "x" * 9000,
     ],
 )

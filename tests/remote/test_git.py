@@ -142,6 +142,7 @@ def _mentions(path: Path, text: str) -> bool:
     [
         *("ext::sh -c x", "file:///x", "/x", "./x", "fd::3", "-oX@h:y", "ssh://-oX/y", "http://", "https://h:x/y"),
         *("git@h:-x", "h::x", "ftp://h/x", "", "../x", "c"),
+        *("http://a\\@b/x", "http://a#@b/x", "http://a?@b/x", "http://h/\\x", "http://h\u00e9/x", "http://h:1:2/x"),
     ],
 )
 def test_addresses_that_git_must_not_see(git: Git, address: str) -> None:

@@ -92,7 +92,8 @@ def _with_scheme(text: str, scheme: str, github: bool) -> Url | Repository:
     if not host or not (_HOST.fullmatch(host) or not host.isascii()):
         raise InvalidValueError(f"address has no host: {redacted(text)}")
     user = unquote(parts.username or "")
-    if user.startswith("-") or _CONTROL.search(user):
+    # Some programs take a backslash for a slash, and would see another host
+    if user.startswith("-") or _CONTROL.search(user) or "\\" in parts.netloc:
         raise InvalidValueError(f"not a user name in an address: {redacted(text)}")
     if scheme in ("git", "ssh") or github or parts.path.endswith(".git"):
         if unquote(parts.path).startswith(("/-", "-")) or not parts.path.strip("/"):

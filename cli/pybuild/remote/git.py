@@ -17,6 +17,11 @@ MAX_SUBMODULES = 200
 MAX_DEPTH = 8
 """How deep submodules may lie in each other."""
 
+# Narrow, so that nobody who reads such an address can see another host in it (RFC 3986, 3.2)
+_URL = re.compile(
+    r"(https?|ssh|git)://(?:[A-Za-z0-9_.~!$&'()*+,;=:%-]*@)?"
+    r"([A-Za-z0-9_][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?(?:/(?!-)[^\x00-\x20\x7f\\]*)?"
+)
 _SCP = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*@)?([A-Za-z0-9][A-Za-z0-9.-]*):(?!/?-)[^:].*")
 
 
@@ -216,16 +221,10 @@ def _candidates(ref: str) -> list[str]:
 
 def _target(address: str) -> tuple[str, str, int]:
     """Return scheme, host and port of an address; raise GitError for one that git would not fetch over a network."""
-    if "://" in address:
-        parts = urlsplit(address)
-        try:
-            port = parts.port
-        except ValueError:
-            port = -1
-        host = parts.hostname or ""
-        if parts.scheme in PORTS and host and not host.startswith("-") and port != -1:
-            return parts.scheme, host, port or PORTS[parts.scheme]
-    elif "::" not in address and (match := _SCP.fullmatch(address)):
+    if match := _URL.fullmatch(address):
+        scheme, host, port = match[1], match[2].strip("[]"), int(match[3] or 0)
+        return scheme, host, port or PORTS[scheme]
+    if "::" not in address and (match := _SCP.fullmatch(address)):
         return "ssh", match[1], PORTS["ssh"]
     raise GitError(
         f"not the address of a repository that may be fetched: {shown(address)}",
