@@ -111,7 +111,7 @@ def test_images_of_the_store_and_of_layouts(base: Pybuild, context: Path, tmp_pa
         (f"oci-layout://{tmp_path}/nothing", "no OCI layout directory"),
         ("docker-image://absent:1", "no such image in the local store"),
     ):
-        args = ("--build-context=elsewhere=docker-image://base", f"--build-context=tool={value}")
+        args = ("--pull=never", "--build-context=elsewhere=docker-image://base", f"--build-context=tool={value}")
         found = failure(base.build(context, *args, dockerfile=use, status=1))
         assert message in str(found["message"])
         assert found["line"] == 2

@@ -224,7 +224,7 @@ def _target(address: str) -> tuple[str, str, int]:
     if match := _URL.fullmatch(address):
         scheme, host, port = match[1], match[2].strip("[]"), int(match[3] or 0)
         return scheme, host, port or PORTS[scheme]
-    if "::" not in address and (match := _SCP.fullmatch(address)):
+    if "://" not in address and "::" not in address and (match := _SCP.fullmatch(address)):
         return "ssh", match[1], PORTS["ssh"]
     raise GitError(
         f"not the address of a repository that may be fetched: {shown(address)}",
