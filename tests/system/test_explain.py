@@ -137,6 +137,21 @@ def test_mounts_and_settings(shared: Pybuild, project: Path) -> None:
     assert told["reason"] == "file src/a changed; mount, settings too"
 
 
+def test_a_cache_from_elsewhere_explains_too(shared: Pybuild, inline: Pybuild, project: Path, tmp_path: Path) -> None:
+    text = "FROM scratch\nCOPY src /src\n"
+    (project / "Dockerfile").write_text(text)
+    shared.build(project, f"--cache-to=type=local,dest={tmp_path / 'cache'}")
+    (project / "src" / "a").write_text("here")
+    again = inline.build(project, f"--cache-from=type=local,src={tmp_path / 'cache'}")
+    assert again.redone() == ["COPY src /src"]
+    assert changes(steps(inline)["COPY /src"]) == [("file", "src/a")]
+    # What is no account hurts nobody
+    (index,) = [
+        path for path in (tmp_path / "cache" / "blobs" / "sha256").iterdir() if b'"account"' in path.read_bytes()
+    ]
+    assert b"src/a" not in index.read_bytes()
+
+
 def test_why_there_is_nothing_to_compare(shared: Pybuild, project: Path) -> None:
     shared.build(project)
     shared.build(project, "--no-cache-filter=tools")

@@ -3,12 +3,13 @@
 import hashlib
 import random
 
+import msgspec
 import pytest
 
 from pybuild.tree import listing as module
 from pybuild.tree.copy import Selected, heredoc
 from pybuild.tree.entry import DIR, FILE, SYMLINK, Entry
-from pybuild.tree.listing import TREE, Listing, fold, listing, together
+from pybuild.tree.listing import TREE, Listing, Row, fold, listing, together
 
 
 def entry(path: str, type: str = FILE, size: int = 1, **more: object) -> Entry:
@@ -34,6 +35,13 @@ def test_rows_say_what_decides_a_key() -> None:
     assert found.rows["l"].digest == hashlib.sha256(b"a").digest()[:8]
     assert found.rows["late"].digest == b"askedlat"
     assert Listing.decode(found.encode()) == found
+
+
+def test_a_listing_that_makes_no_sense_is_refused() -> None:
+    odd = Listing({"d": Row("d", TREE, 1, b"far too long")}, 1)
+    for data in (odd.encode(), b"", b"nonsense"):
+        with pytest.raises(msgspec.DecodeError):
+            Listing.decode(data)
 
 
 def test_heredocs_are_rows_too() -> None:

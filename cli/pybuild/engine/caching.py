@@ -13,6 +13,7 @@ import msgspec
 
 from pybuild.api.events import Event, Notice
 from pybuild.api.request import Output
+from pybuild.engine.carrying import Given, take
 from pybuild.engine.exporting import compressor
 from pybuild.engine.importing import LayoutDirectory, take_layer
 from pybuild.engine.solve import timestamp
@@ -152,6 +153,9 @@ class Elsewhere:
         ours = record.pybuild
         known = CacheRecord(diff_id, ours.size, ours.created, ours.description)
         self._found.setdefault(record.digest[7:], _Found(known, archive, layer))
+        if ours.account:
+            # A miss is to be explained by it, so it is taken whether or not its result is
+            take(self._store, record.digest[7:], ours)
 
 
 def _whole(archive: LayoutDirectory, name: str, path: Path) -> bytes:
@@ -176,6 +180,7 @@ def export(store: Store, target: Output, results: Results) -> str:
     compression = _COMPRESSIONS.get(target.attrs.get("compression", "gzip"), "gzip")
     layers: dict[Digest, tuple[int, Layer, CachedLayer]] = {}
     records: list[Record] = []
+    given = Given(store)
     for key, record in results:
         places: list[Result] = []
         created = timestamp(record.created)
@@ -183,7 +188,9 @@ def export(store: Store, target: Output, results: Results) -> str:
             if record.diff_id not in layers:
                 layers[record.diff_id] = (len(layers), *_layer(store, record.diff_id, compression, created))
             places = [Result(layers[record.diff_id][0], created)]
-        records.append(_record(key, record, places, record.created))
+        found = _record(key, record, places, record.created)
+        assert found.pybuild is not None
+        records.append(msgspec.structs.replace(found, pybuild=given.add(key, found.pybuild)))
     config = CacheConfig([cached for _, _, cached in layers.values()], records)
     write_cache(Path(target.dest), encode(config), [layer for _, layer, _ in layers.values()], _tag(target))
     return target.dest

@@ -40,11 +40,16 @@ class Result(msgspec.Struct, frozen=True):
 
 
 class Ours(msgspec.Struct, frozen=True):
-    """`created` in seconds since the epoch, as exact as a record of the store has it; `size` of the layer's tar."""
+    """`created` in seconds since the epoch, as exact as a record of the store has it; `size` of the layer's tar.
+
+    `account` says what the key was made of, `files` which files: packed by zlib, as base64.
+    """
 
     created: float
     size: int = 0
     description: str = ""
+    account: str | msgspec.UnsetType = msgspec.UNSET
+    files: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -1,7 +1,7 @@
 """What a key was made of, kept with its result so that a later build can tell why it has another key.
 
 An account is bounded: long texts are cut, with a digest in the place of the rest, so that it still tells a difference.
-It says nothing of this machine or of the time, so a cache that comes from elsewhere can carry its accounts along.
+It says nothing of this machine or of the time, so a cache carries its accounts along.
 """
 
 import re
@@ -49,16 +49,24 @@ class Account(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @staticmethod
     def decode(data: bytes) -> "Account | None":
-        """Return the account in `data`; None for one of another version, or for none at all."""
+        """Return the account in `data`, which may come from anywhere; None for one of another version, or for none."""
         try:
             account = _decoder.decode(data)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return None
-        return account if account.version == VERSION else None
+        return account if account.version == VERSION and _is_sound(account.parts) else None
 
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Account)
+
+
+def _is_sound(parts: Mapping[str, Any]) -> bool:
+    """Have the parts that are looked into the form that they are made in?"""
+    mounts = parts.get("mounts", [])
+    return isinstance(parts.get("options", {}), dict) and (
+        isinstance(mounts, list) and all(isinstance(mount, list) for mount in mounts)
+    )
 
 
 def account_of(

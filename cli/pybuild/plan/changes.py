@@ -120,6 +120,7 @@ def _part(name: str, before: Any, after: Any, old: Account, new: Account, files:
         case "mounts":
             return _mounts(before or [], after or [])
         case "options":
+            before, after = before or {}, after or {}
             return [
                 Change("option", _OPTIONS.get(key, key), _shown(before.get(key)), _shown(after.get(key)))
                 for key in _names(before, after)

@@ -52,8 +52,11 @@ class Listing(msgspec.Struct, array_like=True, frozen=True):
 
     @staticmethod
     def decode(data: bytes) -> "Listing":
-        """Return the listing in `data`; raise msgspec.DecodeError for anything else."""
-        return _decoder.decode(data)
+        """Return the listing in `data`; raise msgspec.DecodeError for anything else. It may come from anywhere."""
+        found = _decoder.decode(data)
+        if any(row.type == TREE and len(row.digest) != SHORT for row in found.rows.values()):
+            raise msgspec.DecodeError("a directory without a digest")
+        return found
 
 
 _encoder = msgspec.msgpack.Encoder()
