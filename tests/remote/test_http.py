@@ -276,6 +276,22 @@ def test_proxies_are_asked_for_hosts_that_are_not_exempt(web: Web) -> None:
     assert len(web.asked) == 1
 
 
+def test_tls_goes_through_a_proxy(web: Web, tmp_path: Path) -> None:
+    pem = servers.certificate(tmp_path)
+    proxies = {"https_proxy": web.url("", host="me:pass@127.0.0.1")}
+    by = fetcher(proxies=proxies, ca_bundle=pem.read_text(), limit=Reach.PUBLIC, follow=None)
+    with servers.serve(pem) as far:
+        far.answers["/a"] = Answer(b"carried", authorization="Bearer for-the-server")
+        web.carries["tls.example:443"] = far.port
+        assert fetch("https://tls.example/a", by, secret="Bearer for-the-server")[0] == b"carried"
+    assert [(asked.method, asked.headers["Proxy-Authorization"]) for asked in web.asked] == [
+        ("CONNECT", "Basic bWU6cGFzcw==")
+    ]
+    assert "Authorization" not in web.asked[0].headers
+    with pytest.raises(RemoteError, match="the proxy failed"):
+        fetch("https://other.example/a", by)
+
+
 def test_addresses_that_are_nearer_than_allowed_are_refused(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     web.answers["/x"] = Answer(b"secret of this machine")
     careful = fetcher(limit=Reach.PRIVATE, follow=None)

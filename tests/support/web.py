@@ -1,5 +1,7 @@
 """A web server on loopback whose answers a test writes down; it remembers what it was asked."""
 
+import select
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,6 +52,7 @@ class Web:
         self.host, self.port = str(server.server_address[0]), server.server_address[1]
         self.answers: dict[str, Answer | Callable[[Asked], Answer]] = {}
         self.asked: list[Asked] = []
+        self.carries: dict[str, int] = {}
 
     def url(self, path: str, host: str = "") -> str:
         return f"{self.scheme}://{host or self.host}:{self.port}{path}"
@@ -69,6 +72,26 @@ class Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0] if self.path.startswith("/") else self.path
         answer = self.web.answers.get(path, Answer(status=404))
         self.answer(answer(asked) if callable(answer) else answer, asked)
+
+    def do_CONNECT(self) -> None:
+        """Be a proxy that carries bytes to the port that `web.carries` has for the host's name."""
+        self.web.asked.append(Asked(self.command, self.path, self.headers))
+        port = self.web.carries.get(self.path)
+        if port is None:
+            self.send_error(502)
+            return
+        with socket.create_connection(("127.0.0.1", port)) as far:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.flush()
+            pairs = {self.connection: far, far: self.connection}
+            while ready := select.select(list(pairs), [], [], 5)[0]:
+                for end in ready:
+                    data = end.recv(65536)
+                    if not data:
+                        self.close_connection = True
+                        return
+                    pairs[end].sendall(data)
 
     def answer(self, answer: Answer, asked: Asked) -> None:
         if answer.authorization and asked.headers.get("Authorization") != answer.authorization:
@@ -147,7 +170,16 @@ def serve(
 def _certificate() -> str:
     command = [
         *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-        *("-keyout", "-", "-days", "2", "-subj", "/CN=loopback", "-addext", "subjectAltName=IP:127.0.0.1"),
+        *(
+            "-keyout",
+            "-",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=loopback",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1,DNS:tls.example",
+        ),
     ]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 

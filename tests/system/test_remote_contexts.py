@@ -142,7 +142,7 @@ def test_docker_api(daemon: Pybuild, git: Web, web: Web) -> None:
     connection = Connection(socket)
     web.answers["/Dockerfile"] = Answer(b"FROM scratch\nLABEL a=b\n")
     for remote in (git.url("/a.git%23main:sub"), web.url("/Dockerfile")):
-        body = connection.request("POST", f"/build?remote={remote}&t=api").read()
+        body = connection.request("POST", f"/build?remote={remote}&t=api&dockerfile=Dockerfile").read()
         lines = [json.loads(line) for line in body.split(b"\r\n") if line]
         assert any("Successfully tagged" in line.get("stream", "") for line in lines), lines
     connection.close()

@@ -97,11 +97,11 @@ def _build(
         limits_told = limiter.prepare()
         for left_over in store.sweep():
             workers.remove_if_possible(left_over)
-        remotes = Remotes(store, request, cancel)
+        emit = _serialised(emit)
+        remotes = Remotes(store, request, cancel, emit)
         given = stack.enter_context(inputs.open_inputs(request, context_stream, store, workers, remotes, cancel))
         frontend = request.build_args.get(FRONTEND) or ""
         dockerfile = parse(given.dockerfile_text, name=given.dockerfile_name, frontend=frontend)
-        emit = _serialised(emit)
         clients = RegistryClients(request.registries, request.proxies, request.ca_bundle, cancel)
         puller = Puller(store, workers, stack.enter_context(clients), emit)
         plan, bases = _plan(dockerfile, request, Bases(dockerfile, store, workers, puller, request.pull, host), host)

@@ -110,7 +110,7 @@ def fetch(address: str, store: Store, remotes: Remotes, *, keep_git_dir: bool = 
     except InvalidValueError as error:
         raise UsageError(error.message, error.hint) from error
     if isinstance(found, Url):
-        digest = remotes.file(found.address, "", lambda done, total: None, by_user=True).digest
+        digest = remotes.file(found.address, "", remotes.telling("context"), by_user=True).digest
         return Fetched(store.blobs.open(digest), found.name)
     if isinstance(found, Repository):
         digest = remotes.layer(tree_of(found, keep_git_dir=keep_git_dir or None), by_user=True)
@@ -180,7 +180,8 @@ def _blocks(stream: BinaryIO, cancel: Flag) -> Iterator[bytes]:
 def _bare_dockerfile(request: BuildRequest, fd: int, called: str, store: Store) -> Given:
     if request.dockerfile_text is not None:
         raise UsageError(f"{called} is not a tar")
-    if request.dockerfile:
+    # Docker's clients name what they would take anyway
+    if request.dockerfile not in ("", DOCKERFILE):
         raise UsageError(f"{called} is not a tar, so it cannot hold: {request.dockerfile}")
     with os.fdopen(os.dup(fd), "rb") as file:
         text = _limited(file, called)

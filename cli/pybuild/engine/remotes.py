@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pybuild.api import entitlements
+from pybuild.api.events import Event, Transfer
 from pybuild.api.request import BuildRequest
 from pybuild.dockerfile.addresses import redacted
 from pybuild.engine.sources import LayerSource
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 DEFAULT_MAX_DOWNLOAD = 16 << 30
 """Most bytes of one file when nothing is said."""
 
+TOLD_SECONDS = 0.1
+"""How often a transfer is told of."""
+
 FILE_MODE = 0o600
 """Of files that were fetched, as with docker."""
 
@@ -58,7 +62,11 @@ class Fetched(msgspec.Struct, frozen=True):
 class Remotes:
     """The remote sources of a build; each is asked for once. May be used from several threads."""
 
-    def __init__(self, store: Store, request: BuildRequest, cancel: Flag) -> None:
+    def __init__(
+        self, store: Store, request: BuildRequest, cancel: Flag, emit: Callable[[Event], None] = lambda event: None
+    ) -> None:
+        """`emit` gets what is told while nothing of a step is done."""
+        self.emit = emit
         self._store = store
         self._request = request
         self._cancel = cancel
@@ -66,6 +74,19 @@ class Remotes:
         self._locks: dict[str, Lock] = {}
         self._files: dict[tuple[str, bool], Fetched] = {}
         self._repositories: Repositories | None = None
+
+    def telling(self, label: str) -> Progress:
+        """Return what tells of a transfer that belongs to no step."""
+        last = 0.0
+
+        def tell(done: int, total: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last > TOLD_SECONDS or done == total:
+                last = now
+                self.emit(Transfer(-1, label, done, total))
+
+        return tell
 
     @contextmanager
     def _alone(self, name: str) -> Iterator[None]:

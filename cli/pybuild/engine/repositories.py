@@ -16,6 +16,7 @@ from threading import Lock
 
 import msgspec
 
+from pybuild.api.events import Notice
 from pybuild.api.request import BuildRequest
 from pybuild.context.local import LocalContext
 from pybuild.dockerfile.addresses import redacted
@@ -106,6 +107,7 @@ class Repositories:
                     wait=self._wait,
                 )
             )
+            self._remotes.emit(Notice("info", f"fetching {shown} {found.commit[:12]}"))
             program.fetch(held.path, address, found.commit, held.lock)
             directory = self._store.snapshots.staging()
             stack.callback(shutil.rmtree, directory, ignore_errors=True)

@@ -266,6 +266,9 @@ class _Fetching:
             self._sink.write(block)
             self._done += len(block)
             self._progress(self._done, total)
+        if not total:
+            # Now it is known how much it was
+            self._progress(self._done, self._done)
 
     def _too_large(self, url: str) -> RemoteError:
         return RemoteError(

@@ -135,8 +135,9 @@ class Program:
         for origin, header in access.headers.items():
             value = header.encode("latin-1", errors="replace").decode(errors="surrogateescape")
             self.configure("http", origin + "/", "extraHeader", f"Authorization: {value}")
-        files = " ".join(f'"{path}"' for path in access.known_hosts)
-        agent = f'IdentityAgent "{access.agent}"' if access.agent else "IdentityAgent none"
+        # ssh_config(5), TOKENS
+        files = " ".join(f'"{path}"' for path in access.known_hosts).replace("%", "%%")
+        agent = f'IdentityAgent "{access.agent}"'.replace("%", "%%") if access.agent else "IdentityAgent none"
         (home / "ssh_config").write_text(f"{_SSH_CONFIG}UserKnownHostsFile {files or 'none'}\n{agent}\n")
 
     def close(self) -> None:
