@@ -2,19 +2,22 @@
 
 import hashlib
 
+import msgspec
 import pytest
 
 from pybuild.tree.copy import (
     Metadata,
     PlacementError,
+    Selected,
     SourceNotFoundError,
     content_key,
     directory_entries,
     heredoc,
     place,
     select,
+    with_hard_links,
 )
-from pybuild.tree.entry import DIR, FILE, SYMLINK, Entry
+from pybuild.tree.entry import DIR, FILE, HARDLINK, SYMLINK, Entry
 from pybuild.tree.merged import EmptyTree, MergedTree, Tree
 
 
@@ -175,3 +178,41 @@ def test_unpacked_archive_replaces_what_is_in_the_way() -> None:
         item.entry.path: item.entry.type for item in place(select(CONTEXT, "dir"), below, "/", Metadata(replace=True))
     }
     assert rows == {b"a": FILE, b"sub": DIR, b"sub/b": FILE}
+
+
+def unpacked(below: Tree, dest: str = "/") -> dict[bytes, Entry]:
+    """Unpack an archive of the one member `lib/sub/new` there."""
+    archive = tree("lib/sub/new")
+    entries = tuple(archive.walk(b""))
+    selected = Selected(b"", b"", entries, implied=frozenset({b"", b"lib", b"lib/sub"}))
+    return {item.entry.path: item.entry for item in place([selected], below, dest, Metadata(replace=True))}
+
+
+def test_directories_that_an_archive_only_implies_keep_what_they_are() -> None:
+    found = unpacked(tree("lib/", uid=7))
+    assert {path: (entry.mode, entry.uid) for path, entry in found.items() if entry.type == DIR} == {
+        b"lib": (0o700, 7),
+        b"lib/sub": (0o755, 0),
+    }
+
+
+def test_links_to_directories_that_an_archive_implies_are_followed_inside_of_the_destination() -> None:
+    assert set(unpacked(tree("lib -> /usr/lib", "usr/"))) == {b"usr", b"usr/lib", b"usr/lib/sub", b"usr/lib/sub/new"}
+    below = tree("x/", "x/lib -> ../../y", "y/")
+    assert set(unpacked(below, "/x/")) == {b"x", b"x/y", b"x/y/sub", b"x/y/sub/new"}
+
+
+def test_a_directory_in_the_place_of_a_file_hides_all_that_was_below_the_name() -> None:
+    assert unpacked(tree("lib"))[b"lib"].opaque
+
+
+def test_names_of_one_file_are_links_to_the_first() -> None:
+    [directory] = select(CONTEXT, "dir")
+    linked = with_hard_links(directory, {b"dir/sub/b": 1, b"dir/a": 1, b"file": 1})
+    by_path = {item.entry.path: item.entry for item in place([linked], EmptyTree(), "/x", Metadata())}
+    # Whoever knows that they are one file need not have read it
+    assert by_path[b"x/sub/b"].type == FILE
+    unread = [entry if entry.type == DIR else msgspec.structs.replace(entry, digest=b"") for entry in linked.entries]
+    placed = place([msgspec.structs.replace(linked, entries=tuple(unread))], EmptyTree(), "/x", Metadata())
+    by_path = {item.entry.path: item.entry for item in placed}
+    assert (by_path[b"x/sub/b"].type, by_path[b"x/sub/b"].link) == (HARDLINK, b"x/a")

@@ -4,7 +4,7 @@ import pytest
 
 from pybuild.tree.entry import DIR, FILE, SYMLINK, Entry
 from pybuild.tree.merged import MergedTree
-from pybuild.tree.paths import TreeError, clean, glob, resolve
+from pybuild.tree.paths import TreeError, clean, glob, has_wildcard, resolve
 
 
 def tree(*rows: str) -> MergedTree:
@@ -65,7 +65,7 @@ def test_loop_of_links_is_an_error() -> None:
         ("[a-b].?", ["a.c", "b.c"]),
         ("*", ["a.c", "b.c", "d", "star*"]),
         ("*/*", ["d/e.c"]),
-        (r"star\*", ["star*"]),
+        (r"s?ar\*", ["star*"]),
         ("d/*.h", []),
         ("/d/../*.c", ["a.c", "b.c"]),
         ("nosuch/*", []),
@@ -76,7 +76,7 @@ def test_wildcards_match_as_filepath_match(pattern: str, expected: list[str]) ->
     assert [path.decode() for path in glob(root, pattern.encode())] == expected
 
 
-@pytest.mark.parametrize("pattern", ["[", "[a", "[]", "[-]", "a\\", "[b-", "[^"])
+@pytest.mark.parametrize("pattern", ["[", "[a", "[]", "[-]", "?a\\", "[b-", "[^"])
 def test_malformed_pattern_is_an_error(pattern: str) -> None:
     with pytest.raises(TreeError, match="malformed pattern"):
         glob(tree("x"), pattern.encode() + b"")
@@ -85,3 +85,10 @@ def test_malformed_pattern_is_an_error(pattern: str) -> None:
 def test_many_stars_take_no_time() -> None:
     root = tree("a" * 250)
     assert glob(root, b"*a" * 60 + b"*b") == []
+
+
+def test_a_backslash_without_a_wildcard_is_part_of_the_name() -> None:
+    assert not has_wildcard(rb"a\b")
+    assert not has_wildcard(rb"a\*b")
+    assert has_wildcard(rb"a\*b*")
+    assert has_wildcard(rb"a\\*")

@@ -163,8 +163,10 @@ def _parts(
         if archive is None:
             plain.append(selected)
         else:
-            root = archive.tree.walk(b"")
-            unpacked.append((Selected(b"", b"", tuple(root)), archive))
+            entries = archive.tree.walk(b"")
+            described = archive.tree.described()
+            implied = frozenset(entry.path for entry in entries if entry.path not in described)
+            unpacked.append((Selected(b"", b"", tuple(entries), implied=implied), archive))
     chmod = parse_chmod(op.chmod).apply if op.chmod else None
     metadata = Metadata(
         owner,

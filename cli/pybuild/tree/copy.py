@@ -37,7 +37,8 @@ class Selected(msgspec.Struct, frozen=True):
 
     `entries` begins with the match itself; for a directory its content follows. `content` is given for
     a heredoc, which lies in no tree. `holders` are paths of directories that are copied only to hold others:
-    one that is at the destination already keeps its owner.
+    one that is at the destination already keeps its owner. `implied` are directories of an archive that it does not
+    describe: one that is at the destination stays as it is, and a link to one is followed inside of the destination.
     """
 
     name: bytes
@@ -45,6 +46,7 @@ class Selected(msgspec.Struct, frozen=True):
     entries: tuple[Entry, ...]
     content: bytes | None = None
     holders: frozenset[bytes] = frozenset()
+    implied: frozenset[bytes] = frozenset()
 
     @property
     def is_dir(self) -> bool:
@@ -250,8 +252,8 @@ def keep_parents(layer_paths: Iterable[bytes], below: Tree) -> list[Entry]:
     return [entry for entry in found if entry is not None and entry.type == DIR]
 
 
-def _make_directory(layer: _Layer, path: bytes) -> None:
-    """Make `path` and what is missing above it; existing directories are repeated as they are."""
+def _make_directory(layer: _Layer, path: bytes, owner: tuple[int, int] | None = None) -> None:
+    """Make `path` and what is missing above it, as the copy's owner's or `owner`'s; existing ones are repeated."""
     for directory in (*ancestors(path), path):
         if not directory or directory in layer.placed:
             placed = layer.placed.get(directory)
@@ -260,22 +262,29 @@ def _make_directory(layer: _Layer, path: bytes) -> None:
             continue
         existing = layer.below.get(directory)
         if existing is None:
-            uid, gid = layer.metadata.owner or (0, 0)
+            uid, gid = owner or layer.metadata.owner or (0, 0)
             made = Entry(path=directory, type=DIR, mode=0o755, uid=uid, gid=gid, mtime=layer.metadata.made_mtime)
             layer.placed[directory] = Placed(made)
         elif existing.type == DIR:
             layer.placed[directory] = Placed(_bare_directory(existing, directory))
         elif layer.metadata.replace and directory != path:
-            layer.placed[directory] = Placed(Entry(path=directory, type=DIR, mode=0o755))
+            layer.placed[directory] = Placed(Entry(path=directory, type=DIR, mode=0o755, opaque=True))
         else:
             raise PlacementError(f"cannot copy into a non-directory: /{_text(directory)}")
 
 
 def _place_tree(layer: _Layer, number: int, selected: Selected, target: bytes) -> None:
-    skip = len(selected.root) + 1 if selected.root else 0
     first_names = {entry.link for entry in selected.entries if entry.type == HARDLINK}
+    # Where each directory lies: not below its parent when a link led elsewhere
+    places = {selected.root: target}
     for entry in selected.entries[1:]:
-        path = join(target, entry.path[skip:])
+        parent, _, name = entry.path.rpartition(b"/")
+        path = join(places[parent], name)
+        if entry.path in selected.implied:
+            places[entry.path] = _place_implied(layer, target, path)
+            continue
+        if entry.type == DIR:
+            places[entry.path] = path
         existing = layer.get(path) if entry.path in selected.holders else None
         if existing is not None and existing.type == DIR:
             kept = msgspec.structs.replace(_bare_directory(existing, path), mode=entry.mode)
@@ -286,6 +295,27 @@ def _place_tree(layer: _Layer, number: int, selected: Selected, target: bytes) -
             layer.names.setdefault((number, entry.link), []).append(path)
         elif entry.path in first_names:
             layer.names.setdefault((number, entry.path), []).append(path)
+
+
+def _place_implied(layer: _Layer, root: bytes, path: bytes) -> bytes:
+    """Make a directory that an archive implies unless it is there; return where, as links lead inside of `root`."""
+    skip = len(root) + 1 if root else 0
+    place = join(root, resolve(_Below(layer, root), path[skip:]))
+    existing = layer.get(place)
+    if existing is not None and existing.type != DIR:
+        layer.placed[place] = Placed(Entry(path=place, type=DIR, mode=0o755, opaque=True))
+    _make_directory(layer, place, (0, 0))
+    return place
+
+
+class _Below:
+    """A layer being put together as seen from one of its directories."""
+
+    def __init__(self, layer: _Layer, root: bytes) -> None:
+        self._layer, self._root = layer, root
+
+    def get(self, path: bytes) -> Entry | None:
+        return self._layer.get(join(self._root, path))
 
 
 def _link_names(ordered: list[Placed], groups: Iterable[list[bytes]]) -> list[Placed]:
@@ -331,6 +361,8 @@ def _place_entry(layer: _Layer, entry: Entry, path: bytes, content: bytes | None
         digest=entry.digest,
         rdev=entry.rdev,
         xattrs=entry.xattrs if metadata.keep_xattrs else {},
+        # Nothing of what was below the file that makes room, in older layers, may show through
+        opaque=existing is not None and entry.type == DIR != existing.type,
     )
     source = entry.path if copied.type == FILE and content is None else None
     layer.placed[path] = Placed(copied, source, content)

@@ -100,6 +100,10 @@ class MergedTree:
             return (max(implied, 0), Entry(path=path, type=DIR, mode=0o755))
         return None
 
+    def described(self) -> set[bytes]:
+        """Return the paths that any layer has an entry for; directories above them may have none."""
+        return {path for layer in self._layers for path in layer.entries}
+
     def get(self, path: bytes) -> Entry | None:
         """See Tree."""
         found = self.locate(path)

@@ -1,9 +1,11 @@
 """Paths inside a tree: links followed within the root, wildcards as Go's filepath.Match."""
 
+import re
 from functools import lru_cache
+from typing import Protocol
 
 from pybuild.errors import PybuildError
-from pybuild.tree.entry import DIR, SYMLINK
+from pybuild.tree.entry import DIR, SYMLINK, Entry
 from pybuild.tree.merged import Tree, join, parent_of
 
 MAX_LINKS = 255
@@ -27,7 +29,14 @@ def clean(path: bytes) -> bytes:
     return b"/".join(kept)
 
 
-def resolve(tree: Tree, path: bytes, *, follow_last: bool = True) -> bytes:
+class Place(Protocol):
+    """What links are looked up in."""
+
+    def get(self, path: bytes) -> Entry | None:
+        """Return the entry at `path` without following links; None when absent."""
+
+
+def resolve(tree: Place, path: bytes, *, follow_last: bool = True) -> bytes:
     """Return `path` with every link in it followed inside the root.
 
     Parts that do not exist are kept as they are. Raises TreeError on a loop of links.
@@ -57,8 +66,11 @@ def resolve(tree: Tree, path: bytes, *, follow_last: bool = True) -> bytes:
 
 
 def has_wildcard(pattern: bytes) -> bool:
-    """Does `pattern` need matching at all?"""
-    return any(char in pattern for char in b"*?[\\")
+    """Does `pattern` need matching at all? Without a wildcard every backslash in it is one of the name."""
+    return _WILDCARD.match(pattern) is not None
+
+
+_WILDCARD = re.compile(rb"(?:[^*?\[\\]|\\.)*+[*?\[]", re.DOTALL)
 
 
 def glob(tree: Tree, pattern: bytes) -> list[bytes]:
@@ -67,22 +79,26 @@ def glob(tree: Tree, pattern: bytes) -> list[bytes]:
     Raises TreeError for a malformed pattern.
     """
     found = [b""]
+    matching = False
     parts = [part for part in pattern.split(b"/") if part not in (b"", b".")]
     for position, part in enumerate(parts):
         last = position == len(parts) - 1
         if part == b"..":
             found = [parent_of(path) for path in found]
             continue
-        tokens = _compile(part)
+        # From the first wildcard on a backslash is an escape
+        matching = matching or has_wildcard(part)
+        plain = not matching or not any(char in part for char in b"*?[\\")
+        tokens = [] if plain else _compile(part)
         following: list[bytes] = []
         for directory in found:
             place = resolve(tree, directory)
             entry = tree.get(place)
             if entry is None or entry.type != DIR:
                 continue
-            names = tree.children(place) if has_wildcard(part) else [part]
+            names = [part] if plain else tree.children(place)
             for name in names:
-                if not has_wildcard(part) or _match(tokens, name):
+                if plain or _match(tokens, name):
                     candidate = join(place, name)
                     if not last or tree.get(candidate) is not None:
                         following.append(candidate)
