@@ -179,6 +179,15 @@ def test_a_failed_step_is_explained_too(shared: Pybuild, project: Path) -> None:
     assert "  failed; not cached: the instruction changed\n" in text
 
 
+def test_a_verification_is_no_build_to_explain(shared: Pybuild, project: Path) -> None:
+    text = "FROM scratch\nCOPY src /verified\n"
+    (project / "Dockerfile").write_text(text)
+    shared.build(project, "-t", "verified")
+    before = shared("explain", "--list", "--json").text
+    shared("verify", "verified")
+    assert shared("explain", "--list", "--json").text == before
+
+
 def test_names_that_are_no_text_are_no_trouble(shared: Pybuild, tmp_path: Path) -> None:
     context = tmp_path / os.fsdecode(b"odd \xff")
     context.mkdir()

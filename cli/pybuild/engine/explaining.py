@@ -236,6 +236,8 @@ class Explainer:
         )
 
     def _write(self, record: BuildRecord) -> None:
+        if not self._request.remembers:
+            return
         try:
             self.store.builds.put(_encoder.encode(record), record.id, self._project)
         except StoreError as error:
