@@ -137,7 +137,7 @@ def test_any_value(text: str) -> None:
     ids=lambda text: repr(text[:24]),
 )
 def test_hostile_file_is_soon_done(text: str) -> None:
-    begin = time.monotonic()
+    begin = time.process_time()
     try_parse("FROM a\n" + text)
     try_parse(text)
-    assert time.monotonic() - begin < 20
+    assert time.process_time() - begin < 20
