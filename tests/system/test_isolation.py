@@ -44,6 +44,7 @@ STEPS = (
     "touch -d @8 /opt/seen /opt\n"
     'SHELL ["/bin/sh", "-ec"]\n'
     "RUN ls -A /opt /proc /dev > /dev/null; echo lost > /etc/hosts; echo lost > /dev/shm/lost\n"
+    "RUN <<EOF\n#!/bin/sh\nrm /opt/two; touch -d @9 /opt\nEOF\n"
 )
 
 

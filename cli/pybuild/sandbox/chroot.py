@@ -73,7 +73,6 @@ def run(
 
     Signals, results and errors are the same. `tools` are for what stands in for mounts.
     """
-    _check(spec)
     if spec.emulation != "off":
         build_programs()
     wake_reader, wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -85,6 +84,7 @@ def run(
     tree = os.open(UPPER, _DIRECTORY, dir_fd=staging)
     packed = None
     try:
+        _check(spec)
         with _prepared(spec, staging, tree, tools):
             records, cancelled = _run_in(spec, mode, tree, [stdout, stderr, *stdin], groups, wake_reader)
         end, _ = _judge(records, cancelled)
@@ -196,18 +196,22 @@ def _fill_dev(spec: SandboxSpec, dev: int) -> None:
         if not _make_device(dev, name, os.makedev(major, minor)) and name == "null":
             # What is written to it is kept until the end; what is read is what was written
             write_file(dev, b"null", b"", 0o666)
-    _complete_dev(spec, dev)
-
-
-def _complete_dev(spec: SandboxSpec, dev: int) -> None:
-    os.mkdir("shm", 0o700, dir_fd=dev)
-    os.chmod("shm", 0o1777, dir_fd=dev)
+    _make_shm(dev)
     if spec.scripts:
         os.mkdir("pipes", 0o755, dir_fd=dev)
         pipes = os.open("pipes", _DIRECTORY, dir_fd=dev)
-        for name, content in spec.scripts:
-            write_file(pipes, os.fsencode(name), content, 0o755)
+        _write_scripts(spec, pipes)
         os.close(pipes)
+
+
+def _make_shm(dev: int) -> None:
+    os.mkdir("shm", 0o700, dir_fd=dev)
+    os.chmod("shm", 0o1777, dir_fd=dev)
+
+
+def _write_scripts(spec: SandboxSpec, directory: int) -> None:
+    for name, content in spec.scripts:
+        write_file(directory, os.fsencode(name), content, 0o755)
 
 
 def _make_device(dev: int, name: str, rdev: int) -> bool:
@@ -372,7 +376,11 @@ def _mount_if_possible(spec: SandboxSpec, tree: int) -> int:
     except (OSError, SandboxError):
         # What stands there has to do
         return tree
-    _complete_dev(spec, parts.dev)
+    _make_shm(parts.dev)
+    if spec.scripts:
+        # In /dev itself nothing can be executed
+        parts.place("pipes", os.dup(parts.files))
+        _write_scripts(spec, parts.files)
     return fresh
 
 
