@@ -94,13 +94,13 @@ def test_arguments_of_buildkit_need_no_arg() -> None:
     args = {
         "BUILDKIT_SYNTAX": "x",
         "BUILDKIT_INLINE_CACHE": "1",
-        "BUILDKIT_MULTI_PLATFORM": "1",
+        "BUILDKIT_SBOM_SCAN_CONTEXT": "1",
         "BUILDKIT_SBOM_SCAN_STAGE": "false",
         "BUILDKIT_SINTAX": "x",
     }
     told = [warning.message for warning in planned("FROM scratch\n", build_args=args).warnings]
     assert [message.rpartition(": ")[2] for message in told] == [
-        "BUILDKIT_MULTI_PLATFORM",
+        "BUILDKIT_SBOM_SCAN_CONTEXT",
         "BUILDKIT_SINTAX (did you mean BUILDKIT_SYNTAX?)",
     ]
 

@@ -1,10 +1,13 @@
 """Images for platforms other than the machine's."""
 
+import json
 import os
 import struct
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +43,37 @@ def test_without_run_any_platform_just_works(inline_base: Pybuild, context: Path
     image = inline_base.image(context, "--platform", "linux/arm/v6", dockerfile=text)
     assert [image.config.get(key) for key in ("os", "architecture", "variant")] == ["linux", "arm", "v6"]
     assert image.read("told") == "arm,v6\n"
+
+
+def row_of(place: Path, name: str) -> dict[str, Any]:
+    """Return the only row of an index in an OCI archive or layout directory."""
+    if place.is_dir():
+        data = (place / name).read_bytes()
+    else:
+        with tarfile.open(place) as archive:
+            member = archive.extractfile(name)
+            assert member is not None
+            data = member.read()
+    [row] = json.loads(data)["manifests"]
+    return dict(row)
+
+
+@pytest.mark.parametrize("form", ["tar=true", "tar=false"])
+def test_an_index_of_platforms_may_be_around_one_image(
+    inline: Pybuild, context: Path, tmp_path: Path, form: str
+) -> None:
+    text = "FROM --platform=linux/arm/v6 scratch\nLABEL a=b\n"
+    out = tmp_path / "out"
+    flag = "--build-arg=BUILDKIT_MULTI_PLATFORM=1"
+    built = inline.build(context, flag, "-t", "app", "-o", f"type=oci,dest={out},{form}", dockerfile=text)
+    assert row_of(out, "index.json")["annotations"]["org.opencontainers.image.ref.name"] == "latest"
+    outer = row_of(out, "index.json")
+    assert outer["mediaType"] == "application/vnd.oci.image.index.v1+json"
+    inner = row_of(out, "blobs/sha256/" + outer["digest"][7:])
+    assert inner["platform"] == {"architecture": "arm", "os": "linux", "variant": "v6"}
+    inline("rmi", "app")
+    assert "app:latest" in inline("load", "-i", out).text
+    assert inline("images", "-q", "--no-trunc", "app").text.strip() == built.events[-1]["image_id"]
 
 
 def test_a_base_for_another_platform_keeps_it(inline_base: Pybuild, context: Path) -> None:

@@ -164,7 +164,8 @@ def build(
     if watch and (form or context == "-" or given.is_remote(context)):
         raise UsageError(f"--watch does not go with {'--check' if form else 'a context that is no directory'}")
     check_progress(progress)
-    outputs = [flags.output(text, Path.cwd()) for text in output or ()]
+    given_args = flags.build_args(build_arg or (), os.environ)
+    outputs = [flags.by_platform(flags.output(text, Path.cwd()), given_args) for text in output or ()]
     rewrites = [flags.rewrites(item) for item in outputs]
     to_stdout = _one_to_stdout(outputs)
     settings = _settings()
@@ -173,7 +174,7 @@ def build(
         context="" if context == "-" else _directory(context),
         dockerfile=_dockerfile(file, context),
         tags=tuple(flags.tag(name) for name in tag or ()),
-        build_args={**_proxies(settings), **flags.build_args(build_arg or (), os.environ)},
+        build_args={**_proxies(settings), **given_args},
         target=target,
         labels=flags.labels(label or ()),
         no_cache=no_cache,

@@ -165,6 +165,14 @@ def rewrites(output: Output) -> bool:
     return value in ("true", "1")
 
 
+def by_platform(output: Output, build_args: Mapping[str, str | None]) -> Output:
+    """Return the output with an index of platforms around the image, if BUILDKIT_MULTI_PLATFORM asks for that."""
+    wanted = (build_args.get("BUILDKIT_MULTI_PLATFORM") or "").lower() in ("1", "true")
+    if not wanted or output.type != "oci":
+        return output
+    return output._replace(attrs={**output.attrs, "multi-platform": "true"})
+
+
 def emulation(text: str) -> str:
     """Return how root is emulated."""
     known = ("auto", "off", "fake", "full")

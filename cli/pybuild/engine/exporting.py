@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO
 
 from pybuild.api.request import Output
@@ -22,7 +23,7 @@ from pybuild.store.images import ImageRecord
 from pybuild.store.store import Store
 
 COMPRESSIONS = ("none", "gzip", "zstd")
-_EPOCH, _REWRITE = "source-date-epoch", "rewrite-timestamp"
+_EPOCH, _REWRITE, _BY_PLATFORM = "source-date-epoch", "rewrite-timestamp", "multi-platform"
 _MEDIA_TYPES = {"gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD}
 
 
@@ -84,7 +85,8 @@ def export(store: Store, image_id: Digest, names: Sequence[Reference], output: O
             write_directory(source, dest, _time(output.attrs))
         return str(dest)
     if _is_layout(output):
-        write_layout(_image(store, record, names), dest, compression=_compression(output.attrs, "gzip"))
+        image = _image(store, record, names, output.attrs)
+        write_layout(image, dest, compression=_compression(output.attrs, "gzip"))
         return str(dest)
     with _whole_file(dest) as file:
         write(store, record, names, output.type, file, output.attrs)
@@ -98,7 +100,7 @@ def write(
     match type:
         case "oci":
             compression = _compression(attrs, "gzip")
-            write_oci([_image(store, record, names)], out, compression=compression)
+            write_oci([_image(store, record, names, attrs)], out, compression=compression)
         case "docker":
             _no_more(attrs, (_REWRITE,))
             write_docker([_image(store, record, names)], out)
@@ -135,7 +137,9 @@ def save(
         raise UsageError(f"unknown archive format: {format}", "known: docker, oci")
 
 
-def _image(store: Store, record: ImageRecord, names: Sequence[Reference]) -> ExportImage:
+def _image(
+    store: Store, record: ImageRecord, names: Sequence[Reference], attrs: Mapping[str, str] = MappingProxyType({})
+) -> ExportImage:
     return ExportImage(
         id=record.id,
         config_bytes=record.data,
@@ -144,6 +148,7 @@ def _image(store: Store, record: ImageRecord, names: Sequence[Reference]) -> Exp
         layer_size=store.layers.size,
         open_layer=store.blobs.open,
         compressed=compressor(store),
+        by_platform=attrs.get(_BY_PLATFORM) == "true",
     )
 
 
@@ -172,7 +177,7 @@ def compressor(store: Store) -> Callable[[Digest, str], tuple[Descriptor, int]]:
 
 
 def _compression(attrs: Mapping[str, str], default: str) -> str:
-    _no_more(attrs, ("compression", "tar", _REWRITE))
+    _no_more(attrs, ("compression", "tar", _REWRITE, _BY_PLATFORM))
     chosen = attrs.get("compression", default)
     chosen = "none" if chosen == "uncompressed" else chosen
     if chosen not in COMPRESSIONS:

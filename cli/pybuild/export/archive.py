@@ -131,18 +131,27 @@ def _add(writer: ArchiveWriter, image: ExportImage, compression: str) -> list[De
     data = encode(manifest_of(image, layers))
     digest = digest_of(data)
     writer.blob(digest, data)
-    return index_entries(image, digest, len(data))
+    entries, inner = index_entries(image, digest, len(data))
+    if inner is not None:
+        writer.blob(digest_of(inner), inner)
+    return entries
 
 
-def index_entries(image: ExportImage, digest: Digest, size: int) -> list[Descriptor]:
-    """Return the descriptors of an index that name the image: one for each name, at least one."""
+def index_entries(image: ExportImage, digest: Digest, size: int) -> tuple[list[Descriptor], bytes | None]:
+    """Return the descriptors of an index that name the image: one for each name, at least one.
+
+    With `by_platform` they name an index of platforms with the image in it, whose bytes come second.
+    """
     platform = {"architecture": image.config.architecture, "os": image.config.os}
     if image.config.variant:
         platform["variant"] = image.config.variant
     annotations = [
         {CONTAINERD_NAME: str(name), REF_NAME: name.tag} if name.tag else {CONTAINERD_NAME: str(name)}
         for name in image.names
-    ]
-    return [
-        Descriptor(OCI_MANIFEST, digest, size, annotations=notes, platform=platform) for notes in annotations or [{}]
-    ]
+    ] or [{}]
+    if not image.by_platform:
+        return [
+            Descriptor(OCI_MANIFEST, digest, size, annotations=notes, platform=platform) for notes in annotations
+        ], None
+    inner = encode(Index(media_type=OCI_INDEX, manifests=[Descriptor(OCI_MANIFEST, digest, size, platform=platform)]))
+    return [Descriptor(OCI_INDEX, digest_of(inner), len(inner), annotations=notes) for notes in annotations], inner

@@ -34,7 +34,10 @@ def write_layout(image: ExportImage, dest: Path, *, compression: str) -> Digest:
         digest = digest_of(data)
         (blobs / digest.removeprefix("sha256:")).write_bytes(data)
         (staging / "oci-layout").write_bytes(b'{"imageLayoutVersion":"1.0.0"}')
-        index = Index(media_type=OCI_INDEX, manifests=index_entries(image, digest, len(data)))
+        entries, inner = index_entries(image, digest, len(data))
+        if inner is not None:
+            (blobs / digest_of(inner).removeprefix("sha256:")).write_bytes(inner)
+        index = Index(media_type=OCI_INDEX, manifests=entries)
         (staging / "index.json").write_bytes(encode(index))
         os.rename(staging, dest)
     except OSError as error:

@@ -187,7 +187,12 @@ def _manifest(archive: Archive, descriptor: Descriptor, platform: Platform, dept
         raise InvalidArchiveError(f"unknown kind of document in the archive: {descriptor.media_type!r:.100}")
     if depth >= _MAX_NESTING:
         raise InvalidArchiveError("indexes of the archive are nested too deep")
-    inner = choose(_document(data, Index, descriptor.media_type, INDEX_TYPES).manifests or (), platform)
+    rows = _document(data, Index, descriptor.media_type, INDEX_TYPES).manifests or []
+    inner = choose(rows, platform)
+    images = [row for row in rows if ATTESTATION not in row.annotations]
+    if inner is None and len(images) == 1:
+        # As at the top, one for a single platform is taken whatever that is
+        inner = images[0]
     if inner is None:
         raise InvalidArchiveError(f"the archive has no image for {platform}")
     return _manifest(archive, inner, platform, depth + 1)

@@ -14,13 +14,13 @@ _UNDERSTOOD = frozenset(
         "BUILDKIT_CACHE_MOUNT_NS",
         "BUILDKIT_CONTEXT_KEEP_GIT_DIR",
         "BUILDKIT_INLINE_CACHE",
+        "BUILDKIT_MULTI_PLATFORM",
         "BUILDKIT_DOCKERFILE_CHECK",
         "BUILDKIT_SANDBOX_HOSTNAME",
         "BUILDKIT_SYNTAX",
     }
 )
 _WITHOUT_EFFECT = {
-    "BUILDKIT_MULTI_PLATFORM": "an archive holds the image without an index of platforms",
     "BUILDKIT_SBOM_SCAN_CONTEXT": "there are no bills of materials",
     "BUILDKIT_SBOM_SCAN_STAGE": "there are no bills of materials",
 }
