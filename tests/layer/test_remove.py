@@ -60,7 +60,7 @@ def test_modes_are_no_hindrance(tmp_path: Path, mode: int) -> None:
 
 def test_depth_is_no_limit(tmp_path: Path) -> None:
     fd = os.open(tmp_path, os.O_RDONLY)
-    for _ in range(64_000):
+    for _ in range(6_000):
         os.mkdir("d", dir_fd=fd)
         inner = os.open("d", os.O_RDONLY, dir_fd=fd)
         os.close(fd)
