@@ -68,6 +68,15 @@ class Backend(Protocol):
         """Return how images differ: `{"image", "rebuilt", "differences": [{path, field, image, rebuilt}]}`."""
         ...
 
+    def layers(self, name: str) -> dict[str, Any]:
+        """Return an image with the tables of its layers, the lowest first.
+
+        `{"image", "names", "size", "layers": [{digest, size, created, created_by, entries}]}`; an entry is a list of
+        path, type, mode, uid, gid, size, mtime, link, hex digest and whether a directory is opaque, as `tree.Entry`
+        has them.
+        """
+        ...
+
     def tag(self, name: str, new_name: str) -> None:
         """Give an image another name."""
         ...

@@ -168,6 +168,10 @@ class Inline:
         result: dict[str, Any] = self._images.compare(name, other)
         return result
 
+    def layers(self, name: str) -> dict[str, Any]:
+        result: dict[str, Any] = self._images.layers(name)
+        return result
+
     def tag(self, name: str, new_name: str) -> None:
         self._images.tag(name, new_name)
 

@@ -142,6 +142,10 @@ class Remote:
         result: dict[str, Any] = self._get("/pybuild/v1/compare", {"name": name, "other": other})
         return result
 
+    def layers(self, name: str) -> dict[str, Any]:
+        result: dict[str, Any] = self._get("/pybuild/v1/layers", {"name": name})
+        return result
+
     def tag(self, name: str, new_name: str) -> None:
         query = _query({"repo": new_name})
         self._connection.request("POST", f"/images/{_in_path(name)}/tag?{query}").read()

@@ -58,6 +58,14 @@ async def compare(request: web.Request) -> web.Response:
     return web.json_response(await in_thread(lambda: images.compare(name, other)))
 
 
+async def layers(request: web.Request) -> web.Response:
+    """`GET /pybuild/v1/layers?name=`: an image with the tables of its layers"""
+    images, name = await _images(request), request.query.get("name", "")
+    # There may be hundreds of thousands of rows
+    text = await in_thread(lambda: json.dumps(images.layers(name)))
+    return web.Response(text=text, content_type="application/json")
+
+
 async def tag(request: web.Request) -> web.Response:
     """`POST /images/{name}/tag?repo=&tag=`"""
     images, name, new_name = await _images(request), request.match_info["name"], reference_of(request.query)

@@ -22,6 +22,7 @@ from pybuild.oci.reference import Reference, parse_reference
 from pybuild.store.images import ImageRecord
 from pybuild.store.least import Limits
 from pybuild.store.store import Store
+from pybuild.tree.entry import Entry
 
 Filters = dict[str, list[str]]
 Rows = list[dict[str, Any]]
@@ -134,6 +135,30 @@ class Images:
                 for row in differences(store, first, second)
             ]
             return {"image": first.id, "rebuilt": second.id, "differences": rows}
+
+    def layers(self, name: str) -> dict[str, Any]:
+        """Return an image with the tables of its layers, the lowest first; raise NotFoundError.
+
+        `{"image", "names", "size", "layers": [{digest, size, created, created_by, entries}]}`; an entry is a list of
+        path, type, mode, uid, gid, size, mtime, link, hex digest and whether a directory is opaque, as `tree.Entry`
+        has them.
+        """
+        with self._store() as store, store.session():
+            record = _resolve(store, name)
+            steps = [line for line in record.config.history or () if not line.empty_layer]
+            layers = []
+            for index, diff_id in enumerate(record.config.rootfs.diff_ids):
+                step = steps[index] if index < len(steps) else None
+                layers.append(
+                    {
+                        "digest": diff_id,
+                        "size": store.layers.size(diff_id),
+                        "created": step.created if step else "",
+                        "created_by": step.created_by if step else "",
+                        "entries": [_row_of(entry) for entry in store.layers.toc(diff_id)],
+                    }
+                )
+            return {"image": record.id, "names": [*record.tags], "size": record.size, "layers": layers}
 
     def tag(self, name: str, new_name: str) -> None:
         """Give the image another name; raise NotFoundError or InvalidReferenceError."""
@@ -454,3 +479,18 @@ def parse_until(text: str) -> float:
         return datetime.fromisoformat(text).timestamp()
     except ValueError as error:
         raise UsageError(f"not a time: {text}", "write `24h`, `2026-11-25` or seconds since the epoch") from error
+
+
+def _row_of(entry: Entry) -> list[Any]:
+    return [
+        entry.path.decode(errors="surrogateescape"),
+        entry.type,
+        entry.mode,
+        entry.uid,
+        entry.gid,
+        entry.size,
+        entry.mtime,
+        entry.link.decode(errors="surrogateescape"),
+        entry.digest.hex(),
+        entry.opaque,
+    ]

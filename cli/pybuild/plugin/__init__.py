@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pybuild.plugin.dockerfiles import parse_dockerfile, read_dockerfile
     from pybuild.plugin.findings import FORMATS, LintRule, findings_report
     from pybuild.plugin.found import API_VERSION
+    from pybuild.plugin.images import ImageLayer, ImageLayers, LayerEntry, image_layers, images, inspect_image
     from pybuild.plugin.option import Argument, Commands, Option
     from pybuild.plugin.output import as_json, bar, new_file, table, write_line
     from pybuild.progress.amounts import human_bytes
@@ -42,6 +43,7 @@ _PLACES = {
     "pybuild.plugin.checking": ("build_check_rules", "check_dockerfile"),
     "pybuild.plugin.dockerfiles": ("parse_dockerfile", "read_dockerfile"),
     "pybuild.plugin.found": ("API_VERSION",),
+    "pybuild.plugin.images": ("ImageLayer", "ImageLayers", "LayerEntry", "image_layers", "images", "inspect_image"),
     "pybuild.plugin.option": ("Argument", "Commands", "Option"),
     "pybuild.plugin.output": ("as_json", "bar", "new_file", "table", "write_line"),
     "pybuild.progress.amounts": ("human_bytes",),
@@ -67,6 +69,9 @@ __all__ = [
     "Finding",
     "IgnoreError",
     "IgnoreLine",
+    "ImageLayer",
+    "ImageLayers",
+    "LayerEntry",
     "LintRule",
     "NotFoundError",
     "Option",
@@ -84,6 +89,9 @@ __all__ = [
     "findings_report",
     "human_bytes",
     "ignore_pattern",
+    "image_layers",
+    "images",
+    "inspect_image",
     "instructions",
     "new_file",
     "one_line",
