@@ -176,7 +176,7 @@ _paths = st.lists(st.text("ab.\n", min_size=1, max_size=3).filter(lambda n: n !=
 )
 
 
-@settings(max_examples=600, deadline=None, database=None)
+@settings(max_examples=600)
 @given(st.lists(_patterns, max_size=6), st.lists(_paths, min_size=1, max_size=6))
 def test_agrees_with_the_rules_read_plainly(patterns: list[str], paths: list[str]) -> None:
     matcher, reference = IgnoreMatcher(patterns), _Reference(patterns)

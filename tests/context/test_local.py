@@ -241,7 +241,7 @@ _lines = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(_trees, _lines)
 def test_holds_exactly_what_the_patterns_keep(
     tmp_path_factory: pytest.TempPathFactory, tree: set[str], lines: list[str]

@@ -21,7 +21,7 @@ from pybuild.dockerfile.read import READERS
 from pybuild.dockerfile.signals import check_signal
 from pybuild.dockerfile.words import expand, expand_body, expand_words
 
-FUZZ = settings(database=None, deadline=None, max_examples=400)
+FUZZ = settings(max_examples=400)
 
 FRAGMENTS = [
     *(name.upper() + " " for name in READERS),

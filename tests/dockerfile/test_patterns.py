@@ -19,7 +19,7 @@ from pybuild.dockerfile.patterns import (
 
 patterns = st.text("ab*?", max_size=6)
 values = st.text("abc", max_size=10)
-FEW = settings(database=None, deadline=None)
+FEW = settings(database=None)
 
 
 def regex(pattern: str, *, longest: bool = True) -> str:

@@ -313,7 +313,7 @@ _path = st.lists(_name, min_size=1, max_size=4).map(b"/".join)
 
 
 @pytest.mark.userns
-@settings(deadline=None, database=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.dictionaries(
         _path,

@@ -250,7 +250,7 @@ def test_reads_what_tar_writes(tmp_path: Path, form: str) -> None:
     ]
 
 
-@settings(deadline=None, database=None, max_examples=400)
+@settings(max_examples=400)
 @given(st.lists(st.tuples(st.integers(0, 4095), st.integers(0, 255)), max_size=12), st.booleans(), st.integers(0, 5000))
 def test_damage_is_never_more_than_an_error(changes: list[tuple[int, int]], mend: bool, cut: int) -> None:
     data = bytearray(pax((b"path", b"p"), (b"mtime", b"1.5")) + member(b"a", b"hello") + symlink(b"l", b"t") + END)

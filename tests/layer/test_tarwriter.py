@@ -218,7 +218,7 @@ _metadata = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, database=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.dictionaries(_names, st.tuples(_metadata, st.sampled_from("fdlp"), st.binary(max_size=2000)), max_size=8))
 def test_what_was_written_is_read_again(entries: dict[bytes, tuple[dict[str, object], str, bytes]]) -> None:
     rows = []

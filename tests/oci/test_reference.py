@@ -127,7 +127,7 @@ def test_a_tag_can_be_given_to_a_repository() -> None:
         reference.with_tag("no tag")
 
 
-FUZZ = settings(database=None, deadline=None)
+FUZZ = settings(database=None)
 
 _component = st.from_regex(r"[a-z0-9]{1,8}((\.|_|__|-{1,3})[a-z0-9]{1,8}){0,2}", fullmatch=True)
 _domain = st.sampled_from(["docker.io", "localhost", "localhost:1", "a.example", "A", "[fe80::1]:443"])
