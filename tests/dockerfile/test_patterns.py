@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pybuild.dockerfile.errors import ExpansionError
@@ -19,7 +19,6 @@ from pybuild.dockerfile.patterns import (
 
 patterns = st.text("ab*?", max_size=6)
 values = st.text("abc", max_size=10)
-FEW = settings(database=None)
 
 
 def regex(pattern: str, *, longest: bool = True) -> str:
@@ -27,7 +26,6 @@ def regex(pattern: str, *, longest: bool = True) -> str:
     return "".join({"*": star, "?": "."}.get(char, char) for char in pattern)
 
 
-@FEW
 @given(patterns, values, st.booleans())
 def test_prefix_is_as_the_expression_finds_it(pattern: str, value: str, longest: bool) -> None:
     match = re.match(regex(pattern, longest=longest), value, re.DOTALL)
@@ -35,7 +33,6 @@ def test_prefix_is_as_the_expression_finds_it(pattern: str, value: str, longest:
     assert remove_prefix(value, parse_pattern(pattern), longest=longest) == expected
 
 
-@FEW
 @given(patterns, values, st.booleans())
 def test_suffix_is_the_prefix_of_the_mirrored(pattern: str, value: str, longest: bool) -> None:
     lengths = [n for n in range(len(value) + 1) if re.fullmatch(regex(pattern), value[len(value) - n :], re.DOTALL)]
@@ -43,7 +40,6 @@ def test_suffix_is_the_prefix_of_the_mirrored(pattern: str, value: str, longest:
     assert remove_suffix(value, parse_pattern(pattern), longest=longest) == value[: len(value) - cut]
 
 
-@FEW
 @given(patterns, values)
 def test_first_match_is_replaced(pattern: str, value: str) -> None:
     expected = re.sub(regex(pattern), "<>", value, count=1, flags=re.DOTALL)

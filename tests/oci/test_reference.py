@@ -1,7 +1,7 @@
 """Image names."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pybuild.oci.reference import InvalidReferenceError, Reference, parse_reference
@@ -127,13 +127,10 @@ def test_a_tag_can_be_given_to_a_repository() -> None:
         reference.with_tag("no tag")
 
 
-FUZZ = settings(database=None)
-
 _component = st.from_regex(r"[a-z0-9]{1,8}((\.|_|__|-{1,3})[a-z0-9]{1,8}){0,2}", fullmatch=True)
 _domain = st.sampled_from(["docker.io", "localhost", "localhost:1", "a.example", "A", "[fe80::1]:443"])
 
 
-@FUZZ
 @given(
     _domain,
     st.lists(_component, min_size=1, max_size=4),
@@ -145,7 +142,6 @@ def test_familiar_names_mean_the_same(domain: str, components: list[str], tag: s
     assert parse_reference(str(reference)) == reference
 
 
-@FUZZ
 @given(st.text(max_size=80) | st.text("aA0:/@.-_[]", max_size=40))
 def test_any_text_is_a_name_or_refused(text: str) -> None:
     try:
