@@ -19,6 +19,8 @@ from support import repositories
 from support.repositories import Repository
 from support.web import Answer, Asked, Web
 
+pytestmark = pytest.mark.git
+
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:

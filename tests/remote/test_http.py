@@ -245,6 +245,7 @@ def test_nobody_listens(web: Web) -> None:
         fetch("http://no-such-host.invalid/x")
 
 
+@pytest.mark.tls
 def test_certificates(tmp_path: Path) -> None:
     pem = servers.certificate(tmp_path)
     with servers.serve(pem) as web:
@@ -276,6 +277,7 @@ def test_proxies_are_asked_for_hosts_that_are_not_exempt(web: Web) -> None:
     assert len(web.asked) == 1
 
 
+@pytest.mark.tls
 def test_tls_goes_through_a_proxy(web: Web, tmp_path: Path) -> None:
     pem = servers.certificate(tmp_path)
     proxies = {"https_proxy": web.url("", host="me:pass@127.0.0.1")}

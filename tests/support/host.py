@@ -95,6 +95,22 @@ def lacks_cgroups() -> str:
     return f"this user may make no control groups for: {', '.join(sorted(missing))}" if missing else lacks_userns()
 
 
+@functools.cache
+def lacks_git() -> str:
+    """Return why there can be no repositories, or ""."""
+    git = shutil.which("git")
+    if git is None:
+        return "git is not installed"
+    place = subprocess.run([git, "--exec-path"], capture_output=True, text=True, check=True).stdout.strip()
+    missing = [name for name in ("git-http-backend", "git-daemon") if not os.access(f"{place}/{name}", os.X_OK)]
+    return f"git comes without {missing[0]}" if missing else ""
+
+
+def lacks_tls() -> str:
+    """Return why no certificates can be made, or ""."""
+    return "" if shutil.which("openssl") else "openssl is not installed"
+
+
 LACKS = {
     "cgroups": lacks_cgroups,
     "tun": lacks_tun,
@@ -102,6 +118,8 @@ LACKS = {
     "multiid": lacks_multiid,
     "peers": lacks_peers,
     "network": lacks_network,
+    "git": lacks_git,
+    "tls": lacks_tls,
 }
 
 

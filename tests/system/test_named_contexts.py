@@ -138,18 +138,23 @@ def web() -> Iterator[Web]:
         yield web
 
 
+@pytest.mark.git
 def test_addresses(daemon: Pybuild, context: Path, web: Web, tmp_path: Path) -> None:
     made = Repository(tmp_path / "served" / "a.git")
-    made.commit(file="from git", sub__file="from below")
+    made.commit(file="from git", sub__file="from below", **{".dockerignore": "*\n"})
     web.answers["/lone.txt"] = Answer(b"lone")
-    text = "FROM scratch\nCOPY --from=repo . /repo/\nCOPY --from=sub . /sub/\nCOPY --from=lone . /lone/\n"
+    text = "FROM repo\nCOPY --from=repo . /repo/\nCOPY --from=sub . /below/\nCOPY --from=lone . /lone/\n"
     with repositories.serve(made.path.parent) as git:
         named = (f"repo={git.url('/a.git')}", f"sub={git.url('/a.git#main:sub')}", f"lone={web.url('/lone.txt')}")
         image = build(daemon, context, text, *named)
     assert files(image) == {
+        ".dockerignore": "*\n",
+        "file": "from git",
+        "sub/file": "from below",
+        "repo/.dockerignore": "*\n",
         "repo/file": "from git",
         "repo/sub/file": "from below",
-        "sub/file": "from below",
+        "below/file": "from below",
         "lone/lone.txt": "lone",
     }
 

@@ -16,7 +16,7 @@ from support.program import Pybuild
 from support.repositories import Repository
 from support.web import Answer, Web
 
-pytestmark = pytest.mark.userns
+pytestmark = [pytest.mark.userns, pytest.mark.git]
 
 DOCKERFILE = "FROM scratch\nCOPY . /\n"
 

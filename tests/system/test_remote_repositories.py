@@ -14,7 +14,7 @@ from support.program import Pybuild, Result
 from support.repositories import COMMITTED, Repository
 from support.web import Answer, Web
 
-pytestmark = [pytest.mark.userns]
+pytestmark = [pytest.mark.userns, pytest.mark.git]
 
 ALLOW = "--allow=network.host"
 

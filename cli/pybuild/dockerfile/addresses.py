@@ -1,5 +1,8 @@
 """What can be said of addresses without reading them: the grammar is in `remotes`, which few builds need."""
 
+UNNAMED = "__unnamed__"
+"""What BuildKit calls a file whose URL has no name in it."""
+
 
 def looks_remote(text: str) -> bool:
     """Might `text` be an address rather than a path?"""

@@ -14,11 +14,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
-from pybuild.dockerfile.addresses import redacted
+from pybuild.dockerfile.addresses import UNNAMED, redacted
 from pybuild.dockerfile.errors import InvalidValueError, shown
-
-UNNAMED = "__unnamed__"
-"""What BuildKit calls a file whose URL has no name in it."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _SCP = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]*)@([A-Za-z0-9][A-Za-z0-9.-]*):([^#?]*)(\?[^#]*)?(?:#(.*))?")

@@ -112,7 +112,8 @@ def begin(
     for remote, fetched in remotes:
         unpack = isinstance(remote, RemoteFile) and remote.unpack
         own = msgspec.structs.replace(op, unpack=unpack)
-        path = remote.name if isinstance(remote, RemoteFile) else ""
+        # A file is alone in its tree, under the name that it got
+        path = fetched.tree.children(b"")[0].decode(errors="surrogateescape") if isinstance(remote, RemoteFile) else ""
         also.append(Copying(own, fetched, [select_plain(fetched.tree, path, Choice(exclude=exclude))], progress, epoch))
     return Copying(op, source, selections, progress, epoch, also)
 

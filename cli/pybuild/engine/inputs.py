@@ -17,7 +17,7 @@ from pybuild.api.request import BuildRequest
 from pybuild.context.archive import sniff
 from pybuild.context.ignore import IgnoreMatcher, load_ignore
 from pybuild.context.local import LocalContext
-from pybuild.dockerfile.addresses import names_remote, redacted
+from pybuild.dockerfile.addresses import UNNAMED, names_remote, redacted
 from pybuild.dockerfile.errors import InvalidValueError
 from pybuild.engine.remotes import Remotes
 from pybuild.engine.workers import POLL_SECONDS, Workers
@@ -110,8 +110,9 @@ def fetch(address: str, store: Store, remotes: Remotes, *, keep_git_dir: bool = 
     except InvalidValueError as error:
         raise UsageError(error.message, error.hint) from error
     if isinstance(found, Url):
-        digest = remotes.file(found.address, "", remotes.telling("context"), by_user=True).digest
-        return Fetched(store.blobs.open(digest), found.name)
+        file = remotes.file(found.address, "", remotes.telling("context"), by_user=True)
+        name = found.name if found.name != UNNAMED else file.name or UNNAMED
+        return Fetched(store.blobs.open(file.digest), name)
     if isinstance(found, Repository):
         digest = remotes.layer(tree_of(found, keep_git_dir=keep_git_dir or None), by_user=True)
         return Fetched(store.blobs.open(digest), "")

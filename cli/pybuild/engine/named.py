@@ -11,7 +11,7 @@ import msgspec
 
 from pybuild.api.request import BuildRequest
 from pybuild.context.archive import sniff
-from pybuild.context.ignore import load_ignore
+from pybuild.context.ignore import IgnoreMatcher, load_ignore
 from pybuild.context.local import LocalContext
 from pybuild.dockerfile.addresses import names_remote
 from pybuild.engine import inputs
@@ -73,7 +73,9 @@ class NamedContexts:
             if not root.is_dir():
                 raise NotFoundError(f"named context is not a directory: {name}: {value}")
         memory = self._store.context_memory(inputs.memory_key(root)) if remembers else None
-        context = self._undo.enter_context(LocalContext(root, load_ignore(root, None), memory))
+        # What was fetched is wanted as it is, as with BuildKit
+        ignore = load_ignore(root, None) if remembers else IgnoreMatcher()
+        context = self._undo.enter_context(LocalContext(root, ignore, memory))
         return Opened(ContextSource(context), context, Lock(), remembers)
 
     def _fetched(self, address: str) -> Path:

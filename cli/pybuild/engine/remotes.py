@@ -18,7 +18,7 @@ import msgspec
 from pybuild.api import entitlements
 from pybuild.api.events import Event, Transfer
 from pybuild.api.request import BuildRequest
-from pybuild.dockerfile.addresses import redacted
+from pybuild.dockerfile.addresses import UNNAMED, redacted
 from pybuild.engine.sources import LayerSource
 from pybuild.errors import PybuildError
 from pybuild.oci.digest import Digest, digest_of
@@ -46,17 +46,21 @@ TOLD_SECONDS = 0.1
 FILE_MODE = 0o600
 """Of files that were fetched, as with docker."""
 
-_ETAG, _MODIFIED = "etag", "last_modified"
+_ETAG, _MODIFIED, _NAME = "etag", "last_modified", "name"
 
 Progress = Callable[[int, int], None]
 
 
 class Fetched(msgspec.Struct, frozen=True):
-    """A file that is in the store now; `mtime` in seconds since the epoch, 0 when the server did not say."""
+    """A file that is in the store now, and what the server said of it.
+
+    `mtime` is in seconds since the epoch, 0 for nothing; `name` is what to call it, "" for nothing.
+    """
 
     digest: Digest
     size: int
     mtime: int
+    name: str
 
 
 class Remotes:
@@ -98,8 +102,10 @@ class Remotes:
     def source(self, remote: RemoteFile, progress: Progress) -> LayerSource:
         """Return the source that has the file alone, fetched if need be; raise RemoteError, CancelledError."""
         fetched = self.file(remote.url, remote.checksum, progress)
+        # One that the address has wins; BuildKit knows no other
+        name = remote.name if remote.name != UNNAMED else fetched.name or UNNAMED
         entry = Entry(
-            path=os.fsencode(remote.name),
+            path=name.encode(errors="surrogateescape"),
             type=FILE,
             mode=FILE_MODE,
             size=fetched.size,
@@ -140,7 +146,7 @@ class Remotes:
             known = None
         else:
             validators = Validators(str(record.value.get(_ETAG, "")), str(record.value.get(_MODIFIED, "")))
-            known = Fetched(blob, record.size, modified(validators.last_modified))
+            known = Fetched(blob, record.size, modified(validators.last_modified), str(record.value.get(_NAME, "")))
             if checksum and self._matches(known, checksum):
                 return known
         with self._store.blobs.create() as writer:
@@ -160,8 +166,9 @@ class Remotes:
             if checksum and sink.checksum != checksum:
                 raise _wrong(url, sink.checksum, checksum)
             writer.commit(sink.digest, sink.size)
-        value = {BLOB: sink.digest, _ETAG: answer.validators.etag, _MODIFIED: answer.validators.last_modified}
-        fetched = Fetched(sink.digest, sink.size, modified(answer.validators.last_modified))
+        etag, last_modified = answer.validators
+        value = {BLOB: sink.digest, _ETAG: etag, _MODIFIED: last_modified, _NAME: answer.name}
+        fetched = Fetched(sink.digest, sink.size, modified(last_modified), answer.name)
         record = CacheRecord(None, sink.size, time.time(), f"download of {redacted(url)}", value)
         self._store.cache.put(key, record)
         return fetched
