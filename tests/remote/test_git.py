@@ -37,7 +37,7 @@ def web(repository: Repository) -> Iterator[Web]:
 
 @pytest.fixture
 def access() -> Access:
-    return Access({}, Reach.LOCAL, {}, "", "", [], Event())
+    return Access({}, Reach.LOCAL, Reach.LOCAL, {}, "", "", [], Event())
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ def test_addresses_that_git_must_not_see(git: Git, address: str) -> None:
 
 
 def test_near_addresses(tmp_path: Path, access: Access) -> None:
-    with Git(tmp_path, access._replace(limit=Reach.PRIVATE)) as git:
+    with Git(tmp_path, access._replace(limit=Reach.PRIVATE, follow=None)) as git:
         for address in (
             "http://127.0.0.1/a",
             "https://localhost/a",
@@ -178,9 +178,21 @@ def test_submodules_are_no_way_to_this_machine(
     web.asked.clear()
     home = tmp_path / "careful"
     home.mkdir()
-    with Git(home, access._replace(limit=Reach.PRIVATE)) as careful, pytest.raises(AddressError):
+    with Git(home, access._replace(limit=Reach.PRIVATE, follow=None)) as careful, pytest.raises(AddressError):
         careful.check_out(bare, commit, tmp_path / "out", "https://public.example/a.git", keep=False, submodules=True)
     assert not web.asked
+
+
+def test_a_repository_of_the_users_own_leads_no_nearer_than_it_is(
+    tmp_path: Path, access: Access, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pybuild.remote import addresses
+
+    monkeypatch.setattr(addresses, "reach_of", lambda text: Reach.PUBLIC if text == "127.0.0.2" else Reach.LOCAL)
+    with Git(tmp_path, access._replace(follow=None)) as git:
+        git.allow("http://127.0.0.2/a.git")
+        with pytest.raises(AddressError):
+            git.allow("http://127.0.0.1/submodule.git")
 
 
 def test_git_connects_to_the_address_that_was_looked_at(
@@ -208,7 +220,7 @@ def test_the_proxy_is_the_one_that_was_decided_on(
     proxies = {"HTTP_PROXY": web.url("", host="me:hush9876@127.0.0.1"), "NO_PROXY": ".repositories.example"}
     home = tmp_path / "home"
     home.mkdir()
-    with Git(home, access._replace(proxies=proxies, limit=Reach.PUBLIC)) as git:
+    with Git(home, access._replace(proxies=proxies, limit=Reach.PUBLIC, follow=None)) as git:
         with pytest.raises(GitError, match="418"):
             git.look_up("http://repositories.example/a.git", "main")
         with pytest.raises(AddressError):

@@ -92,6 +92,11 @@ COPY --from=docker.io/library/tool:latest sub /
 """
     image = build(inline, context, text, f"src={source}", f"tool={source}")
     assert files(image) == {"file": "named", "inner": "inner"}
+    # Also where the stage itself is asked for, or counted
+    args = (f"--build-context=src={source}", "--target=src")
+    assert files(inline.image(context, *args, dockerfile=text)) == {"file": "named", "sub/inner": "inner"}
+    counted = text.replace("--from=SRC", "--from=0").replace("COPY --from=docker.io/library/tool:latest sub /\n", "")
+    assert files(build(inline, context, counted, f"src={source}")) == {"file": "named"}
 
 
 @pytest.mark.slow

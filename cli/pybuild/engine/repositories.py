@@ -158,6 +158,7 @@ class Repositories:
             access = Access(
                 proxies=fetcher.proxies,
                 limit=fetcher.limit,
+                follow=fetcher.follow,
                 headers=self._headers(remote.address),
                 trusted=_trusted(self._request.ca_bundle, home),
                 agent=self._agent(remote, home, stack),

@@ -185,7 +185,7 @@ def _static_needs(making: _Making, target: int) -> set[int]:
         base = _base_of(making, stage)
         if isinstance(base, FromStage):
             pending.append(base.index)
-        for instruction in stage.instructions:
+        for instruction in () if _replaced(making, stage) else stage.instructions:
             if isinstance(instruction, Copy) and instruction.from_ is not None:
                 source = _source_of(making, stage.index, instruction.from_, instruction.span)
                 if isinstance(source, FromStage):
@@ -227,7 +227,15 @@ def _named(making: _Making, name: str, before: int, span: Span) -> FromImage | F
     return FromNamed(key)
 
 
+def _replaced(making: _Making, stage: Stage) -> FromImage | FromStage | FromNamed | None:
+    """Return what a named context puts in the place of a whole stage, None for nothing."""
+    return _named(making, stage.name, stage.index, stage.from_.span) if stage.name else None
+
+
 def _base_of(making: _Making, stage: Stage) -> Base:
+    replaced = _replaced(making, stage)
+    if replaced is not None:
+        return replaced
     reference = making.text.expand(stage.from_.reference, making.globals, stage.from_.span)
     if not reference:
         raise making.text.error(
@@ -282,7 +290,8 @@ def _plan_stage(making: _Making, index: int) -> None:
     builder = _start(making, stage, base)
     if builder is None:
         return
-    triggers = list(builder.triggers)
+    replaced = _replaced(making, stage) is not None
+    triggers = [] if replaced else list(builder.triggers)
     builder.triggers.clear()
     for trigger in triggers:
         _apply(
@@ -292,7 +301,7 @@ def _plan_stage(making: _Making, index: int) -> None:
             parse_onbuild(trigger, making.dockerfile.escape, span=stage.from_.span),
             trigger=True,
         )
-    for instruction in stage.instructions:
+    for instruction in () if replaced else stage.instructions:
         _apply(making, builder, index, instruction)
     name = stage.name or f"stage-{index}"
     filtered = {item.lower() for item in making.request.no_cache_filter}

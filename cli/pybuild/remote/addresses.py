@@ -29,6 +29,27 @@ class Reach(IntEnum):
     """This machine and its link: loopback, metadata services of clouds."""
 
 
+class Bounds:
+    """How near what is fetched may lead: at first as `limit` says, then no nearer than where it began, or `follow`."""
+
+    def __init__(self, limit: Reach, follow: Reach | None) -> None:
+        self._limit = limit
+        self._follow = follow
+        self._first: Reach | None = None
+
+    @property
+    def limit(self) -> Reach:
+        """Return the nearest reach that may be asked now."""
+        if self._first is None:
+            return self._limit
+        return self._first if self._follow is None else max(self._follow, self._first)
+
+    def arrive(self, reach: Reach) -> None:
+        """Note where a host is that is asked."""
+        if self._first is None:
+            self._first = reach
+
+
 def reach_of(address: str) -> Reach:
     """Return how near an IP address is; those that lead on to an IPv4 address are as near as that."""
     found = ipaddress.ip_address(address.partition("%")[0])

@@ -14,7 +14,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util import make_headers, parse_url
 
 from pybuild.errors import CancelledError
-from pybuild.remote.addresses import Reach, connect, judge_literal
+from pybuild.remote.addresses import Bounds, Reach, connect, judge_literal
 from pybuild.remote.proxies import proxy_for
 
 BLOCK = 1 << 20
@@ -38,11 +38,9 @@ class Connections:
     ) -> None:
         self._proxies = proxies
         self._ca_bundle = ca_bundle
-        self._allowed = limit
-        self._follow = follow
+        self._bounds = Bounds(limit, follow)
         self._seconds = seconds
         self._cancel = cancel
-        self._first: Reach | None = None
         self._tls: ssl.SSLContext | None = None
         self._sockets: list[socket.socket] = []
         self._over = Flag()
@@ -72,7 +70,7 @@ class Connections:
         context = self._context() if "https" in (parts.scheme, proxy[:5]) else None
         manager: urllib3.PoolManager
         if proxy:
-            self._arrive(judge_literal(host, self._limit()))
+            self._bounds.arrive(judge_literal(host, self._bounds.limit))
             user = parse_url(proxy).auth
             headers = make_headers(proxy_basic_auth=unquote(user)) if user else {}
             manager = urllib3.ProxyManager(proxy, proxy_headers=headers, ssl_context=context, blocksize=BLOCK)
@@ -96,20 +94,11 @@ class Connections:
                 self._tls.load_verify_locations(cadata=self._ca_bundle)
         return self._tls
 
-    def _limit(self) -> Reach:
-        if self._first is None:
-            return self._allowed
-        return self._first if self._follow is None else max(self._follow, self._first)
-
-    def _arrive(self, reach: Reach) -> None:
-        if self._first is None:
-            self._first = reach
-
     def _open(self, host: str, port: int, is_proxy: bool) -> socket.socket:
         """Connect to a host that may be reached, or to a proxy, which is the user's own."""
-        connection, reach = connect(host, port, Reach.LOCAL if is_proxy else self._limit(), self.check)
+        connection, reach = connect(host, port, Reach.LOCAL if is_proxy else self._bounds.limit, self.check)
         if not is_proxy:
-            self._arrive(reach)
+            self._bounds.arrive(reach)
         connection.settimeout(self._seconds)
         # TLS takes the descriptor of the first one away
         self._sockets.append(connection.dup())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 from urllib.parse import unquote, urlsplit
 
-from pybuild.remote.addresses import judge_literal, resolve
+from pybuild.remote.addresses import Bounds, judge_literal, resolve
 from pybuild.remote.errors import GitError
 from pybuild.remote.program import Access, Program, RedirectedError, shown
 from pybuild.remote.proxies import proxy_for
@@ -69,6 +69,7 @@ class Git:
         """Raise GitError when git is not there."""
         self._access = access
         self._program = Program(home, access)
+        self._bounds = Bounds(access.limit, access.follow)
         self._judged: set[tuple[str, int]] = set()
         self._submodules_seen = 0
 
@@ -93,9 +94,10 @@ class Git:
             self._program.configure("http", origin_of(address) + "/", "proxy", proxy)
         if proxy:
             # It looks names up itself; an address is one we know
-            judge_literal(host, self._access.limit)
+            self._bounds.arrive(judge_literal(host, self._bounds.limit))
             return
-        _, found = resolve(host, port, self._access.limit)
+        reach, found = resolve(host, port, self._bounds.limit)
+        self._bounds.arrive(reach)
         if is_http and ":" not in host:
             # Else the name could mean another address by the time it is connected to
             texts = dict.fromkeys(str(address[0]).partition("%")[0] for _, address in found)

@@ -88,13 +88,14 @@ UpdateHostKeys no
 class Access(NamedTuple):
     """How git reaches servers.
 
-    `limit` is the nearest reach that may be asked. `headers` are values of Authorization by `scheme://host[:port]`.
+    `limit` and `follow` are as in `addresses.Bounds`. `headers` are values of Authorization by `scheme://host[:port]`.
     `agent` is the socket of an ssh agent, "" for none; `known_hosts` are files of host keys, the first gets new
     ones. `trusted` is a file of certificates, "" for the system's.
     """
 
     proxies: Mapping[str, str]
     limit: Reach
+    follow: Reach | None
     headers: Mapping[str, str]
     trusted: str
     agent: str
