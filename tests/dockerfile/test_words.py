@@ -99,9 +99,9 @@ def test_splits_into_words(text: str, words: list[str]) -> None:
     assert expand_words(text, ENV) == words
 
 
-def test_body_keeps_quotes_and_escapes_but_those_of_dollars() -> None:
+def test_body_keeps_quotes_and_takes_out_escapes() -> None:
     body = "'$A' \"${A}\" \\$A \\n \\\\ it's\\\n${N:-\\}'x'}\n"
-    assert expand_body(body, ENV) == "'alpha' \"alpha\" $A \\n \\\\ it's\\\n}'x'\n"
+    assert expand_body(body, ENV) == "'alpha' \"alpha\" $A n \\ it's\n}'x'\n"
 
 
 def test_tells_what_was_asked_for() -> None:

@@ -231,7 +231,7 @@ class _Walk:
 
     def _body(self, heredoc: Heredoc, copy: Copy | Add) -> None:
         try:
-            found = examine_body(heredoc.body, self._values, self._escape)
+            found = examine_body(heredoc.body, self._values)
         except InvalidValueError:
             # Whoever plans the build tells it
             return

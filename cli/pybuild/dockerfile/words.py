@@ -65,17 +65,17 @@ def examine(word: str, env: Mapping[str, str], escape: str = "\\") -> Expansion:
     return Expansion(_bounded(text, MAX_VALUE), frozenset(expander.used), frozenset(expander.unset))
 
 
-def expand_body(body: str, env: Mapping[str, str], escape: str = "\\") -> str:
-    """Return the body of a heredoc with its variables replaced.
+def expand_body(body: str, env: Mapping[str, str]) -> str:
+    """Return the body of a heredoc with its variables replaced and its escapes taken out; quotes are text.
 
-    Quotes are text; an escape goes only before `$`, elsewhere it stays.
+    The escape is a backslash, whatever the file's directive says: `\\\\` for one that stays, else a quoted name.
     """
-    return examine_body(body, env, escape).text
+    return examine_body(body, env).text
 
 
-def examine_body(body: str, env: Mapping[str, str], escape: str = "\\") -> Expansion:
+def examine_body(body: str, env: Mapping[str, str]) -> Expansion:
     """Expand the body of a heredoc as `expand_body` does, and tell the variables it asked for."""
-    expander = _Expander(body, env, escape, MAX_BODY, body=True)
+    expander = _Expander(body, env, "\\", MAX_BODY, body=True)
     text = _joined(expander.run(None))
     return Expansion(_bounded(text, MAX_BODY), frozenset(expander.used), frozenset(expander.unset))
 
@@ -155,7 +155,7 @@ class _Expander:
             elif char == "$":
                 part = (self._variable(), False)
             elif char == self._escape:
-                part = self._escaped(raw=raw, top=stop is None)
+                part = self._escaped(raw=raw)
             elif self._body:
                 self._position += 1
                 part = (char, True)
@@ -185,12 +185,10 @@ class _Expander:
         self._position += 1
         return char
 
-    def _escaped(self, *, raw: bool, top: bool) -> _Part:
+    def _escaped(self, *, raw: bool) -> _Part:
         self._position += 1
         char = self._next()
-        if raw or (self._body and top and char != "$"):
-            return self._escape + char, True
-        return char, True
+        return (self._escape + char if raw else char), True
 
     def _single_quoted(self) -> str:
         end = self._text.find("'", self._position + 1)

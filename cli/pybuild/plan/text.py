@@ -38,5 +38,5 @@ class Text:
         return self.checked(lambda word: expand_words(word, values, self._escape), text, span)
 
     def body(self, text: str, values: Mapping[str, str], span: Span) -> str:
-        """Return the content of a heredoc with its variables replaced and its quotes kept."""
-        return self.checked(lambda word: expand_body(word, values, self._escape), text, span)
+        """Return the content of a heredoc with its variables replaced, escapes taken out and quotes kept."""
+        return self.checked(lambda word: expand_body(word, values), text, span)
