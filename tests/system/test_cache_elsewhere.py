@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from support import busybox, program
+from support import busybox, program, registry
 from support.program import Pybuild, Result
 
 pytestmark = pytest.mark.userns
@@ -129,11 +129,31 @@ def test_an_image_carries_its_results(inline: Pybuild, other: Pybuild, inputs: P
     taken = other.build(inputs, "--cache-from", "app")
     # The stage of the tool is not part of the image
     assert taken.redone() == ["RUN seq 9999 > /tool"]
-    assert "without `--cache-to type=inline`" in warnings(other.build(inputs, "--cache-from", "plain"))[0]
+    assert (
+        "without `--cache-to type=inline`" in warnings(other.build(inputs, "--pull=never", "--cache-from", "plain"))[0]
+    )
+
+
+def test_an_image_with_results_is_pulled(inline: Pybuild, other: Pybuild, inputs: Path, tmp_path: Path) -> None:
+    layout = tmp_path / "layout"
+    inline.build(inputs, "--cache-to", "inline", "-o", f"type=oci,dest={layout},tar=false")
+    with registry.fake() as remote:
+        contents = remote.contents
+        [row] = json.loads((layout / "index.json").read_text())["manifests"]
+        for path in (layout / "blobs/sha256").iterdir():
+            contents.blob(path.read_bytes())
+        document = json.loads((layout / "blobs/sha256" / row["digest"][7:]).read_text())
+        contents.document("app", "1", row["mediaType"], document)
+        never = other.build(inputs, "--pull=never", "--cache-from", remote.name("app:1"))
+        assert "no such image" in warnings(never)[0]
+        other("prune", "-af")
+        taken = other.build(inputs, "--cache-from", f"type=registry,ref={remote.name('app:1')}")
+    assert taken.redone() == ["RUN seq 9999 > /tool"]
+    assert other.names() == {"<none>:<none>"}
 
 
 def test_a_cache_that_is_absent_or_broken_is_a_warning(inline: Pybuild, inputs: Path, tmp_path: Path) -> None:
-    for source in (f"type=local,src={tmp_path / 'none'}", "no-such-image", f"type=local,src={inputs}"):
+    for source in (f"type=local,src={tmp_path / 'none'}", "localhost:1/no-such-image", f"type=local,src={inputs}"):
         [told] = warnings(inline.build(inputs, "--cache-from", source))
         assert told.startswith("nothing is taken from the cache: ")
     (inputs / "f").write_text("f")

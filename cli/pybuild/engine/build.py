@@ -29,7 +29,7 @@ from pybuild.engine.pulling import Puller
 from pybuild.engine.recorded import record
 from pybuild.engine.registries import RegistryClients
 from pybuild.engine.remotes import Remotes
-from pybuild.engine.resolve import Bases
+from pybuild.engine.resolve import NEVER, Bases
 from pybuild.engine.snapshots import Snapshots
 from pybuild.engine.solve import Inputs, Solver, StageState, numbered, timestamp
 from pybuild.engine.sources import ContextSource
@@ -43,6 +43,7 @@ from pybuild.plan.make import make
 from pybuild.plan.ops import BaseImage, NeedBases, Plan
 from pybuild.sandbox.cgroups import Limiter
 from pybuild.store.cache import CacheRecord
+from pybuild.store.images import ImageRecord
 from pybuild.store.store import Store
 
 
@@ -134,7 +135,7 @@ def _build(
             remotes=remotes,
             explainer=explainer,
             named=named,
-            elsewhere=_elsewhere(request, store, workers, emit),
+            elsewhere=_elsewhere(request, store, workers, puller, plan, emit),
             emit=emit,
             cancel=cancel,
             file=dockerfile.name,
@@ -151,7 +152,9 @@ def _build(
             _give_cache(request, store, state, solver, emit)
         recorded(built.image_id)
         if request.remembers:
-            record(store, Digest(built.image_id), request, {name: base.id for name, base in bases.items()})
+            # One for another platform than the build's is called by more than a name
+            named_bases = {name: base.id for name, base in bases.items() if " " not in name}
+            record(store, Digest(built.image_id), request, named_bases)
         return built
 
 
@@ -167,14 +170,23 @@ def _timeouts(deadline: Deadline) -> Iterator[None]:
 
 
 def _elsewhere(
-    request: BuildRequest, store: Store, workers: Workers, emit: Callable[[Event], None]
+    request: BuildRequest,
+    store: Store,
+    workers: Workers,
+    puller: Puller,
+    plan: Plan,
+    emit: Callable[[Event], None],
 ) -> Callable[[str], CacheRecord | None]:
     """Return what looks a key up where `--cache-from` says."""
     if not request.cache_from:
         return lambda key: None
     from pybuild.engine.caching import Elsewhere
 
-    return Elsewhere(store, workers, request.cache_from, emit).get
+    def pulled(reference: str) -> ImageRecord:
+        return puller.pull(parse_reference(reference), plan.target.platform, tag=False)[0]
+
+    find = pulled if request.pull != NEVER else None
+    return Elsewhere(store, workers, request.cache_from, find, emit).get
 
 
 def _give_cache(

@@ -35,6 +35,7 @@ from pybuild.oci.cacheconfig import (
 from pybuild.oci.digest import Digest
 from pybuild.oci.image import OCI_LAYER, Descriptor, Index, Manifest, decode, encode
 from pybuild.store.cache import CacheRecord
+from pybuild.store.images import ImageRecord
 from pybuild.store.store import Store
 
 T = TypeVar("T")
@@ -57,11 +58,18 @@ class Elsewhere:
     """The results that the sources of a build have."""
 
     def __init__(
-        self, store: Store, workers: Workers, sources: Iterable[Output], emit: Callable[[Event], None]
+        self,
+        store: Store,
+        workers: Workers,
+        sources: Iterable[Output],
+        pull: Callable[[str], ImageRecord] | None,
+        emit: Callable[[Event], None],
     ) -> None:
+        """Read what the sources have; `pull` brings an image here that the store lacks, if that may be."""
         self._store = store
         self._workers = workers
         self._emit = emit
+        self._pull = pull
         self._lock = Lock()
         self._found: dict[str, _Found] = {}
         for source in sources:
@@ -135,6 +143,8 @@ class Elsewhere:
 
     def _read_image(self, reference: str) -> None:
         image = self._store.images.resolve(reference)
+        if (image is None or image.config.cache is None) and self._pull is not None:
+            image = self._pull(reference)
         if image is None:
             raise UsageError(f"no such image in the local store: {reference}")
         if image.config.cache is None:

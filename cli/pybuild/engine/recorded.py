@@ -1,6 +1,7 @@
 """What an image was built from, remembered beside it so that it can be built again."""
 
 import json
+from collections.abc import Mapping
 
 import msgspec
 
@@ -41,7 +42,7 @@ class Recorded(msgspec.Struct, frozen=True):
     allow: list[str]
 
 
-def record(store: Store, image_id: Digest, request: BuildRequest, bases: dict[str, str]) -> None:
+def record(store: Store, image_id: Digest, request: BuildRequest, bases: Mapping[str, str]) -> None:
     """Remember the inputs of an image; what is known of one with the same id already is replaced when it differs."""
     data = request._replace(secrets={}, ssh=()).to_json()
     kept = {name: data[name] for name in _KEPT}
@@ -51,8 +52,8 @@ def record(store: Store, image_id: Digest, request: BuildRequest, bases: dict[st
         kept["context"] = request.context
     kept["build_contexts"] = {name: value for name, value in request.build_contexts.items() if redacted(value) == value}
     # What a layout holds is found there again, or is not
-    bases = {name: identity for name, identity in bases.items() if not name.startswith(LAYOUT)}
-    found = Recorded(kept, bases, sorted(request.secrets), sorted(agent.id for agent in request.ssh), [*request.allow])
+    own = {name: identity for name, identity in bases.items() if not name.startswith(LAYOUT)}
+    found = Recorded(kept, own, sorted(request.secrets), sorted(agent.id for agent in request.ssh), [*request.allow])
     # Names of files may hold lone surrogates, which msgspec's JSON cannot
     encoded = json.dumps(msgspec.to_builtins(found), sort_keys=True).encode()
     if store.cache.memo_get(INPUTS, image_id) != encoded:
