@@ -1,6 +1,8 @@
 """Addresses: what is taken for a URL, what for a repository, and what they say."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pybuild.dockerfile.addresses import redacted
 from pybuild.dockerfile.errors import InvalidValueError
@@ -97,6 +99,48 @@ def test_github_is_known_in_contexts_only() -> None:
 def test_what_cannot_be_meant(text: str) -> None:
     with pytest.raises(InvalidValueError):
         parse_remote(text)
+
+
+PIECES = st.sampled_from(
+    [
+        *(
+            "http",
+            "https",
+            "git",
+            "ssh",
+            "://",
+            "//",
+            ":",
+            "@",
+            "/",
+            "#",
+            "?",
+            "&",
+            "=",
+            "[",
+            "]",
+            "%",
+            "%0a",
+            "..",
+            "-",
+        ),
+        *("host", "127.0.0.1", "::1", "443", "99999", "a.git", "ref", "tag", "subdir", "é", "\u2028", "\0", "\\", " "),
+    ]
+)
+
+
+@given(st.lists(PIECES, max_size=12).map("".join) | st.text(max_size=40).map(lambda text: f"https://{text}"))
+def test_whatever_is_written_is_understood_or_refused(text: str) -> None:
+    try:
+        found = parse_remote(text, context=True)
+    except InvalidValueError:
+        return
+    if isinstance(found, Repository):
+        assert not found.ref.startswith("-")
+        assert not found.address.startswith("-")
+    elif found is not None:
+        assert found.name not in ("", ".", "..")
+        assert "/" not in found.name
 
 
 def test_passwords_are_taken_out() -> None:

@@ -258,6 +258,23 @@ def test_over_gits_own_protocol(git: Git, repository: Repository, tmp_path: Path
     assert (tmp_path / "out" / "README").read_text() == "first"
 
 
+def test_the_configuration_of_ssh_is_one_that_ssh_takes(tmp_path: Path, access: Access) -> None:
+    home = tmp_path / "with % and blank"
+    home.mkdir()
+    given = access._replace(agent=f"{home}/agent", known_hosts=[home / "first", home / "second"])
+    with Git(home, given):
+        told = subprocess.run(
+            ["ssh", "-G", "-F", str(home / "ssh_config"), "git@host.example"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.splitlines()
+    assert f"identityagent {home}/agent" in told
+    assert f"userknownhostsfile {home}/first {home}/second" in told
+    assert "stricthostkeychecking accept-new" in told
+    assert "batchmode yes" in told
+
+
 def test_users_and_passwords() -> None:
     address = "https://me:p%40ss@h.example:8443/a.git"
     assert without_userinfo(address) == "https://h.example:8443/a.git"

@@ -6,6 +6,8 @@ from threading import Event, Thread
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pybuild.errors import CancelledError
 from pybuild.remote import http
@@ -13,7 +15,7 @@ from pybuild.remote.addresses import Reach
 from pybuild.remote.errors import AddressError, RemoteError
 from pybuild.remote.http import Answer as Got
 from pybuild.remote.http import Fetcher
-from pybuild.remote.validators import Validators
+from pybuild.remote.validators import Validators, modified
 from support import web as servers
 from support.web import Answer, Asked, Web
 
@@ -234,6 +236,15 @@ def test_a_cancelled_build_does_not_wait_for_the_server(web: Web) -> None:
     cancel.set()
     thread.join(10)
     assert [type(error) for error in failures] == [CancelledError]
+
+
+@given(st.text(max_size=60), st.binary(max_size=40))
+def test_headers_of_any_kind_are_borne(text: str, data: bytes) -> None:
+    for header in (text, f"attachment; filename={text}", f"attachment; filename*=UTF-8''{data.decode('latin-1')}"):
+        name = http._disposition(" ".join(header.split()))
+        assert "/" not in name
+        assert name not in (".", "..")
+    assert modified(text) >= 0
 
 
 def test_nobody_listens(web: Web) -> None:
