@@ -24,6 +24,7 @@ def test_parameters_become_a_request() -> None:
             ("shmsize", "67108864"),
             ("ulimits", '[{"Name":"nofile","Soft":10,"Hard":20}]'),
             ("platform", "linux/amd64"),
+            ("cachefrom", '["app:1"]'),
         ]
     )
     request = request_from_query(query)
@@ -36,6 +37,7 @@ def test_parameters_become_a_request() -> None:
     assert request.shm_size == 64 << 20
     assert request.ulimits == (Ulimit("nofile", 10, 20),)
     assert request.platform == "linux/amd64"
+    assert [source.attrs["ref"] for source in request.cache_from] == ["app:1"]
     assert request.context == ""
 
 

@@ -22,7 +22,7 @@ from pybuild.api.events import (
     StepStarted,
     Transfer,
 )
-from pybuild.api.request import BuildRequest, Limits, Ulimit
+from pybuild.api.request import BuildRequest, Limits, Output, Ulimit
 from pybuild.daemon.answers import boolean, integer, json_parameter
 from pybuild.dockerfile.addresses import names_remote
 from pybuild.errors import UsageError
@@ -59,6 +59,7 @@ def request_from_query(query: Any) -> BuildRequest:
         ulimits=tuple(_ulimit(item) for item in json_parameter(query, "ulimits", [])),
         platform=query.get("platform") or "",
         limits=_limits(query),
+        cache_from=tuple(Output("registry", "", {"ref": str(ref)}) for ref in json_parameter(query, "cachefrom", [])),
     )
 
 

@@ -31,6 +31,7 @@ def _user(name: str, image: LayerSource | None) -> tuple[int, int]:
     number = _number(name)
     if number is not None:
         return number, number
+    _needs_image(image, "user", name)
     for fields in _rows(image, b"etc/passwd", 4):
         if fields[0] == name and fields[2].isdigit() and fields[3].isdigit():
             return int(fields[2]), int(fields[3])
@@ -41,10 +42,18 @@ def _group(name: str, image: LayerSource | None) -> int:
     number = _number(name)
     if number is not None:
         return number
+    _needs_image(image, "group", name)
     for fields in _rows(image, b"etc/group", 3):
         if fields[0] == name and fields[2].isdigit():
             return int(fields[2])
     raise OwnerError(f"no such group in the image's /etc/group: {name}", "use a numeric id, or add the group first")
+
+
+def _needs_image(image: LayerSource | None, kind: str, name: str) -> None:
+    if image is None:
+        raise OwnerError(
+            f"with --link there is no image to look up a {kind} in: {name}", "use a numeric id, or leave out `--link`"
+        )
 
 
 def _number(text: str) -> int | None:
