@@ -36,5 +36,5 @@ def client(fake: registry.Registry, transport: Transport) -> Client:
 
 
 def client_of(address: str, transport: Transport, credentials: Credentials | None = None) -> Client:
-    host = host_of(address, {})
+    host = host_of(address, ())
     return Client(host, transport, Authorization(host, transport, lambda name: credentials, {}))

@@ -8,6 +8,7 @@ import pytest
 from pybuild.oci.platform import Platform
 from pybuild.oci.reference import parse_reference
 from pybuild.registry.authorization import Credentials, belongs_to
+from pybuild.registry.blobs import Source
 from pybuild.registry.challenge import Challenge, parse_challenges
 from pybuild.registry.client import Client
 from pybuild.registry.errors import AuthError, RegistryError
@@ -41,7 +42,7 @@ def guarded(fake: Registry) -> Registry:
 
 
 def fetch(client: Client, fake: Registry) -> Any:
-    return fetch_image(client, parse_reference(fake.name("app")), Platform("linux", "amd64"))
+    return fetch_image(Source(client, "app"), parse_reference(fake.name("app")), Platform("linux", "amd64"))
 
 
 def test_a_token_is_had_for_nobody_and_used_again(client: Client, guarded: Registry) -> None:

@@ -5,7 +5,7 @@ import pytest
 from pybuild.errors import CancelledError
 from pybuild.oci.digest import Digest
 from pybuild.oci.image import OCI_LAYER, Descriptor
-from pybuild.registry.blobs import fetch_blob
+from pybuild.registry.blobs import Source, fetch_blob
 from pybuild.registry.client import Client
 from pybuild.registry.errors import AuthError, MissingError, RegistryError, WrongContentError
 from pybuild.registry.transport import Transport
@@ -21,7 +21,7 @@ def wanted(data: bytes = DATA) -> Descriptor:
 
 def fetch(client: Client, descriptor: Descriptor) -> bytes:
     parts: list[bytes] = []
-    fetch_blob(client, "app", descriptor, parts.append)
+    fetch_blob([Source(client, "app")], descriptor, parts.append)
     return b"".join(parts)
 
 
@@ -29,7 +29,7 @@ def test_a_blob_comes_whole_with_its_progress(client: Client, fake: Registry) ->
     fake.contents.blob(DATA)
     told: list[int] = []
     parts: list[bytes] = []
-    fetch_blob(client, "app", wanted(), parts.append, told.append)
+    fetch_blob([Source(client, "app")], wanted(), parts.append, told.append)
     assert b"".join(parts) == DATA
     assert told == sorted(told)
     assert told[-1] == len(DATA)

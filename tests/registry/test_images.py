@@ -9,6 +9,7 @@ from pybuild.errors import PybuildError
 from pybuild.oci.image import InvalidImageError
 from pybuild.oci.platform import Platform, parse_platform
 from pybuild.oci.reference import parse_reference
+from pybuild.registry.blobs import Source
 from pybuild.registry.client import Client
 from pybuild.registry.errors import MissingError, RegistryError, WrongContentError
 from pybuild.registry.images import fetch_image, resolve
@@ -20,7 +21,8 @@ LAYERS = [(LAYER, BLOB, digest(BLOB))]
 
 
 def fetch(client: Client, fake: Registry, name: str = "app", platform: Platform = AMD64) -> Any:
-    return fetch_image(client, parse_reference(fake.name(name)), platform)
+    reference = parse_reference(fake.name(name))
+    return fetch_image(Source(client, reference.path), reference, platform)
 
 
 @pytest.mark.parametrize("docker", [False, True])
@@ -31,7 +33,7 @@ def test_a_manifest_gives_config_and_layers(client: Client, fake: Registry, dock
     assert image.config.author == "me"
     assert [layer.digest for layer in image.layers] == [digest(BLOB)]
     assert not fake.asked("GET", digest(BLOB))
-    assert resolve(client, parse_reference(fake.name("app"))) == digest(manifest)
+    assert resolve(Source(client, "app"), "latest") == digest(manifest)
 
 
 def with_platforms(fake: Registry, media_type: str, *names: str) -> bytes:

@@ -214,11 +214,17 @@ class Program:
 
 
 @contextmanager
-def program(directory: Path, *, auth: str = "", tls: tuple[Path, Path] | None = None) -> Iterator[Program]:
-    """Give docker's registry; `auth` is its configuration of that as YAML, `tls` certificate and key."""
+def program(
+    directory: Path, *, auth: str = "", tls: tuple[Path, Path] | None = None, client_ca: Path | None = None
+) -> Iterator[Program]:
+    """Give docker's registry; `auth` is its configuration of that as YAML, `tls` certificate and key.
+
+    With `client_ca` clients are to show a certificate that it has signed.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     config = directory / "config.yml"
-    secure = f"\n  tls: {{certificate: {tls[0]}, key: {tls[1]}}}" if tls else ""
+    wanted = f", clientcas: [{client_ca}]" if client_ca else ""
+    secure = f"\n  tls: {{certificate: {tls[0]}, key: {tls[1]}{wanted}}}" if tls else ""
     config.write_text(
         "version: 0.1\nlog: {level: info, accesslog: {disabled: true}}\n"
         f"storage:\n  filesystem: {{rootdirectory: {directory / 'data'}}}\n  delete: {{enabled: true}}\n"

@@ -26,7 +26,7 @@ def login(
 
     from pybuild.commands import registries
     from pybuild.engine.registries import RegistryClients
-    from pybuild.oci.reference import DEFAULT_DOMAIN
+    from pybuild.oci.reference import DEFAULT_DOMAIN, Reference
     from pybuild.registry.authorization import Credentials
     from pybuild.registry.credentials import CredentialFiles
     from pybuild.registry.login import check
@@ -35,7 +35,8 @@ def login(
     settings = registries.settings(insecure_registry or ())
     credentials = Credentials(*_asked(host, username, from_stdin=password_stdin))
     with RegistryClients(settings, registries.proxies(), "", Flag(), lambda _: credentials) as clients:
-        check(clients.of(host), credentials)
+        [source] = clients.sources(Reference(host, "login", "latest"), pull=False)
+        check(source.client, credentials)
     where = CredentialFiles(settings.environment).store(host, credentials)
     write_line(f"logged in to {host} as {credentials.username}; kept in {where}")
 

@@ -29,7 +29,7 @@ from pybuild.store.pulled import PulledImage
 from pybuild.store.store import Store
 
 if TYPE_CHECKING:
-    from pybuild.registry.client import Client
+    from pybuild.registry.blobs import Source
     from pybuild.registry.images import RemoteImage
 
 PARALLEL_LAYERS = 4
@@ -114,16 +114,18 @@ class Puller:
         return record
 
     def _resolved(self, name: Reference) -> Digest | None:
+        from pybuild.registry.blobs import first_of
         from pybuild.registry.images import resolve
 
-        return resolve(self._clients.of(name.domain), name)
+        return first_of(self._clients.sources(name), lambda source: resolve(source, str(name.digest or name.tag)))
 
     def _fetch(self, name: Reference, platform: Platform) -> ImageRecord:
+        from pybuild.registry.blobs import first_of
         from pybuild.registry.images import fetch_image
 
-        client = self._clients.of(name.domain)
-        image = fetch_image(client, name, platform)
-        self._fetch_layers(client, name, image)
+        sources = self._clients.sources(name)
+        image = first_of(sources, lambda source: fetch_image(source, name, platform))
+        self._fetch_layers(sources, name, image)
         image_id = self._store.images.put(image.config_bytes)
         record = self._store.images.get(image_id)
         assert record is not None
@@ -134,7 +136,7 @@ class Puller:
         self._emit(Notice("info", f"pulled {name.familiar()} for {platform}: {image.digest}"))
         return record
 
-    def _fetch_layers(self, client: "Client", name: Reference, image: "RemoteImage") -> None:
+    def _fetch_layers(self, sources: "list[Source]", name: Reference, image: "RemoteImage") -> None:
         layers = dict(zip(image.config.rootfs.diff_ids, image.layers, strict=True))
         missing = [(diff_id, layer) for diff_id, layer in layers.items() if not self._store.layers.has(diff_id)]
         if not missing:
@@ -144,7 +146,7 @@ class Puller:
         def take(diff_id: Digest, layer: Descriptor) -> None:
             with self._alone(diff_id):
                 if not stop.is_set() and not self._store.layers.has(diff_id):
-                    _Layer(self._store, self._workers, client, name, diff_id, layer, self._emit, stop).take()
+                    _Layer(self._store, self._workers, sources, name, diff_id, layer, self._emit, stop).take()
 
         with ThreadPoolExecutor(min(PARALLEL_LAYERS, len(missing)), "pull") as pool:
             futures = [pool.submit(take, diff_id, layer) for diff_id, layer in missing]
@@ -174,7 +176,7 @@ class _Layer:
         self,
         store: Store,
         workers: Workers,
-        client: "Client",
+        sources: "list[Source]",
         name: Reference,
         diff_id: Digest,
         descriptor: Descriptor,
@@ -183,7 +185,7 @@ class _Layer:
     ) -> None:
         self._store = store
         self._workers = workers
-        self._client = client
+        self._sources = sources
         self._name = name
         self._diff_id = diff_id
         self._descriptor = descriptor
@@ -194,6 +196,17 @@ class _Layer:
         self._told = 0.0
 
     def take(self) -> None:
+        """Bring the layer here; what came damaged is asked for once more, elsewhere if there are mirrors."""
+        from pybuild.registry.errors import WrongContentError
+
+        try:
+            self._take()
+        except WrongContentError:
+            self._sources = [*self._sources[1:], self._sources[0]]
+            self._refused, self._failure = False, None
+            self._take()
+
+    def _take(self) -> None:
         form = COMPRESSED.get(self._descriptor.media_type)
         with self._store.blobs.create() as given, self._store.blobs.create() as plain:
             packed = self._streamed(given if form is not None else None, plain)
@@ -243,7 +256,7 @@ class _Layer:
             self._pass_on(sink, data)
 
         try:
-            fetch_blob(self._client, self._name.path, self._descriptor, write, self._progress)
+            fetch_blob(self._sources, self._descriptor, write, self._progress)
         except BaseException as error:
             # Raised in the thread that waits for the worker
             self._failure = error

@@ -6,10 +6,13 @@ from threading import Lock
 from typing import TYPE_CHECKING, Self
 
 from pybuild.api.request import Registries
+from pybuild.oci.reference import Reference
 
 if TYPE_CHECKING:
     from pybuild.registry.authorization import Lookup
+    from pybuild.registry.blobs import Source
     from pybuild.registry.client import Client
+    from pybuild.registry.mirrors import Mirrors
     from pybuild.registry.transport import Transport
 
 
@@ -34,7 +37,8 @@ class RegistryClients:
         self._lookup = lookup
         self._lock = Lock()
         self._transport: Transport | None = None
-        self._clients: dict[str, Client] = {}
+        self._clients: dict[tuple[str, bool], Client] = {}
+        self._mirrors: Mirrors | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -43,21 +47,35 @@ class RegistryClients:
         if self._transport is not None:
             self._transport.__exit__()
 
-    def of(self, domain: str) -> "Client":
-        """Return the client for a domain."""
+    def sources(self, name: Reference, *, pull: bool = True) -> "list[Source]":
+        """Return the repositories that an image may be in, in the order in which to ask; without `pull` no mirrors.
+
+        Raises RegistryError for settings that cannot be used.
+        """
         # Most builds ask no registry, and this takes longer than a cached one
+        from pybuild.registry.blobs import Source
+        from pybuild.registry.mirrors import Mirrors
+
+        with self._lock:
+            if self._mirrors is None:
+                self._mirrors = Mirrors(self._settings.environment)
+            places = self._mirrors.places(name, pull=pull)
+            return [Source(self._client(place.domain, place.insecure), place.path) for place in places]
+
+    def _client(self, domain: str, insecure: bool) -> "Client":
         from pybuild.registry.authorization import Authorization
         from pybuild.registry.client import Client
         from pybuild.registry.credentials import CredentialFiles
         from pybuild.registry.hosts import host_of
         from pybuild.registry.transport import Transport
 
-        with self._lock:
-            if self._transport is None:
-                self._transport = Transport(self._proxies, self._ca_bundle, self._cancel)
-            if domain not in self._clients:
-                host = host_of(domain, dict.fromkeys(self._settings.insecure, True))
-                lookup = self._lookup or CredentialFiles(self._settings.environment).lookup
-                authorization = Authorization(host, self._transport, lookup, self._settings.realms)
-                self._clients[domain] = Client(host, self._transport, authorization)
-            return self._clients[domain]
+        environment = self._settings.environment
+        if self._transport is None:
+            self._transport = Transport(self._proxies, self._ca_bundle, self._cancel, environment)
+        if (domain, insecure) not in self._clients:
+            allowed = {*self._settings.insecure, domain} if insecure else {*self._settings.insecure}
+            host = host_of(domain, allowed, environment)
+            lookup = self._lookup or CredentialFiles(environment).lookup
+            authorization = Authorization(host, self._transport, lookup, self._settings.realms)
+            self._clients[domain, insecure] = Client(host, self._transport, authorization)
+        return self._clients[domain, insecure]

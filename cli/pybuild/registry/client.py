@@ -42,10 +42,6 @@ class Client:
         """Return the address of a path below /v2/."""
         return f"{self._scheme}://{self.host.address}/v2/{path}"
 
-    def repository(self, path: str) -> str:
-        """Return what a repository is called at this host."""
-        return self.host.prefix + path
-
     def send(
         self,
         method: str,

@@ -24,8 +24,7 @@ from pybuild.oci.manifests import (
 )
 from pybuild.oci.platform import Platform
 from pybuild.oci.reference import Reference
-from pybuild.registry.blobs import fetch_blob, pull_scope
-from pybuild.registry.client import Client
+from pybuild.registry.blobs import Source, fetch_blob, pull_scope
 from pybuild.registry.errors import MissingError, WrongContentError
 
 ACCEPT = ", ".join((*INDEX_TYPES, *MANIFEST_TYPES))
@@ -58,14 +57,13 @@ class RemoteImage(NamedTuple):
     config: ImageConfig
 
 
-def resolve(client: Client, reference: Reference) -> Digest | None:
+def resolve(source: Source, what: str) -> Digest | None:
     """Return the digest that a tag stands for without fetching anything, None when the registry does not tell it.
 
     Why it does not, an answer with a body tells better.
     """
-    path = f"{client.repository(reference.path)}/manifests/{reference.digest or reference.tag}"
-    scopes = pull_scope(client.repository(reference.path))
-    with client.send("HEAD", path, scopes, headers={"Accept": ACCEPT}, accept=(200, 403, 404, 405)) as response:
+    path, scopes = f"{source.repository}/manifests/{what}", pull_scope(source.repository)
+    with source.client.send("HEAD", path, scopes, headers={"Accept": ACCEPT}, accept=(200, 403, 404, 405)) as response:
         told = response.headers.get(DIGEST_HEADER, "") if response.status == 200 else ""
     try:
         return parse_digest(told)
@@ -73,11 +71,10 @@ def resolve(client: Client, reference: Reference) -> Digest | None:
         return None
 
 
-def fetch_document(client: Client, repository: str, what: str) -> Document:
+def fetch_document(source: Source, what: str) -> Document:
     """Return a manifest or index by tag or digest, checked against the digest that is known of it."""
-    name = client.repository(repository)
-    path = f"{name}/manifests/{what}"
-    with client.send("GET", path, pull_scope(name), headers={"Accept": ACCEPT}) as response:
+    client, path = source.client, f"{source.repository}/manifests/{what}"
+    with client.send("GET", path, pull_scope(source.repository), headers={"Accept": ACCEPT}) as response:
         data = client.transport.read_all(response, f"GET {client.url(path)}", MAX_DOCUMENT)
         media_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
         told = response.headers.get(DIGEST_HEADER, "")
@@ -105,12 +102,12 @@ def _media_type(header: str, data: bytes) -> str:
     raise InvalidImageError(f"the registry holds something that is no image: {header or own!r:.100}")
 
 
-def fetch_image(client: Client, reference: Reference, platform: Platform) -> RemoteImage:
-    """Return what a name stands for, for a platform; nothing of its layers is fetched.
+def fetch_image(source: Source, reference: Reference, platform: Platform) -> RemoteImage:
+    """Return what a name stands for at one of its places, for a platform; nothing of its layers is fetched.
 
     Raises MissingError when there is none for that platform, InvalidImageError, RegistryError.
     """
-    document = top = fetch_document(client, reference.path, str(reference.digest or reference.tag))
+    document = top = fetch_document(source, str(reference.digest or reference.tag))
     for _ in range(_MAX_NESTING):
         if document.media_type in MANIFEST_TYPES:
             break
@@ -118,7 +115,7 @@ def fetch_image(client: Client, reference: Reference, platform: Platform) -> Rem
         row = choose(index.manifests or (), platform)
         if row is None:
             raise _none_for(reference, platform, index)
-        document = fetch_document(client, reference.path, row.digest)
+        document = fetch_document(source, row.digest)
         if document.media_type != row.media_type or len(document.data) != row.size:
             raise InvalidImageError(f"a document of the registry is not what the index says: {row.digest}")
     else:
@@ -128,7 +125,7 @@ def fetch_image(client: Client, reference: Reference, platform: Platform) -> Rem
     if described.size > MAX_DOCUMENT:
         raise InvalidImageError(f"the config of the image is over the limit of {MAX_DOCUMENT} bytes")
     out = io.BytesIO()
-    fetch_blob(client, reference.path, described, out.write)
+    fetch_blob([source], described, out.write)
     config = decode(out.getvalue(), ImageConfig)
     check_config(config, len(layers), _WHERE)
     return RemoteImage(top.digest, document.digest, manifest, tuple(layers), out.getvalue(), config)

@@ -5,6 +5,7 @@ import ssl
 from collections.abc import Mapping
 from threading import Event as Flag
 from threading import Lock, Thread, get_ident
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 from urllib.parse import unquote
 from weakref import WeakSet
@@ -29,6 +30,7 @@ from pybuild.remote.connections import BLOCK, pool_classes
 from pybuild.remote.errors import AddressError, RemoteError
 from pybuild.remote.origins import origin, plain, reason_of
 from pybuild.remote.proxies import proxy_for
+from pybuild.remote.trust import system_context
 
 IDLE_SECONDS = 60.0
 """How long a server may say nothing."""
@@ -56,16 +58,21 @@ class Trust(NamedTuple):
 
 
 SYSTEM = Trust()
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class Transport:
     """Requests of one build or command, from any number of threads; use it with `with`.
 
-    `proxies` are HTTP_PROXY and its like, `ca_bundle` certificates (PEM) trusted besides the system's.
+    `proxies` are HTTP_PROXY and its like, `ca_bundle` certificates (PEM) trusted besides the system's. `environment`
+    may say where those are (SSL_CERT_FILE, SSL_CERT_DIR).
     """
 
-    def __init__(self, proxies: Mapping[str, str], ca_bundle: str, cancel: Flag) -> None:
+    def __init__(
+        self, proxies: Mapping[str, str], ca_bundle: str, cancel: Flag, environment: Mapping[str, str] = NOTHING
+    ) -> None:
         self._proxies = proxies
+        self._environment = environment
         self._ca_bundle = ca_bundle
         self._cancel = cancel
         self._lock = Lock()
@@ -205,7 +212,7 @@ class Transport:
 
     def _context(self, trust: Trust) -> ssl.SSLContext:
         if trust not in self._contexts:
-            context = ssl.create_default_context()
+            context = system_context(self._environment)
             if not trust.verify:
                 context.check_hostname = False
                 context.verify_mode = ssl.CERT_NONE

@@ -16,6 +16,7 @@ from urllib3.util import make_headers, parse_url
 from pybuild.errors import CancelledError
 from pybuild.remote.addresses import Bounds, Reach, connect, judge_literal
 from pybuild.remote.proxies import proxy_for
+from pybuild.remote.trust import system_context
 
 BLOCK = 1 << 20
 _POLL = 0.1
@@ -89,7 +90,7 @@ class Connections:
 
     def _context(self) -> ssl.SSLContext:
         if self._tls is None:
-            self._tls = ssl.create_default_context()
+            self._tls = system_context({})
             if self._ca_bundle:
                 self._tls.load_verify_locations(cadata=self._ca_bundle)
         return self._tls
