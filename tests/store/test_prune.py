@@ -10,7 +10,7 @@ import pytest
 from pybuild.oci.digest import Digest, chain_id
 from pybuild.oci.image import OCI_LAYER_GZIP, Descriptor
 from pybuild.oci.reference import parse_reference
-from pybuild.store.cache import CacheRecord
+from pybuild.store.cache import BLOB, CacheRecord
 from pybuild.store.place import allocated, boot_id
 from pybuild.store.prune import PruneReport
 from pybuild.store.store import Store
@@ -243,3 +243,16 @@ def test_an_empty_store_adds_up_too(store: Store) -> None:
     rows = store.df()
     assert sum(row.size for row in rows) == allocated(store.place.root)
     assert sum(row.reclaimable for row in rows) == 0
+
+
+def test_what_was_fetched_lives_as_long_as_its_record(store: Store) -> None:
+    blob = store.blobs.put(b"x" * 50_000)
+    store.cache.put("url", CacheRecord(None, 50_000, 1.0, "download of x", {BLOB: blob}, time.time()))
+    [row] = [row for row in store.df() if row.type == "Build Cache"]
+    assert row.size == row.reclaimable == allocated(store.blobs.path(blob))
+    assert sum(row.size for row in store.df()) == allocated(store.place.root)
+    assert store.prune().items == ()
+    assert store.blobs.has(blob)
+    report = store.prune(all=True)
+    assert report.reclaimed >= 50_000
+    assert not store.blobs.has(blob)

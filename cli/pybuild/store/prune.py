@@ -394,7 +394,10 @@ def df(store: "Store") -> list[Usage]:
     sizes = {diff_id: layer_size(store, diff_id) for diff_id in layers}
     configs = {image.id: allocated(store.blobs.path(image.id)) for image in images}
     in_images = sum(size for diff_id, size in sizes.items() if diff_id in of_images) + sum(configs.values())
-    in_cache = sum(size for diff_id, size in sizes.items() if diff_id not in of_images)
+    # Blobs that are no layers: what was fetched
+    found = {str(record.value[BLOB]) for record in cache.values() if BLOB in record.value} - {*layers, *configs}
+    fetched = sum(allocated(store.blobs.path(Digest(digest))) for digest in found)
+    in_cache = sum(size for diff_id, size in sizes.items() if diff_id not in of_images) + fetched
     snapshots = store.snapshots.list()
     trees = {name: store.snapshots.size(name) for name in snapshots}
     dead = [name for name, _ in plan.snapshots]
@@ -405,7 +408,7 @@ def df(store: "Store") -> list[Usage]:
     steps = store.kept.steps()
     kept = sum(map(store.kept.size, steps))
     other = allocated(store.place.root) - in_images - in_cache - sum(trees.values()) - in_mounts - kept
-    counted = {image.id[7:] for image, _ in plan.images}
+    counted = {digest[7:] for digest in (*found, *(image.id for image, _ in plan.images))}
     loose = sum(allocated(path) for path, _ in plan.files if path.name not in counted)
     waste = loose + sum(allocated(path) for path in (*plan.contexts, *plan.builds, *_left_over(store)))
     return [
@@ -415,7 +418,7 @@ def df(store: "Store") -> list[Usage]:
             len(cache),
             sum(record.diff_id in of_images for record in cache.values()),
             in_cache,
-            sum(sizes[diff_id] for diff_id in doomed - of_images),
+            sum(sizes[diff_id] for diff_id in doomed - of_images) + fetched,
         ),
         Usage(
             "Snapshots",
