@@ -149,6 +149,10 @@ def test_set_id_programs_become_who_is_noted(one: Box, lowers: tuple[bytes, ...]
             print("refused", flush=True)
         start("user")
         start("root", "os.chown('/srv/group', 1, 2)")
+        # By a link, and from where it is
+        os.symlink("/srv/user", "/tmp/link")
+        subprocess.run(["/tmp/link", "-I", "-S", "-c", who], check=True, env={"PYTHONHOME": "/"})
+        subprocess.run(["./user", "-I", "-S", "-c", who], check=True, env={"PYTHONHOME": "/"})
         """,
     )
     assert ran.out.splitlines() == [
@@ -158,6 +162,7 @@ def test_set_id_programs_become_who_is_noted(one: Box, lowers: tuple[bytes, ...]
         "refused",
         "(33, 40, 40) (33, 33, 33)",
         "(33, 0, 0) (33, 33, 33)",
+        *["(33, 40, 40) (33, 33, 33)"] * 2,
     ]
     found = owners(ran)
     assert found["tmp/by-user"][2:] == (40, 0)

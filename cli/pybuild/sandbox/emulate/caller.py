@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeVar
 
 from pybuild.sandbox import syscalls
+from pybuild.sandbox.emulate.credentials import Credentials
 from pybuild.sandbox.emulate.files import NOTES
 from pybuild.sandbox.emulate.identity import Identities
 from pybuild.sandbox.emulate.memory import Memory
@@ -26,14 +27,19 @@ _STREAMS = {b"/dev/stdin": 0, b"/dev/stdout": 1, b"/dev/stderr": 2}
 _UMASK = re.compile(rb"^Umask:\s*([0-7]+)", re.MULTILINE)
 _PLACES = 20
 """How many callers' places are kept open."""
+_NEVER = -2
+"""In the place of a descriptor that was tried and cannot be had."""
 
 
 class Place(NamedTuple):
-    """What is kept open of a caller: its directory below /proc, memory, itself and its status; -1 for none."""
+    """What is kept open of a caller: its directory below /proc and memory; itself and its status once needed.
+
+    None is -1.
+    """
 
     directory: int
     memory: int
-    process: int
+    process: int = -1
     status: int = -1
 
 
@@ -120,13 +126,39 @@ class Caller:
         try:
             os.fchdir(opened[0])
             opened.append(_open_memory())
-            opened.append(_open_process(self.pid))
             self.check()
         except BaseException:
             self.here = 0
             _close(opened)
             raise
         return Place(*opened)
+
+    def hold(self) -> bool:
+        """Have a descriptor of the process whose place this is; False when that cannot be."""
+        place = self._places.get(self.here)
+        if place is None or place.process == _NEVER:
+            return False
+        process = _open_process(self.here)
+        # By its number it may be another one, unless the one that is meant is still there
+        if process >= 0 and not self.is_there():
+            os.close(process)
+            return False
+        self._places[self.here] = place._replace(process=process)
+        self.process = process
+        return process >= 0
+
+    def stays(self, pid: int) -> Credentials | None:
+        """Return who a caller is whose root directory is the image's and the supervisor's; None for all others."""
+        if self._away:
+            return None
+        who = self._identities.of(pid)
+        return None if who.chrooted else who
+
+    def drop(self, pid: int) -> None:
+        """Have nothing open of a process."""
+        if pid == self.here:
+            self.here = 0
+        self._drop(pid)
 
     def _drop(self, pid: int) -> None:
         _close(self._places.pop(pid, ()))
@@ -135,11 +167,6 @@ class Caller:
         """Have nothing open of the caller: it is about to execute a program, and memory goes with the old one."""
         self.here = 0
         self._drop(self.pid)
-
-    def leave(self) -> None:
-        """Have nothing open of the process whose place this is: it is not what it was."""
-        self._drop(self.here)
-        self.here = 0
 
     def is_there(self) -> bool:
         """Is the process whose place this is still there? What has its number then may be another one."""
@@ -244,7 +271,7 @@ def _open_process(pid: int) -> int:
         return os.pidfd_open(pid)
     except OSError:
         # A thread beside the first one
-        return -1
+        return _NEVER
 
 
 def _close(fds: Iterable[int]) -> None:

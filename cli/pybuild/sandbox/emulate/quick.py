@@ -87,6 +87,7 @@ def quick_answers(caller: Caller) -> dict[str, Quick]:
         **{name: _listing(caller, shape) for name, shape in _LISTS.items()},
         "fstat": _looking_open(caller),
         "flistxattr": _listing_open(caller),
+        "execve": _executing(caller),
         "fchown": _owning(caller),
     }
 
@@ -242,7 +243,7 @@ def _creating(caller: Caller, shape: Shape) -> Quick:
 def _cut_short(caller: Caller, text: bytes) -> int:
     if not text:
         # Memory that is no more: another thread of the process has executed a program
-        caller.leave()
+        caller.drop(caller.here)
     return LONG
 
 
@@ -324,7 +325,7 @@ def _owning(caller: Caller) -> Quick:
             return LONG
         if not uid | gid:
             return unnoted(b"fd/%d" % (asked[_ARGS] & _LOW), b"", True)
-        fd = copy(caller.process, asked[_ARGS] & _LOW)
+        fd = copy(caller.process, asked[_ARGS] & _LOW) if caller.process >= 0 or caller.hold() else -1
         if fd < 0:
             return LONG
         try:
@@ -337,6 +338,36 @@ def _owning(caller: Caller) -> Quick:
         finally:
             os.close(fd)
         return 0
+
+    return quick
+
+
+def _executing(caller: Caller) -> Quick:
+    """Let a program be executed that changes nothing of who its process is.
+
+    It is most often the first call of a new process: for this one no place is looked for.
+    """
+    stays, text, status = caller.stays, caller.memory.text, os.stat
+    same: dict[rules.Credentials, bool] = {}
+
+    def quick(asked: Asked) -> int | None:
+        who = stays(asked[1])
+        if who is None:
+            return LONG
+        if who not in same:
+            same[who] = rules.after_exec(who, None, None) == who
+        try:
+            path = text(asked[1], asked[_ARGS])
+            if not same[who] or path[:1] != b"/" or path.startswith(_APART):
+                return LONG
+            if status(path).st_mode & (stat.S_ISUID | stat.S_ISGID):
+                return LONG
+        except FileNotFoundError:
+            return None
+        except OSError:
+            return LONG
+        caller.drop(asked[1])
+        return None
 
     return quick
 
