@@ -119,7 +119,7 @@ def test_hanging_up_ends_what_runs(box: Box) -> None:
 
 
 def test_a_sandbox_that_cannot_be_made_gives_none(box: Box) -> None:
-    session = Session(box, "/bin/sh", cwd="/nowhere")
+    session = Session(box, "/bin/sh", cwd="/etc/passwd")
     assert session.master is None
     assert "working directory" in session.end().problem
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import NoReturn, TypeVar, assert_never
 
 from pybuild.errors import PybuildError
-from pybuild.sandbox import confine, ground, payload, syscalls
+from pybuild.sandbox import confine, ground, payload, resolv, syscalls
 from pybuild.sandbox.attach import check_target
 from pybuild.sandbox.descendants import end_children
 from pybuild.sandbox.emulate.install import build_programs
@@ -25,18 +25,8 @@ from pybuild.sandbox.holder import bring_loopback_up
 from pybuild.sandbox.idmap import IdMode
 from pybuild.sandbox.mounts import Parts, hosts_file
 from pybuild.sandbox.overlay import UPPER
-from pybuild.sandbox.run import (
-    _cannot_execute,
-    _forbid_imports,
-    _judge,
-    _note,
-    _reader_is_gone,
-    _resolv_conf,
-    _tell,
-    _tell_error,
-    _watch,
-    seccomp_program,
-)
+from pybuild.sandbox.reports import cannot_execute, judge, note, reader_is_gone, tell, tell_error, watch
+from pybuild.sandbox.run import seccomp_program
 from pybuild.sandbox.spec import RunEnd, SandboxSpec
 from pybuild.sandbox.standins import Standins, Tools, write_file
 from pybuild.sandbox.stubs import Stubs
@@ -77,7 +67,7 @@ def run(
         build_programs()
     wake_reader, wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
-    signal.signal(signal.SIGTERM, _note)
+    signal.signal(signal.SIGTERM, note)
     # Should init be killed, what it leaves comes here
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     staging = ground.prepare(spec)
@@ -87,7 +77,7 @@ def run(
         _check(spec)
         with _prepared(spec, staging, tree, tools):
             records, cancelled = _run_in(spec, mode, tree, [stdout, stderr, *stdin], groups, wake_reader)
-        end, _ = _judge(records, cancelled)
+        end, _ = judge(records, cancelled)
     except PybuildError as error:
         end = RunEnd(-1, problem=error.message, hint=error.hint)
     finally:
@@ -122,7 +112,7 @@ def _run_in(
         # Whoever reads the output waits for the last one who could write
         for fd in set(streams):
             os.close(fd)
-        records, cancelled = _watch(pid, reader, wake, spec.grace, None)
+        records, cancelled = watch(pid, reader, wake, spec.grace, None)
         os.close(reader)
         return records, cancelled
     finally:
@@ -168,7 +158,7 @@ def _fill(spec: SandboxSpec, stubs: Stubs, standins: Standins) -> None:
         if item.lent and (not item.optional or _has(stubs, item.target)):
             stubs.lend(os.fsencode(item.target), item.content, item.mode)
     stubs.settle()
-    files = [("/etc/resolv.conf", _resolv_conf(spec), 0o644), ("/etc/hosts", hosts_file(spec), 0o644)]
+    files = [("/etc/resolv.conf", resolv.for_spec(spec), 0o644), ("/etc/hosts", hosts_file(spec), 0o644)]
     files.append(("/etc/hostname", spec.hostname.encode() + b"\n", 0o644))
     files += [(item.target, item.content, item.mode) for item in spec.mounts if not item.lent]
     optional = {item.target for item in spec.mounts if item.optional}
@@ -330,7 +320,7 @@ def _init(
     """Be the parent of the payload, and end what it leaves."""
     try:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
-        if _reader_is_gone(report):
+        if reader_is_gone(report):
             os._exit(1)
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
@@ -351,10 +341,10 @@ def _init(
         status = _wait(child)
         # Alone in a pid namespace all others are its own
         (_end_namespace if flags & syscalls.CLONE_NEWPID else end_children)()
-        _tell(report, "status", status)
+        tell(report, "status", status)
         os._exit(0)
     except BaseException as error:
-        _tell_error(report, error)
+        tell_error(report, error)
         os._exit(1)
 
 
@@ -393,7 +383,7 @@ def _payload(spec: SandboxSpec, mode: IdMode, tree: int, report: int, streams: l
         os.fchdir(tree)
         os.chroot(".")
         os.chdir("/")
-        _forbid_imports()
+        payload.forbid_imports()
         os.setsid()
         for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
@@ -409,9 +399,9 @@ def _payload(spec: SandboxSpec, mode: IdMode, tree: int, report: int, streams: l
         try:
             payload.execute(spec.argv, env)
         except OSError as error:
-            os._exit(_cannot_execute(report, 2, spec, error))
+            os._exit(cannot_execute(report, 2, spec, error))
     except BaseException as error:
-        _tell_error(report, error)
+        tell_error(report, error)
         os._exit(1)
 
 

@@ -7,6 +7,7 @@ import errno
 import os
 import resource
 import signal
+import sys
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
@@ -43,8 +44,17 @@ ULIMITS = {
 """Names as Docker has them, numbers as <asm-generic/resource.h>."""
 
 
+_FINDERS = sys.meta_path
+"""Kept alive for `forbid_imports`."""
+
 _SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM)
 """Python ignores some, and exec keeps what is ignored; the last is to end this process before its exec too."""
+
+
+def forbid_imports() -> None:
+    """Inside of the image's root an import would run the image's code, with more rights than it is to have."""
+    # Rebound and not cleared: to free what finders remember would write to memory shared with the parent
+    sys.meta_path = []
 
 
 def prepare(mode: IdMode, program: bytes | None) -> None:

@@ -2,6 +2,8 @@
 
 import os
 
+from pybuild.sandbox.spec import SandboxSpec
+
 NAME_SERVER = "10.0.2.3"
 """Where the helpers of a private network answer for the host's name servers."""
 
@@ -28,3 +30,10 @@ def host_resolv_conf() -> bytes:
         return os.read(fd, _LIMIT)
     finally:
         os.close(fd)
+
+
+def for_spec(spec: SandboxSpec) -> bytes:
+    """Return what the caller or else the host says about name servers; nothing where there is no network."""
+    if spec.resolv_conf is not None:
+        return spec.resolv_conf
+    return b"" if spec.network == "none" else host_resolv_conf()

@@ -7,31 +7,25 @@ silence is an error, never success.
 """
 
 import os
-import select
 import signal
 import socket
-import struct
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache, partial
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import NamedTuple, NoReturn, TypeVar
 
 import msgspec
 
-from pybuild.errors import PybuildError
-from pybuild.sandbox import ground, overlay, payload, syscalls, wire
+from pybuild.sandbox import ground, overlay, payload, resolv, syscalls, wire
 from pybuild.sandbox.emulate.install import build_programs
 from pybuild.sandbox.emulate.supervisor import Supervisor
 from pybuild.sandbox.holder import bring_loopback_up, join
 from pybuild.sandbox.idmap import IdMode
 from pybuild.sandbox.machine import this_machine
 from pybuild.sandbox.mounts import Parts, Root
-from pybuild.sandbox.resolv import host_resolv_conf
+from pybuild.sandbox.reports import cannot_execute, judge, note, reader_is_gone, tell, tell_error, watch
 from pybuild.sandbox.seccomp import build_filter
 from pybuild.sandbox.spec import Network, RunEnd, SandboxSpec
-from pybuild.sandbox.stubs import Made
 from pybuild.sandbox.users import Identity, resolve_user
 
 T = TypeVar("T")
@@ -43,15 +37,9 @@ _NAMESPACES = (
     | syscalls.CLONE_NEWUTS
     | syscalls.CLONE_NEWCGROUP
 )
-_FINDERS = sys.meta_path
-"""Kept alive for `_forbid_imports`."""
 
-# What msgspec has to know of types it finds out once: here, before anything is forked
-_NOTHING_MADE = msgspec.convert({}, Made)
+# What msgspec has to know of the type it finds out once: here, before anything is forked
 _SOMEBODY = msgspec.convert([0, 0, [0], "/"], Identity)
-
-_LAST = {"status", "problem", "bug"}
-"""Kinds of records after which init says nothing more."""
 
 
 @cache
@@ -114,8 +102,8 @@ def run(
         build_programs()
     wake_reader, wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
-    signal.signal(signal.SIGTERM, _note)
-    resolv_conf = _resolv_conf(spec)
+    signal.signal(signal.SIGTERM, note)
+    resolv_conf = resolv.for_spec(spec)
     staging = ground.prepare(spec)
     usual = spec.network == "host" and not groups and not spec.insecure
     if _ready and usual:
@@ -137,14 +125,14 @@ def run(
             os.close(fd)
         # For the next one, while this one is busy with its command
         meanwhile = partial(make_ready, mode) if usual else None
-        records, cancelled = _watch(pid, reader, wake_reader, spec.grace, meanwhile)
+        records, cancelled = watch(pid, reader, wake_reader, spec.grace, meanwhile)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
         if supervisor:
             # Not a change more from here on
             ending, supervisor = supervisor, None
             ending.end()
-        end, made = _judge(records, cancelled)
+        end, made = judge(records, cancelled)
         upper = os.open(overlay.UPPER, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staging)
         ground.finish(spec, staging, upper, made)
         # The kernel takes the namespaces down meanwhile; only init itself is left in them
@@ -193,65 +181,6 @@ def _begin(
     return _Ready(pid, reader, ours)
 
 
-def _note(*_: object) -> None:
-    """Being called at all makes the wake-up pipe readable."""
-
-
-def _watch(
-    pid: int, reader: int, wake: int, grace: float, meanwhile: Callable[[], None] | None
-) -> tuple[dict[str, Any], bool]:
-    """Collect init's records until its last; return them by kind, and whether it was cancelled.
-
-    `meanwhile` is called when the root is made.
-
-    The last one comes when no other process is left in the sandbox, or the deadline of a cancelled one passed.
-    """
-    data = bytearray()
-    records: dict[str, Any] = {}
-    poll = select.poll()
-    poll.register(reader, select.POLLIN)
-    poll.register(wake, select.POLLIN)
-    deadline: float | None = None
-    while not records.keys() & _LAST:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-        events = dict(poll.poll(left))
-        if wake in events:
-            os.read(wake, 64)
-            if deadline is None:
-                deadline = time.monotonic() + grace
-                os.kill(pid, signal.SIGTERM)
-        if reader in events:
-            more = os.read(reader, 65536)
-            if not more:
-                break
-            data += more
-            for kind, value in _take_records(data):
-                records.setdefault(kind, value)
-                if kind == "made" and meanwhile is not None:
-                    meanwhile()
-        if deadline is not None and time.monotonic() >= deadline:
-            os.kill(pid, signal.SIGKILL)
-            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-            break
-    return records, deadline is not None
-
-
-def _judge(records: dict[str, Any], cancelled: bool) -> tuple[RunEnd, Made]:
-    if "bug" in records:
-        raise RuntimeError(f"the sandbox failed inside:\n{records['bug']}")
-    made = msgspec.convert(records["made"], Made) if "made" in records else _NOTHING_MADE
-    if cancelled:
-        return RunEnd(128 + signal.SIGTERM, cancelled=True), made
-    if "problem" in records:
-        message, hint = records["problem"]
-        return RunEnd(-1, problem=message, hint=hint), made
-    if "status" not in records:
-        hint = "the machine may be out of memory"
-        return RunEnd(-1, problem="the sandbox's first process was killed", hint=hint), made
-    code = os.waitstatus_to_exitcode(records["status"])
-    return RunEnd(code if code >= 0 else 128 - code, message=records.get("exec", "")), made
-
-
 def _init(
     mode: IdMode,
     network: Network,
@@ -264,7 +193,7 @@ def _init(
     """Be pid 1: prepare, wait for orders, make the root, start the payload, reap until it ends."""
     try:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
-        if _reader_is_gone(report):
+        if reader_is_gone(report):
             # The parent died before that took effect
             os._exit(1)
         # /proc/1 is closed to the payload: its exe is the interpreter, outside of the image
@@ -292,9 +221,9 @@ def _init(
         syscalls.sethostname(os.fsencode(spec.hostname))
         root = Root(spec, parts, resolv_conf)
         root.mount_all()
-        _tell(report, "made", root.stubs.made)
+        tell(report, "made", root.stubs.made)
         who = resolve_user(root.fd, spec.user)
-        _forbid_imports()
+        payload.forbid_imports()
         root.enter()
         os.close(orders.detach())
         # They are mounted; and secrets in them are not all meant for the user it becomes
@@ -304,7 +233,7 @@ def _init(
             try:
                 child = payload.spawn(spec, who, *streams)
             except OSError as error:
-                _tell(report, "status", _cannot_execute(report, streams[1], spec, error) << 8)
+                tell(report, "status", cannot_execute(report, streams[1], spec, error) << 8)
                 os._exit(0)
         else:
             child, starting = forked or _fork_payload(mode, report, insecure)
@@ -312,10 +241,10 @@ def _init(
             os.close(starting.detach())
         for fd in streams:
             os.close(fd)
-        _tell(report, "status", _reap(child))
+        tell(report, "status", _reap(child))
         os._exit(0)
     except BaseException as error:
-        _tell_error(report, error)
+        tell_error(report, error)
         os._exit(1)
 
 
@@ -333,7 +262,7 @@ def _fork_payload(mode: IdMode, report: int, insecure: bool) -> tuple[int, socke
 def _payload(mode: IdMode, report: int, waiting: socket.socket, insecure: bool) -> NoReturn:
     """Be the process that is to run: prepare, wait for the root and the identity, execute."""
     try:
-        _forbid_imports()
+        payload.forbid_imports()
         payload.prepare(mode, None if insecure else seccomp_program())
         go = wire.receive(waiting)
         if go is None:
@@ -348,18 +277,10 @@ def _payload(mode: IdMode, report: int, waiting: socket.socket, insecure: bool) 
         try:
             payload.execute(spec.argv, env)
         except OSError as error:
-            os._exit(_cannot_execute(report, 2, spec, error))
+            os._exit(cannot_execute(report, 2, spec, error))
     except BaseException as error:
-        _tell_error(report, error)
+        tell_error(report, error)
         os._exit(1)
-
-
-def _cannot_execute(report: int, err: int, spec: SandboxSpec, error: OSError) -> int:
-    """Tell it to who asked and who reads the output; return the exit code."""
-    message = f"cannot execute `{spec.argv[0]}`: {error.strerror}"
-    _tell(report, "exec", message)
-    os.write(err, os.fsencode(f"{message}\n"))
-    return payload.exit_code(error)
 
 
 def _reap(child: int) -> int:
@@ -392,65 +313,3 @@ def _end_all() -> None:
             os.waitpid(-1, 0)
         except (ProcessLookupError, ChildProcessError):
             return
-
-
-def _reader_is_gone(writer: int) -> bool:
-    poll = select.poll()
-    poll.register(writer, 0)
-    return any(event & select.POLLERR for _, event in poll.poll(0))
-
-
-def _tell(report: int, kind: str, value: object) -> None:
-    data = msgspec.msgpack.encode([kind, value])
-    write_all(report, struct.pack("I", len(data)) + data)
-
-
-def write_all(fd: int, data: bytes) -> None:
-    """Write all of `data`, whatever a pipe takes at once."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
-def _tell_error(report: int, error: BaseException) -> None:
-    if isinstance(error, PybuildError):
-        _tell(report, "problem", [error.message, error.hint])
-    elif isinstance(error, OSError):
-        what = f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename else str(error.strerror)
-        _tell(report, "problem", [f"cannot make the sandbox: {what}", ""])
-    else:
-        _tell(report, "bug", _trace(error))
-
-
-def _forbid_imports() -> None:
-    """Inside of the image's root an import would run the image's code, with more rights than it is to have."""
-    # Rebound and not cleared: to free what finders remember would write to memory shared with the parent
-    sys.meta_path = []
-
-
-def _trace(error: BaseException) -> str:
-    """Return where an error came from. The library's traceback would look for source files in the image."""
-    lines = []
-    step = error.__traceback__
-    while step is not None:
-        lines.append(f"  {step.tb_frame.f_code.co_filename}:{step.tb_lineno} in {step.tb_frame.f_code.co_name}")
-        step = step.tb_next
-    return "\n".join([*lines, f"{type(error).__name__}: {error}"])
-
-
-def _take_records(data: bytearray) -> Iterator[tuple[str, Any]]:
-    """Take the whole records off the front; one cut short by a sudden death counts as never written."""
-    while len(data) >= 4:
-        (size,) = struct.unpack_from("I", data)
-        if len(data) < 4 + size:
-            return
-        kind, value = msgspec.msgpack.decode(data[4 : 4 + size])
-        del data[: 4 + size]
-        yield kind, value
-
-
-def _resolv_conf(spec: SandboxSpec) -> bytes:
-    """Return what the caller or else the host says about name servers; nothing where there is no network."""
-    if spec.resolv_conf is not None:
-        return spec.resolv_conf
-    return b"" if spec.network == "none" else host_resolv_conf()
