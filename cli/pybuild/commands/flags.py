@@ -181,20 +181,21 @@ def emulation(text: str) -> str:
     return text
 
 
-def snapshotter(text: str) -> str:
-    """Return what RUN steps stand on, of an option or of PYBUILD_SNAPSHOTTER."""
-    return _one_of(text or os.environ.get("PYBUILD_SNAPSHOTTER", ""), "snapshotter", ("auto", "overlay", "copy"))
+def snapshotter(text: str, settings: Mapping[str, object]) -> str:
+    """Return what RUN steps stand on: by an option, else PYBUILD_SNAPSHOTTER, else the settings; "" if none says."""
+    return _chosen(text, "snapshotter", ("auto", "overlay", "copy"), settings)
 
 
-def isolation(text: str) -> str:
-    """Return how RUN steps are kept apart, of an option or of PYBUILD_ISOLATION."""
-    return _one_of(text or os.environ.get("PYBUILD_ISOLATION", ""), "isolation", ("auto", "namespaces", "chroot"))
+def isolation(text: str, settings: Mapping[str, object]) -> str:
+    """Return how RUN steps are kept apart: by an option, else PYBUILD_ISOLATION, else the settings; "" if none says."""
+    return _chosen(text, "isolation", ("auto", "namespaces", "chroot"), settings)
 
 
-def _one_of(text: str, what: str, known: tuple[str, ...]) -> str:
-    if text and text not in known:
-        raise UsageError(f"unknown {what}: {text}", f"known: {', '.join(known)}")
-    return text
+def _chosen(text: str, name: str, known: tuple[str, ...], settings: Mapping[str, object]) -> str:
+    chosen = text or os.environ.get(f"PYBUILD_{name.upper()}") or settings.get(name, "")
+    if chosen and chosen not in known:
+        raise UsageError(f"unknown {name}: {chosen}", f"known: {', '.join(known)}")
+    return str(chosen)
 
 
 def words(text: str, option: str) -> tuple[str, ...]:

@@ -43,6 +43,7 @@ def shell(
     from pybuild.commands import flags, proxies
     from pybuild.engine import paths
 
+    settings = paths.config()
     request = ShellRequest(
         name=name,
         command=tuple(command or ()),
@@ -52,10 +53,10 @@ def shell(
         network=flags.network(network) if network else "",
         terminal=os.isatty(0) and os.isatty(1),
         term=os.environ.get("TERM", ""),
-        proxies=proxies.configured(paths.config(), os.environ),
+        proxies=proxies.configured(settings, os.environ),
         root_emulation=flags.emulation(root_emulation),
-        snapshotter=flags.snapshotter(snapshotter),
-        isolation=flags.isolation(isolation),
+        snapshotter=flags.snapshotter(snapshotter, settings),
+        isolation=flags.isolation(isolation, settings),
     )
     from pybuild.client import connect
 
