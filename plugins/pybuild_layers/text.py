@@ -13,7 +13,8 @@ def overview(analysis: Analysis, top: int) -> Iterator[str]:
     """Yield the layers, the lowest first, and what is wasted most."""
     image = analysis.image
     name = image.names[0] if image.names else image.id[:19]
-    yield f"{one_line(name)}: {len(image.layers)} layers, {_size(analysis.stored)} of files"
+    layers = "1 layer" if len(image.layers) == 1 else f"{len(image.layers)} layers"
+    yield f"{one_line(name)}: {layers}, {_size(analysis.stored)} of files"
     yield f"  efficiency {analysis.efficiency:.1%}, {_size(analysis.wasted)} hidden by later layers"
     yield ""
     rows = []

@@ -212,3 +212,15 @@ def test_independent_stages_run_side_by_side(inline: Pybuild, context: Path) -> 
     begin = time.monotonic()
     inline.build(context, dockerfile=text)
     assert time.monotonic() - begin < 4.2
+
+
+def test_a_step_begins_when_what_it_waits_for_is_there(inline: Pybuild, context: Path) -> None:
+    inline.add_base()
+    text = "FROM base AS slow\nRUN sleep 0.5; echo x > /x\nFROM scratch\nCOPY --from=slow /x /\n"
+    events = inline.build(context, dockerfile=text).events
+    labels = [step["label"] for step in next(event for event in events if event["event"] == "Planned")["steps"]]
+    order = [
+        (event["event"], labels[event["step"]]) for event in events if event["event"] in ("StepStarted", "StepDone")
+    ]
+    run, copy = (next(label for label in labels if word in label) for word in ("RUN", "COPY"))
+    assert order.index(("StepDone", run)) < order.index(("StepStarted", copy))

@@ -188,6 +188,9 @@ class Solver:
                 state.history.append(self._history(step, state.created, empty=True))
                 continue
             number = self._numbers[stage.index, position + 1]
+            # Waiting for others is no part of the step
+            for index in step.depends():
+                self._state_of(index)
             self._in.emit(StepStarted(number, time.time()))
             label = self._labels[number]
             look = self._in.explainer.look(stage, step, place, number, label, state.below)
@@ -209,6 +212,8 @@ class Solver:
 
     def _base(self, stage: PlannedStage) -> StageState:
         number = self._numbers[stage.index, 0]
+        if isinstance(stage.base, FromStage):
+            self._state_of(stage.base.index)
         self._in.emit(StepStarted(number, time.time()))
         match stage.base:
             case FromScratch():

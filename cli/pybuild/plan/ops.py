@@ -206,6 +206,16 @@ class Step(msgspec.Struct, frozen=True):
     line: int
     end_line: int
 
+    def depends(self) -> set[int]:
+        """Return the stages that this step reads, besides its own."""
+        match self.op:
+            case CopyOp(source=FromStage(index=index)):
+                return {index}
+            case RunOp() as op:
+                return {source.index for source in op.sources() if isinstance(source, FromStage)}
+            case _:
+                return set()
+
 
 class PlannedStage(msgspec.Struct, frozen=True):
     """A stage that the target needs."""
@@ -224,12 +234,7 @@ class PlannedStage(msgspec.Struct, frozen=True):
     def depends(self) -> set[int]:
         """Return the stages this one reads."""
         found = {self.base.index} if isinstance(self.base, FromStage) else set()
-        for step in self.steps:
-            if isinstance(step.op, CopyOp) and isinstance(step.op.source, FromStage):
-                found.add(step.op.source.index)
-            elif isinstance(step.op, RunOp):
-                found.update(source.index for source in step.op.sources() if isinstance(source, FromStage))
-        return found
+        return found.union(*(step.depends() for step in self.steps))
 
 
 class BaseImage(msgspec.Struct, frozen=True):
