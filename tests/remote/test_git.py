@@ -37,7 +37,7 @@ def web(repository: Repository) -> Iterator[Web]:
 
 @pytest.fixture
 def access() -> Access:
-    return Access({}, Reach.LOCAL, Reach.LOCAL, {}, "", "", [], Event())
+    return Access({}, Reach.LOCAL, Reach.LOCAL, {}, "", "", [], 1 << 30, Event())
 
 
 @pytest.fixture
@@ -97,6 +97,26 @@ def test_what_a_killed_git_left_is_no_obstacle(git: Git, web: Web, repository: R
     (bare / "objects" / "pack" / "tmp_pack_abc").write_bytes(b"half")
     fetched(git, tmp_path, web.url("/a.git"), repository.commit(README="next"))
     assert not (bare / "objects" / "pack" / "tmp_pack_abc").exists()
+
+
+def test_a_repository_over_the_limit(tmp_path: Path, access: Access, web: Web, repository: Repository) -> None:
+    (repository.path / "big").write_bytes(os.urandom(300_000))
+    # A small pack can hold much, too
+    (repository.path / "zeros").write_bytes(bytes(5_000_000))
+    commit = repository.commit()
+    address = web.url("/a.git")
+    with Git(_home(tmp_path, "small"), access._replace(max_size=200_000)) as git:
+        with pytest.raises(GitError, match="limit of 200000 bytes"):
+            fetched(git, tmp_path, address, commit)
+    with Git(_home(tmp_path, "larger"), access._replace(max_size=4_000_000)) as git:
+        bare = fetched(git, tmp_path, address, commit)
+        with pytest.raises(GitError, match="limit of 4000000 bytes"):
+            git.check_out(bare, commit, tmp_path / "out", address, keep=False, submodules=True)
+
+
+def _home(place: Path, name: str) -> Path:
+    (place / name).mkdir()
+    return place / name
 
 
 def test_a_cancelled_build_ends_git_and_its_helpers(

@@ -163,6 +163,7 @@ class Repositories:
                 trusted=_trusted(self._request.ca_bundle, home),
                 agent=self._agent(remote, home, stack),
                 known_hosts=[self._store.place.root / "ssh_known_hosts", *_known_hosts()],
+                max_size=fetcher.max_size,
                 cancel=self._cancel,
             )
             yield stack.enter_context(git.Git(home, access))

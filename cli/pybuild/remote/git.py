@@ -133,7 +133,10 @@ class Git:
         remote = without_userinfo(address)
         try:
             self._program.run(
-                [*own, "--depth=1", "--", remote, f"{commit}:refs/pybuild/{commit}"], of=address, held=(lock,)
+                [*own, "--depth=1", "--", remote, f"{commit}:refs/pybuild/{commit}"],
+                of=address,
+                held=(lock,),
+                grows=bare,
             )
         except RedirectedError:
             raise
@@ -143,7 +146,7 @@ class Git:
             # An old or a strict server gives what has a name only
             whole = ["--unshallow"] if (bare / "shallow").exists() else []
             heads = ["refs/heads/*:refs/pybuild/heads/*", "refs/tags/*:refs/pybuild/tags/*"]
-            self._program.run([*own, *whole, "--", remote, *heads], of=address, held=(lock,))
+            self._program.run([*own, *whole, "--", remote, *heads], of=address, held=(lock,), grows=bare)
         if not self._has(bare, commit):
             raise GitError(f"the repository has no such commit: {shown(address)}: {commit}")
 
@@ -179,7 +182,7 @@ class Git:
             if (bare / "shallow").exists():
                 shutil.copyfile(bare / "shallow", git_dir / "shallow")
         self._program.run(["config", "remote.origin.url", without_userinfo(address)], at=directory)
-        self._program.run(["checkout", "--quiet", "--detach", commit, "--"], at=directory)
+        self._program.run(["checkout", "--quiet", "--detach", commit, "--"], at=directory, grows=directory)
         if submodules:
             self._submodules(directory, MAX_DEPTH)
 
@@ -200,7 +203,7 @@ class Git:
         self._program.run(["submodule", "--quiet", "init"], at=directory)
         for address in self._settings(directory, ["--local"], "url"):
             self.allow(address)
-        self._program.run(["submodule", "--quiet", "update", "--depth=1"], at=directory)
+        self._program.run(["submodule", "--quiet", "update", "--depth=1"], at=directory, grows=directory)
         for path in paths:
             inner = directory / path
             if os.path.lexists(inner / ".git") and Path(os.path.realpath(inner)) == directory.resolve() / path:

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
@@ -29,6 +30,7 @@ GRACE_SECONDS = 2.0
 
 _STALL_SECONDS = 60
 _POLL = 0.1
+_LOOK_SECONDS = 1.0
 _REDIRECTED = re.compile(r"requested URL returned error: 30[12378]")
 
 _CONFIG = f"""\
@@ -90,7 +92,7 @@ class Access(NamedTuple):
 
     `limit` and `follow` are as in `addresses.Bounds`. `headers` are values of Authorization by `scheme://host[:port]`.
     `agent` is the socket of an ssh agent, "" for none; `known_hosts` are files of host keys, the first gets new
-    ones. `trusted` is a file of certificates, "" for the system's.
+    ones. `trusted` is a file of certificates, "" for the system's. `max_size` is in bytes.
     """
 
     proxies: Mapping[str, str]
@@ -100,6 +102,7 @@ class Access(NamedTuple):
     trusted: str
     agent: str
     known_hosts: Sequence[Path]
+    max_size: int
     cancel: Flag
 
 
@@ -159,13 +162,16 @@ class Program:
         env: Mapping[str, str] | None = None,
         held: Sequence[int] = (),
         fails: Sequence[int] = (),
+        grows: Path | None = None,
     ) -> bytes:
         """Return what git prints; a status of `fails` is well too.
 
-        Raises GitError, RedirectedError, CancelledError. `of` is the address that is asked.
+        Raises GitError, RedirectedError, CancelledError. `of` is the address that is asked, `grows` a directory that
+        may not become larger by more than the limit.
         """
         if self._access.cancel.is_set():
             raise CancelledError("the build was cancelled")
+        growth = _Growth(grows, self._access.max_size)
         process = subprocess.Popen(
             [self._path, *arguments],
             stdin=subprocess.DEVNULL,
@@ -178,7 +184,7 @@ class Program:
             umask=0o022,
         )
         try:
-            out, told = self._output(process)
+            out, told = self._output(process, growth)
         except BaseException:
             _end(process)
             raise
@@ -205,7 +211,7 @@ class Program:
             "SSH_ASKPASS_REQUIRE": "never",
         }
 
-    def _output(self, process: "subprocess.Popen[bytes]") -> tuple[bytes, bytes]:
+    def _output(self, process: "subprocess.Popen[bytes]", growth: "_Growth") -> tuple[bytes, bytes]:
         """Wait for the end; return the output, and the last of what it said beside."""
         out, told = bytearray(), bytearray()
         assert process.stdout is not None
@@ -216,6 +222,7 @@ class Program:
             while selector.get_map():
                 if self._access.cancel.is_set():
                     raise CancelledError("the build was cancelled")
+                growth.look()
                 for key, _ in selector.select(_POLL):
                     data = os.read(key.fd, 65536)
                     if not data:
@@ -226,6 +233,7 @@ class Program:
                     elif len(out) > MAX_OUTPUT:
                         raise GitError(f"git printed more than {MAX_OUTPUT} bytes")
         process.wait()
+        growth.look(at_end=True)
         return bytes(out), bytes(told)
 
     def _failure(self, told: str, arguments: Sequence[str], address: str) -> GitError:
@@ -236,6 +244,45 @@ class Program:
         what = f"git {command} failed" + (f": {shown(address)}" if address else "")
         kind = RedirectedError if _REDIRECTED.search(told) else GitError
         return kind(f"{what}: {reason}", _hint(told))
+
+
+class _Growth:
+    """Watches a directory that git writes to, now and then."""
+
+    def __init__(self, directory: Path | None, limit: int) -> None:
+        self._directory = directory
+        self._limit = limit
+        self._before = _size_of(directory) if directory is not None else 0
+        self._next = time.monotonic() + _LOOK_SECONDS
+
+    def look(self, *, at_end: bool = False) -> None:
+        """Raise GitError when the directory has grown too large."""
+        if self._directory is None or (not at_end and time.monotonic() < self._next):
+            return
+        begun = time.monotonic()
+        if _size_of(self._directory) - self._before > self._limit:
+            raise GitError(f"the repository is over the limit of {self._limit} bytes", "`--max-download` raises it")
+        # A large tree is not to be looked at all the time
+        now = time.monotonic()
+        self._next = now + max(_LOOK_SECONDS, 10 * (now - begun))
+
+
+def _size_of(directory: Path) -> int:
+    """Return the bytes of all files in a directory, as far as they stay."""
+    total = 0
+    pending = [os.fspath(directory)]
+    while pending:
+        try:
+            with os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(entry.path)
+                    else:
+                        total += entry.stat(follow_symlinks=False).st_size
+        except FileNotFoundError:
+            # Git renames and removes what it writes
+            continue
+    return total
 
 
 def _hint(told: str) -> str:
