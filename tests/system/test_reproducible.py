@@ -1,5 +1,6 @@
 """The same inputs give the same image, whoever builds it, how and where."""
 
+import hashlib
 import io
 import os
 import shutil
@@ -52,10 +53,11 @@ def inputs(context: Path) -> Path:
     return context
 
 
-def build(pybuild: Pybuild, context: Path, env: dict[str, str]) -> str:
+def build(pybuild: Pybuild, context: Path, env: dict[str, str]) -> tuple[str, str]:
+    """Return the image's id and the digest of the whole archive."""
     out = pybuild.base / "out.tar"
     told = pybuild.build(context, "-o", f"type=oci,dest={out},{REWRITTEN}", env={**DATED, **env})
-    return str(told.events[-1]["image_id"])
+    return str(told.events[-1]["image_id"]), hashlib.sha256(out.read_bytes()).hexdigest()
 
 
 def test_doors_stores_and_ways_to_map_ids_make_no_difference(inputs: Path) -> None:
@@ -85,7 +87,7 @@ def test_nor_does_the_user(inputs: Path) -> None:
                 [*command, str(mine)], env=env, user=uid, group=uid, extra_groups=[], capture_output=True, text=True
             )
             assert told.returncode == 0, told.stderr
-            found.add(told.stdout.strip())
+            found.add((told.stdout.strip(), hashlib.sha256((base / "out").read_bytes()).hexdigest()))
         finally:
             remove_tree(base)
     assert len(found) == 1
