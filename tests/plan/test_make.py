@@ -340,6 +340,16 @@ def test_source_date_epoch_must_be_a_number() -> None:
         planned("ARG SOURCE_DATE_EPOCH=7\nFROM scratch\n", build_args={"SOURCE_DATE_EPOCH": "0"}).source_date_epoch == 0
     )
     assert planned("FROM scratch\n", build_args={"SOURCE_DATE_EPOCH": "context"}).source_date_epoch is None
+    for text, args in (
+        ("FROM scratch\nARG SOURCE_DATE_EPOCH\nRUN x\n", {"SOURCE_DATE_EPOCH": "context"}),
+        ("ARG SOURCE_DATE_EPOCH=context\nFROM scratch\nARG SOURCE_DATE_EPOCH\nRUN x\n", {}),
+    ):
+        plan = make(parse(text), BuildRequest(build_args=args), {}, LINUX, 77)
+        assert isinstance(plan, Plan)
+        assert plan.source_date_epoch == 77
+        run = plan.target.steps[-1].op
+        assert isinstance(run, RunOp)
+        assert ("SOURCE_DATE_EPOCH", "77") in run.env
     with pytest.raises(UsageError):
         planned("FROM scratch\n", build_args={"SOURCE_DATE_EPOCH": "x"})
     with pytest.raises(DockerfileError) as caught:

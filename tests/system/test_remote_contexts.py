@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -146,3 +147,16 @@ def test_docker_api(daemon: Pybuild, git: Web, web: Web) -> None:
         lines = [json.loads(line) for line in body.split(b"\r\n") if line]
         assert any("Successfully tagged" in line.get("stream", "") for line in lines), lines
     connection.close()
+
+
+def test_the_time_of_the_context_dates_the_image(
+    inline: Pybuild, repository: Repository, git: Web, web: Web, tmp_path: Path
+) -> None:
+    seconds = int(repository.git("log", "-1", "--format=%ct"))
+    web.answers["/c.tgz"] = Answer(archive(Dockerfile=DOCKERFILE), modified="Sun, 09 Sep 2001 01:46:40 GMT")
+    for address, moment in ((git.url("/a.git"), seconds), (web.url("/c.tgz"), 1_000_000_000)):
+        out = tmp_path / "dated"
+        inline("build", "-o", f"type=oci,dest={out}", "--build-arg=SOURCE_DATE_EPOCH=context", address)
+        [image] = read_oci(out)
+        assert datetime.fromisoformat(image.config["created"]).timestamp() == moment
+        assert {node.mtime for node in image.layers[0]} == {moment}

@@ -105,7 +105,8 @@ def _build(
         dockerfile = parse(given.dockerfile_text, name=given.dockerfile_name, frontend=frontend)
         clients = RegistryClients(request.registries, request.proxies, request.ca_bundle, cancel)
         puller = Puller(store, workers, stack.enter_context(clients), emit)
-        plan, bases = _plan(dockerfile, request, Bases(dockerfile, store, workers, puller, request.pull, host), host)
+        found = Bases(dockerfile, store, workers, puller, request.pull, host)
+        plan, bases = _plan(dockerfile, request, found, host, given.time)
         shown = numbered(plan.stages)
         emit(Planned(tuple(PlannedStep(label, name, line) for _, label, name, line in shown), time.time()))
         if request.watch:
@@ -230,11 +231,11 @@ def _serialised(emit: Callable[[Event], None]) -> Callable[[Event], None]:
 
 
 def _plan(
-    dockerfile: Dockerfile, request: BuildRequest, images: Bases, host: Platform
+    dockerfile: Dockerfile, request: BuildRequest, images: Bases, host: Platform, context_time: int
 ) -> tuple[Plan, dict[str, BaseImage]]:
     bases: dict[str, BaseImage] = {}
     while True:
-        step = make(dockerfile, request, bases, host)
+        step = make(dockerfile, request, bases, host, context_time)
         if isinstance(step, Plan):
             return step, bases
         assert isinstance(step, NeedBases)

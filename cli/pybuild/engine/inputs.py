@@ -41,6 +41,8 @@ class Given(msgspec.Struct, frozen=True):
     dockerfile_name: str
     context: LocalContext
     remembers: bool
+    time: int = 0
+    """When a context that was fetched was committed or changed, in seconds since the epoch; 0 is unknown."""
 
 
 def memory_key(root: Path) -> str:
@@ -70,10 +72,10 @@ def open_inputs(
     """
     if names_remote(request.context):
         keep = request.build_args.get(KEEP_GIT_DIR) in ("1", "true")
-        fd, _ = fetch(request.context, store, remotes, keep_git_dir=keep)
+        fd, _, moment = fetch(request.context, store, remotes, keep_git_dir=keep)
         try:
             with _unpacked(request, fd, "the context", store, workers) as given:
-                yield given
+                yield msgspec.structs.replace(given, time=moment)
         finally:
             os.close(fd)
         return
@@ -91,10 +93,14 @@ def open_inputs(
 
 
 class Fetched(NamedTuple):
-    """A descriptor of what an address means, which is the caller's to close, and a name for it if it is one file."""
+    """A descriptor of what an address means, which is the caller's to close, and a name for it if it is one file.
+
+    `time` is when it was committed, or changed as the server says, in seconds since the epoch; 0 is unknown.
+    """
 
     fd: int
     name: str
+    time: int
 
 
 def fetch(address: str, store: Store, remotes: Remotes, *, keep_git_dir: bool = False) -> Fetched:
@@ -112,10 +118,12 @@ def fetch(address: str, store: Store, remotes: Remotes, *, keep_git_dir: bool = 
     if isinstance(found, Url):
         file = remotes.file(found.address, "", remotes.telling("context"), by_user=True)
         name = found.name if found.name != UNNAMED else file.name or UNNAMED
-        return Fetched(store.blobs.open(file.digest), name)
+        return Fetched(store.blobs.open(file.digest), name, file.mtime)
     if isinstance(found, Repository):
         digest = remotes.layer(tree_of(found, keep_git_dir=keep_git_dir or None), by_user=True)
-        return Fetched(store.blobs.open(digest), "")
+        # All files of a repository have the time of the commit
+        moments = [entry.mtime for entry in store.layers.toc(digest)]
+        return Fetched(store.blobs.open(digest), "", max(moments, default=0) // 1_000_000_000)
     raise UsageError(
         f"the context is neither a directory nor an address: {redacted(address)}",
         "addresses begin with https://, http://, git://, ssh:// or git@",

@@ -33,7 +33,7 @@ from pybuild.plan.ops import (
 from pybuild.plan.scope import Scope
 from pybuild.plan.text import Text
 
-EPOCH = "SOURCE_DATE_EPOCH"
+EPOCH, OF_CONTEXT = "SOURCE_DATE_EPOCH", "context"
 
 
 class _Making(msgspec.Struct):
@@ -55,21 +55,29 @@ class _Making(msgspec.Struct):
 
 
 def make(
-    dockerfile: Dockerfile, request: BuildRequest, bases: Mapping[str, BaseImage], host: Platform
+    dockerfile: Dockerfile,
+    request: BuildRequest,
+    bases: Mapping[str, BaseImage],
+    host: Platform,
+    context_time: int = 0,
 ) -> Plan | NeedBases:
     """Return what the request needs of the Dockerfile, or the images whose config is missing.
 
     `bases` are by `FromImage.key`.
-    `host` is the platform that the build runs on, and builds for if the request does not say. Raises
+    `host` is the platform that the build runs on, and builds for if the request does not say; `context_time` is when
+    the context was committed or changed, in seconds since the epoch, 0 if it has no such time. Raises
     DockerfileError for what the file says wrongly, with its place, and UsageError or NotFoundError
     for what the request asks wrongly (`--target`, `--platform`).
     """
     platform = _target_platform(request, host)
+    request = _dated(request, context_time)
     text = Text(dockerfile)
     arguments = _platform_args(host, platform, request.target)
     named = contexts.by_key(request.build_contexts)
     making = _Making(dockerfile, request, bases, host, platform, text, arguments, {}, contexts=named)
     _read_global_args(making)
+    if making.globals.get(EPOCH) == OF_CONTEXT:
+        making.globals[EPOCH] = str(context_time or "")
     target = _target_index(dockerfile, request.target)
     needed = _static_needs(making, target)
     while True:
@@ -99,19 +107,24 @@ def _finish(making: _Making, order: list[int], target: int) -> Plan:
     )
 
 
+def _dated(request: BuildRequest, context_time: int) -> BuildRequest:
+    """Return the request with the time of its context in place of the word for it; a directory has none."""
+    if request.build_args.get(EPOCH) != OF_CONTEXT:
+        return request
+    return request._replace(build_args={**request.build_args, EPOCH: str(context_time or "")})
+
+
 def _epoch(making: _Making) -> int | None:
     """Return SOURCE_DATE_EPOCH of the request or of an ARG before the first FROM."""
     text = making.globals.get(EPOCH) or making.request.build_args.get(EPOCH)
-    if text == "context":
-        # A directory has no time of its own
-        text = None
     if making.request.rewrite_timestamp and not text:
         making.warnings.append(Warned(f"rewrite-timestamp=true has no effect without {EPOCH}"))
     if not text:
         return None
     if text.isascii() and text.isdigit() and len(text) < 12:
         return int(text)
-    message, hint = f"{EPOCH} must be a number of seconds, not: {text}", "such as that of `date +%s`"
+    message = f"{EPOCH} must be a number of seconds or `{OF_CONTEXT}`, not: {text}"
+    hint = "such as that of `date +%s`"
     for arg in making.dockerfile.args:
         if EPOCH in dict(arg.args) and making.request.build_args.get(EPOCH) is None:
             raise making.text.error(message, arg.span, hint)
