@@ -43,6 +43,10 @@ def _child(words: list[str]) -> int:
             from pybuild.daemon.serve import main as serve_daemon
 
             return serve_daemon(rest)
+        case ["plugin", "lint", name]:
+            from pybuild.plugin.linting import serve as serve_linter
+
+            return serve_linter(name)
     sys.stderr.write("error: `_child` is for pybuild itself\n")
     return 2
 

@@ -17,7 +17,10 @@ from pybuild.plugin import (
     build_check_rules,
     check_dockerfile,
     findings_report,
+    has_linters,
+    one_line,
     parse_dockerfile,
+    run_linters,
     write_line,
 )
 from pybuild_check.rules import STYLES
@@ -35,6 +38,7 @@ def check(
     skip: Annotated[list[str] | None, Option("--skip", help="Leave a rule out.", metavar="RULE")] = None,
     strict: Annotated[bool, Option("--strict", help="Also rules that many find too strict.")] = False,
     style: Annotated[bool, Option("--style/--no-style", help="Also rules of style, not of the language alone.")] = True,
+    plugins: Annotated[bool, Option("--plugins/--no-plugins", help="Also the linters of plugins (yes).")] = True,
     build_arg: Annotated[list[str] | None, Option("--build-arg", help="As for a build.", metavar="NAME=VALUE")] = None,
     target: Annotated[str, Option("--target", help="Check what this stage needs.", metavar="STAGE")] = "",
     explain: Annotated[str, Option("--explain", help="Tell about a rule, or about all.", metavar="RULE|all")] = "",
@@ -62,6 +66,14 @@ def check(
     found = [finding for finding in checked.findings if finding.rule not in left_out]
     if style:
         found += _style(checked.source, name, left_out, strict=strict)
+    failed = False
+    if checked.failure is None and plugins:
+        others, theirs, broken = run_linters(checked.source, name)
+        found += [finding for finding in others if finding.rule not in left_out]
+        rules = {**theirs, **rules}
+        for error in broken:
+            failed = True
+            sys.stderr.write(f"warning: {one_line(error.message)}\n")
     if checked.failure is not None:
         failure = checked.failure
         line = failure.line or 1
@@ -71,7 +83,7 @@ def check(
     told = findings_report(_shown(name) if text is None else "-", checked.source, found, rules, form)
     if told:
         write_line(told)
-    return ExitCode.FAILED if found else ExitCode.OK
+    return ExitCode.PLUGIN if failed else ExitCode.FAILED if found else ExitCode.OK
 
 
 def _style(source: str, name: str, left_out: set[str], *, strict: bool) -> list[Finding]:
@@ -98,7 +110,8 @@ def _names(skip: list[str], rules: dict[str, LintRule]) -> set[str]:
     names: set[str] = set()
     for given in skip:
         same = {name for name, style in STYLES.items() if given.upper() in style.hadolint}
-        if given not in rules and not same:
+        # What the rules of other linters are is known when they speak
+        if given not in rules and not same and not has_linters():
             raise UsageError(f"no such rule: {given}", "`pybuild check --explain all` lists them")
         names |= same or {given}
     return names

@@ -298,3 +298,51 @@ def test_what_it_can_use_is_what_is_named() -> None:
         assert getattr(pybuild.plugin, name) is not None
     with pytest.raises(AttributeError, match=r"pybuild\.plugin has no Store"):
         _ = pybuild.plugin.Store
+
+
+LINTER = """
+    from pybuild.plugin import Dockerfile, Finding, instructions
+
+    def lint(dockerfile: Dockerfile):
+        print("this is no answer")
+        for stage in dockerfile.stages:
+            for at in stage.instructions:
+                if isinstance(at, instructions.Env):
+                    line = at.span.start_line
+                    yield Finding("NoEnv", "an ENV", line, at.span.end_line, line, 1, 3)
+"""
+LINTERS = "[pybuild.linters]\nnoenv = third_lint:lint\n"
+
+
+def test_a_linter_looks_at_what_is_checked(pybuild: program.Pybuild, place: Path, context: Path) -> None:
+    plugins.add(place / "lint", LINTERS, {"third_lint.py": LINTER}, summary="No environment")
+    (context / "Dockerfile").write_text("FROM scratch\nENV a=b\n")
+    ended = pybuild("check", context, "--format", "json", status=1)
+    [found] = json.loads(ended.text)["findings"]
+    assert (found["code"], found["line"], found["about"]) == ("NoEnv", 2, "No environment")
+    assert ended.err == "this is no answer\n"
+    assert "NAME" in pybuild("plugin", "list").text
+    pybuild("check", context, "--no-plugins")
+    pybuild("check", context, "--skip", "NoEnv")
+    pybuild("plugin", "disable", "noenv")
+    pybuild("check", context)
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("1 / 0", "cannot be loaded: ZeroDivisionError: division by zero"),
+        ("def lint(dockerfile):\n    raise ValueError('no')", "has failed: ValueError: no"),
+        ("def lint(dockerfile):\n    return [1]", "has failed: AttributeError: 'int' object has no attribute 'line'"),
+        ("import os\ndef lint(dockerfile):\n    os._exit(5)", "has ended without an answer (exit code 5)"),
+    ],
+)
+def test_a_linter_that_fails_is_named_and_the_rest_is_told(
+    pybuild: program.Pybuild, place: Path, context: Path, code: str, told: str
+) -> None:
+    plugins.add(place / "a", LINTERS, {"third_lint.py": code})
+    plugins.add(place / "b", LINTERS.replace("noenv", "good").replace("third", "other"), {"other_lint.py": LINTER})
+    (context / "Dockerfile").write_text("FROM scratch\nENV a=b\nRUN sudo x\n")
+    ended = pybuild("check", context, "--format", "github", status=70)
+    assert f"plugin noenv (third-party 1.2) {told}" in ended.err
+    assert [line.partition("title=")[2].partition(":")[0] for line in ended.text.splitlines()] == ["NoEnv", "Sudo"]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pybuild.plugin.findings import FORMATS, LintRule, findings_report
     from pybuild.plugin.found import API_VERSION
     from pybuild.plugin.images import ImageLayer, ImageLayers, LayerEntry, image_layers, images, inspect_image
+    from pybuild.plugin.linting import has_linters, run_linters
     from pybuild.plugin.option import Argument, Commands, Option
     from pybuild.plugin.output import as_json, bar, new_file, table, write_line
     from pybuild.progress.amounts import human_bytes
@@ -44,6 +45,7 @@ _PLACES = {
     "pybuild.plugin.dockerfiles": ("parse_dockerfile", "read_dockerfile"),
     "pybuild.plugin.found": ("API_VERSION",),
     "pybuild.plugin.images": ("ImageLayer", "ImageLayers", "LayerEntry", "image_layers", "images", "inspect_image"),
+    "pybuild.plugin.linting": ("has_linters", "run_linters"),
     "pybuild.plugin.option": ("Argument", "Commands", "Option"),
     "pybuild.plugin.output": ("as_json", "bar", "new_file", "table", "write_line"),
     "pybuild.progress.amounts": ("human_bytes",),
@@ -87,6 +89,7 @@ __all__ = [
     "check_dockerfile",
     "escape",
     "findings_report",
+    "has_linters",
     "human_bytes",
     "ignore_pattern",
     "image_layers",
@@ -99,6 +102,7 @@ __all__ = [
     "parse_dockerfile",
     "read_dockerfile",
     "read_ignore_file",
+    "run_linters",
     "table",
     "write_line",
 ]

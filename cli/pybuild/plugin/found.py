@@ -62,6 +62,11 @@ def usable(kinds: Iterable[str]) -> dict[str, Found]:
     return held
 
 
+def in_folder(folder: str) -> list[Found]:
+    """Return the Python plugins of a folder by its metadata, with what is wrong with each."""
+    return [*_in_site(folder, folder)]
+
+
 # -- looking ---------------------------------------------------------------------------------------------
 
 
@@ -109,7 +114,7 @@ def _in_site(directory: str, folder: str) -> Iterator[Found]:
 
 
 def _of_distribution(info: str, entry_points: str, folder: str) -> Iterator[Found]:
-    headers = _headers(_read(os.path.join(info, "METADATA")))
+    headers = headers_of(_read(os.path.join(info, "METADATA")))
     distribution = (headers.get("name") or ["?"])[0]
     version = (headers.get("version") or ["?"])[0]
     summary = (headers.get("summary") or [""])[0]
@@ -131,7 +136,7 @@ def _entries(text: str) -> Iterator[tuple[str, str, str]]:
             yield group, name.strip(), target.split("[")[0].strip()
 
 
-def _headers(text: str) -> dict[str, list[str]]:
+def headers_of(text: str) -> dict[str, list[str]]:
     """Return the headers of a METADATA file by name in lower case; what follows them is left out."""
     headers: dict[str, list[str]] = {}
     for line in text.splitlines():
