@@ -121,7 +121,7 @@ def build(
         Option("--shell-on-fail", help="Open a shell where a RUN fails; without a terminal keep its tree for one."),
     ] = False,
     max_download: Annotated[
-        str, Option(help="Most bytes of one file that is fetched, such as 2g; 16g without it.", metavar="SIZE")
+        str, Option(help="Most bytes of a file or repository to fetch, such as 2g; 16g without it.", metavar="SIZE")
     ] = "",
     shell_command: Annotated[
         str, Option(help="What that opens, instead of the image's shell.", metavar="COMMAND")
