@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from pybuild.sandbox import syscalls
-from pybuild.sandbox.spec import FileMount
+from pybuild.sandbox.spec import FileMount, SandboxSpec
 from pybuild.sandbox.volumes import Directory, File, Memory, Socket
 from support import processes
 
 from .conftest import Box, Ran, modes, open_box
+from .test_terminal import Session
 
 pytestmark = pytest.mark.userns
 
@@ -171,9 +172,25 @@ def test_network_can_be_cut_off_where_namespaces_are(box: Box) -> None:
     assert ran.out == "1\n"
 
 
-@pytest.mark.parametrize("fields", [{"insecure": True}, {"stdin": "terminal"}])
-def test_what_it_cannot_do_it_refuses(box: Box, fields: dict[str, Any]) -> None:
-    assert "refused here" in sh(box, "true", **fields).result.end.problem
+def test_what_it_cannot_do_it_refuses(box: Box) -> None:
+    assert "refused here" in sh(box, "true", insecure=True).result.end.problem
+
+
+class Apart(Box):
+    """A box whose specs are such, with a tree each."""
+
+    def spec(self, *argv: str, **fields: Any) -> SandboxSpec:
+        spec = super().spec(*argv, lowers=(), snapshotter="copy", isolation="chroot", **fields)
+        self.worker.call("clone", [os.fsencode(self.root), spec.staging + b"/fs"])
+        return spec
+
+
+def test_terminal_is_one_of_the_system_outside(box: Box) -> None:
+    apart = Apart(box.worker, box.root, box.place)
+    session = Session(apart, "/bin/sh", "-c", "test -t 0 && test -t 1 && stty size; echo x > /dev/tty; exit 4")
+    session.begin(33, 99)
+    assert session.read().split("\n")[0] == "33 99"
+    assert session.end().status == 4
 
 
 def test_killed_job_leaves_no_process(box: Box) -> None:

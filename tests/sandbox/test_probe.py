@@ -80,7 +80,7 @@ def test_no_user_namespaces_at_all(
 
 
 @pytest.mark.userns
-@pytest.mark.parametrize("lack", ["no_user_namespaces", "chroot", "container", "no_mounts"])
+@pytest.mark.parametrize("lack", ["no_user_namespaces", "chroot", "container", "no_mounts", "no_mount_descriptors"])
 def test_chroot_is_what_is_left(lack: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # As in a container: else root has to ask for it
     monkeypatch.setenv("container", "of-a-test")

@@ -102,6 +102,11 @@ def no_mounts() -> None:
     _filter(*_MOUNTING)
 
 
+def no_mount_descriptors() -> None:
+    """Mounts can be made, but not by the calls for descriptors of them, as where a filter is older than they are."""
+    _filter("fsopen", "fsconfig", "fsmount", "open_tree", "move_mount")
+
+
 def chroot() -> None:
     """A root directory that is no mount, with all of this system in it."""
     _own_namespace()
@@ -248,7 +253,7 @@ LACKS = {
     for action in (
         *(no_user_namespaces, seccomp, chroot, masked_proc, nested, store_on_overlay, read_only_store, store_limits),
         *(failing_helper, idle_helper, powerless_helper, no_ranges, no_new_privileges, other_group, refused_helper),
-        *(no_control_groups, container, container_without_chroot, no_mounts),
+        *(no_control_groups, container, container_without_chroot, no_mounts, no_mount_descriptors),
     )
 }
 

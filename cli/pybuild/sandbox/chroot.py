@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NoReturn, TypeVar, assert_never
 
+import msgspec
+
 from pybuild.errors import PybuildError
-from pybuild.sandbox import confine, ground, payload, resolv, syscalls
+from pybuild.sandbox import confine, ground, payload, resolv, syscalls, terminal
 from pybuild.sandbox.attach import check_target
 from pybuild.sandbox.descendants import end_children
 from pybuild.sandbox.emulate.install import build_programs
@@ -93,8 +95,6 @@ def run(
 def _check(spec: SandboxSpec) -> None:
     if spec.insecure:
         raise SandboxError("a RUN with `--security=insecure` needs namespaces, which are refused here")
-    if spec.stdin == "terminal":
-        raise SandboxError("a terminal in a sandbox needs mounts, which are refused here", "use pipes")
 
 
 def _run_in(
@@ -378,19 +378,25 @@ def _payload(spec: SandboxSpec, mode: IdMode, tree: int, report: int, streams: l
     """Be the process that is to run."""
     try:
         # The interpreter's own reads are done: from here on the tree is the root
+        os.setsid()
+        out, err, *others = streams
+        if spec.stdin == "terminal":
+            # One of this system's: to make another takes a mount
+            terminal.take(out, None if mode == "single" else who.uid, "/dev/ptmx")
+            spec = msgspec.structs.replace(spec, stdin="given")
+            others.insert(0, os.dup(0))
+        else:
+            os.dup2(out, 1)
+            os.dup2(err, 2)
         null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         confine.prepare(tree)
         os.fchdir(tree)
         os.chroot(".")
         os.chdir("/")
         payload.forbid_imports()
-        os.setsid()
         for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        out, err, *others = streams
-        os.dup2(out, 1)
-        os.dup2(err, 2)
         confine.confine(mode, seccomp_program())
         env = payload.become(spec, who, mode, *others)
         if spec.stdin == "null":

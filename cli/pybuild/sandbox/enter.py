@@ -24,6 +24,9 @@ def enter(control: int, footing: str = "namespaces") -> bool:
             syscalls.unshare(syscalls.CLONE_NEWNS)
             step = "separate the mount namespace"
             syscalls.mount(b"none", b"/", b"", syscalls.MS_REC | syscalls.MS_SLAVE)
+            # All mounts of a sandbox are made by these calls, which some kernels and filters lack or refuse
+            step = "make a file system to mount"
+            os.close(syscalls.fsopen(b"tmpfs"))
         else:
             # To where it is: that changes nothing, and tells whether it may
             step = "change the root directory"

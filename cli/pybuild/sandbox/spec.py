@@ -168,8 +168,9 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
             grace=data["grace"],
             emulation=data["emulation"],
             stdin=data["stdin"],
-            snapshotter=data["snapshotter"],
-            isolation=data["isolation"],
+            # Kept steps of earlier versions lack these
+            snapshotter=data.get("snapshotter", "overlay"),
+            isolation=data.get("isolation", "namespaces"),
         )
 
     def describe(self) -> str:

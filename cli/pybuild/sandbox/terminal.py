@@ -21,13 +21,14 @@ _OPEN_PEER = 0x5441
 """TIOCGPTPEER: the slave of this very master, whatever lies at its name."""
 
 
-def take(console: int, uid: int | None) -> None:
+def take(console: int, uid: int | None, ptmx: str = "/dev/pts/ptmx") -> None:
     """Make a terminal the controlling one of this process, a session's leader, and its descriptors 0 to 2.
 
     The socket `console` gets its master. The terminal will belong to user `uid` if that is not None. Returns when
-    the other side lets it. The root directory must be the image's with our /dev; nothing of the image may run yet.
+    the other side lets it. Terminals come from `ptmx`, in a /dev of our own in the image's root or outside of that;
+    nothing of the image may run yet.
     """
-    master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    master = os.open(ptmx, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     fcntl.ioctl(master, _UNLOCK, b"\0\0\0\0")
     slave = fcntl.ioctl(master, _OPEN_PEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     if uid:

@@ -38,6 +38,8 @@ def own_mounts(steps: Steps) -> None:
     """Part the mounts of this process, in a mount namespace, from those outside."""
     steps("separate the mount namespace")
     syscalls.mount(b"none", b"/", b"", syscalls.MS_REC | syscalls.MS_SLAVE)
+    steps("make a file system to mount")
+    os.close(syscalls.fsopen(b"tmpfs"))
 
 
 def proc(steps: Steps) -> Outcome:
