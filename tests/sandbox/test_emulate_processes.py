@@ -1,5 +1,6 @@
 """Emulated root and the stranger things that processes do: each is tried by a Python program inside of a RUN."""
 
+import ctypes
 import os
 import signal
 import textwrap
@@ -630,6 +631,49 @@ def _meet_again(base: Path) -> int:
         assert not caller.noted(b"cwd/f")
         fd = caller.open(AT_FDCWD, b"f", os.O_PATH)
         assert os.stat(f"/proc/self/fd/{fd}").st_ino == (base / "new/f").stat().st_ino
+        return 0
+    finally:
+        os.kill(new, signal.SIGKILL)
+        os.waitpid(new, 0)
+
+
+def test_open_files_of_a_new_process_are_looked_at_from_elsewhere(tmp_path: Path) -> None:
+    for name in ("plain", "noted"):
+        (tmp_path / name).write_text(name)
+    os.setxattr(tmp_path / "noted", OWNER_XATTR, b"1:1")
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            status = _glance(tmp_path)
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def _glance(base: Path) -> int:
+    plain, noted = (os.open(base / name, os.O_RDONLY) for name in ("plain", "noted"))
+    words = ctypes.create_string_buffer(b"\0x\0")
+    ready = os.pipe()
+    new = os.fork()
+    if new == 0:
+        os.write(ready[1], b"x")
+        signal.pause()
+    os.read(ready[0], 1)
+    try:
+        caller = Caller(_Nobody(), Identities(initial(0, 0, ())))  # type: ignore[arg-type]
+        caller._away = False
+        caller.turn_to(_asked(os.getpid()))
+        caller.enter()
+        short = quick_answers(caller)
+        empty = ctypes.addressof(words)
+        for fd, answer in ((plain, None), (noted, LONG), (999, LONG)):
+            assert short["fstat"](_asked(new, fd)) == answer
+            assert short["newfstatat"](_asked(new, fd, empty, 0, 0x1000)) == answer
+        # With a path it is about another file, and without the flag not about this one
+        assert short["newfstatat"](_asked(new, plain, empty + 1, 0, 0x1000)) == LONG
+        assert short["newfstatat"](_asked(new, plain, empty, 0, 0)) == LONG
+        assert caller.here == os.getpid()
         return 0
     finally:
         os.kill(new, signal.SIGKILL)

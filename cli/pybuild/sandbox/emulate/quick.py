@@ -98,11 +98,12 @@ def _looking(caller: Caller, shape: Shape) -> Quick:
     told, stands, pread = _telling(caller), caller.stands, os.pread
     buffer = at_path + 1 if shape.flags != 2 else _ARGS + 4
     extended = shape.flags == 2
+    glanced = _glancing(caller)
 
     def quick(asked: Asked) -> int | None:
-        if asked[1] != caller.here and not stands(asked[1]):
-            return LONG
         flags = asked[at_flags] if at_flags else shape.always
+        if asked[1] != caller.here and not stands(asked[1]):
+            return glanced(asked, asked[at_path]) if flags & _EMPTY_PATH else LONG
         try:
             text = pread(caller.words, SHORT, asked[at_path])
         except (OSError, OverflowError):
@@ -129,14 +130,35 @@ def _looking(caller: Caller, shape: Shape) -> Quick:
 
 def _looking_open(caller: Caller) -> Quick:
     """Tell about an open file, or let the kernel do it."""
-    told, stands = _telling(caller), caller.stands
+    told, stands, glanced = _telling(caller), caller.stands, _glancing(caller)
 
     def quick(asked: Asked) -> int | None:
         if asked[1] != caller.here and not stands(asked[1]):
-            return LONG
+            return glanced(asked, 0)
         return told(asked, b"fd/%d" % (asked[_ARGS] & _LOW), b"", True, asked[_ARGS + 1], None)
 
     return quick
+
+
+def _glancing(caller: Caller) -> Callable[[Asked, int], int | None]:
+    """Return what lets the kernel tell about an open file of a process for which no place was looked for yet.
+
+    That is what the dynamic linker asks about each library, and many programs ask nothing else. The path, if the
+    address is not 0, must be an empty one.
+    """
+    stays, text, listxattr, disjoint = caller.stays, caller.memory.text, os.listxattr, NOTES.isdisjoint
+
+    def glanced(asked: Asked, address: int) -> int | None:
+        pid = asked[1]
+        try:
+            if stays(pid) is None or (address and text(pid, address)):
+                return LONG
+            names = listxattr(b"../%d/fd/%d" % (pid, asked[_ARGS] & _LOW))
+        except OSError:
+            return LONG
+        return None if disjoint(names) else LONG
+
+    return glanced
 
 
 def _telling(caller: Caller) -> Callable[[Asked, bytes, bytes, bool, int, tuple[int, int] | None], int | None]:
