@@ -209,6 +209,31 @@ def test_a_file_over_the_limit_is_not_taken(web: Web, length: int | None) -> Non
     assert "--max-download" in failed.value.hint
 
 
+@pytest.mark.parametrize("length", ["\xb2", "-5", "5, 5", "x", "9" * 5000])
+def test_lengths_that_say_nothing(web: Web, length: str) -> None:
+    web.answers["/f"] = Answer(b"hello", length=-1, headers={"Content-Length": length})
+    assert fetch(web.url("/f"))[0] == b"hello"
+
+
+def test_lengths_that_contradict_each_other(web: Web) -> None:
+    web.answers["/f"] = Answer(b"hello", length=-1, headers={"Content-Length": "5, 6"})
+    with pytest.raises(RemoteError, match="Content-Length"):
+        fetch(web.url("/f"))
+
+
+@pytest.mark.parametrize(("status", "body"), [(203, b"from a proxy"), (204, b"")])
+def test_other_kinds_of_success(web: Web, status: int, body: bytes) -> None:
+    web.answers["/f"] = Answer(body, status=status)
+    assert fetch(web.url("/f"))[0] == body
+
+
+@pytest.mark.parametrize("status", [206, 304, 301, 400, 418, 599])
+def test_answers_that_bring_no_file(web: Web, status: int) -> None:
+    web.answers["/f"] = Answer(b"no", status=status)
+    with pytest.raises(RemoteError, match=f"the server answers {status}"):
+        fetch(web.url("/f"))
+
+
 def test_a_server_that_stops_talking_is_given_up(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "IDLE_SECONDS", 0.2)
     monkeypatch.setattr(http, "RETRIES", 1)

@@ -228,7 +228,7 @@ class _Fetching:
             return Answer(True, self._known, name, url)
         if self._done and response.status == 206 and self._continues(response):
             told = self._partial
-        elif response.status == 200:
+        elif 200 <= response.status < 300 and response.status != 206:
             if self._done:
                 self._sink.restart()
             self._done = 0
@@ -255,8 +255,8 @@ class _Fetching:
         return response.headers.get("Content-Range", "").startswith(f"bytes {self._done}-")
 
     def _copy(self, response: urllib3.BaseHTTPResponse, url: str) -> None:
-        length = response.headers.get("Content-Length", "")
-        total = self._done + int(length) if length.isdigit() else 0
+        length = _number(response.headers.get("Content-Length", ""))
+        total = self._done + length if length else 0
         if total > self._fetcher.max_size:
             raise self._too_large(url)
         for block in response.stream(BLOCK, decode_content=False):
@@ -296,6 +296,11 @@ def _basic(url: str) -> str:
     if not parts.username:
         return ""
     return make_headers(basic_auth=f"{unquote(parts.username)}:{unquote(parts.password or '')}")["authorization"]
+
+
+def _number(header: str) -> int:
+    """Return a header's number, 0 for none that can be one."""
+    return int(header) if header.isascii() and header.isdigit() and len(header) < 20 else 0
 
 
 def _bare(url: str) -> str:
