@@ -79,6 +79,12 @@ def test_a_commit_may_be_said_twice_and_not_in_two_ways() -> None:
         added(f"--checksum={COMMIT} https://h/a.git?checksum=fedcba9 /")
 
 
+def test_errors_show_no_password() -> None:
+    with pytest.raises(DockerfileError) as failed:
+        added("--checksum=sha256:0 https://me:hush@h/x /")
+    assert "hush" not in failed.value.source + failed.value.message
+
+
 def test_names_of_contexts() -> None:
     assert [
         key_of(name) for name in ("alpine", "docker.io/library/alpine:latest", "a/b:1", "Stage", "host:5000/x")

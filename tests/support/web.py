@@ -189,3 +189,10 @@ def certificate(directory: Path) -> Path:
     path = directory / "server.pem"
     path.write_text(_certificate())
     return path
+
+
+def authority(directory: Path) -> Path:
+    """Write the certificate alone into a file."""
+    path = directory / "ca.pem"
+    path.write_text(_certificate()[_certificate().index("-----BEGIN CERTIFICATE") :])
+    return path

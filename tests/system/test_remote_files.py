@@ -243,8 +243,7 @@ def test_a_proxy_of_the_user_is_taken_by_both_doors(pybuild: Pybuild, context: P
 @pytest.mark.slow
 def test_certificates_of_the_user_are_trusted(inline: Pybuild, context: Path, tmp_path: Path) -> None:
     pem = servers.certificate(tmp_path)
-    bundle = tmp_path / "ca.pem"
-    bundle.write_text(pem.read_text()[pem.read_text().index("-----BEGIN CERTIFICATE") :])
+    bundle = servers.authority(tmp_path)
     with servers.serve(pem) as web:
         web.answers["/f"] = Answer(b"safe")
         text = f"FROM scratch\nADD {web.url('/f')} /f\n"

@@ -341,6 +341,18 @@ def test_over_ssh_with_the_agent_that_was_given(
     assert "IdentityAgent none" not in told
 
 
+@pytest.mark.tls
+def test_certificates_of_the_user_are_trusted_by_git(
+    inline: Pybuild, context: Path, repository: Repository, tmp_path: Path
+) -> None:
+    pem = servers.certificate(tmp_path)
+    with repositories.serve(repository.path.parent, pem) as web:
+        text = f"FROM scratch\nADD {web.url('/a.git')} /\n"
+        found = failure(inline.build(context, ALLOW, dockerfile=text, status=1))
+        assert "--ca-bundle" in str(found["hint"])
+        assert build(inline, context, text, "--ca-bundle", servers.authority(tmp_path)).read("README") == "first"
+
+
 def test_without_git_there_is_a_clear_error(inline: Pybuild, context: Path, tmp_path: Path) -> None:
     bin_ = tmp_path / "bin"
     bin_.mkdir()

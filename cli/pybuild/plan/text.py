@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+from pybuild.dockerfile.addresses import redacted
 from pybuild.dockerfile.errors import DockerfileError, InvalidValueError, Span
 from pybuild.dockerfile.parse import Dockerfile
 from pybuild.dockerfile.words import expand, expand_body, expand_words
@@ -20,7 +21,7 @@ class Text:
     def error(self, message: str, span: Span, hint: str = "") -> DockerfileError:
         """Return an error that points at `span`."""
         lines = self._dockerfile.text.split("\n")[span.start_line - 1 : span.end_line]
-        return DockerfileError(message, hint, file=self._dockerfile.name, span=span, source="\n".join(lines))
+        return DockerfileError(message, hint, file=self._dockerfile.name, span=span, source=redacted("\n".join(lines)))
 
     def checked(self, parse: Callable[[str], T], value: str, span: Span) -> T:
         """Return `parse(value)`; an InvalidValueError gets its place."""
