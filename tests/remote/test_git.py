@@ -37,7 +37,7 @@ def web(repository: Repository) -> Iterator[Web]:
 
 @pytest.fixture
 def access() -> Access:
-    return Access({}, Reach.LOCAL, Reach.LOCAL, {}, "", "", [], 1 << 30, Event())
+    return Access({}, Reach.LOCAL, Reach.LOCAL, {}, "", "", [], 1 << 30, lambda address: "", Event())
 
 
 @pytest.fixture

@@ -341,6 +341,25 @@ def test_over_ssh_with_the_agent_that_was_given(
     assert "IdentityAgent none" not in told
 
 
+def test_a_submodule_that_moved_is_found(
+    inline: Pybuild, context: Path, web: Web, repository: Repository, root: Path
+) -> None:
+    inner = Repository(root / "inner.git")
+    commit = inner.commit(inner="inner")
+    with servers.serve() as old:
+        target = web.url("/inner.git/info/refs?service=git-upload-pack")
+        old.answers["/gone.git/info/refs"] = Answer(status=301, headers={"Location": target})
+        (repository.path / ".gitmodules").write_text(f'[submodule "s"]\n\tpath = s\n\turl = {old.url("/gone.git")}\n')
+        repository.git("update-index", "--add", "--cacheinfo", f"160000,{commit},s")
+        repository.git("add", ".gitmodules")
+        repository.git("commit", "-q", "-m", "submodule")
+        given = ("--secret", "id=GIT_AUTH_HEADER,env=HEADER")
+        text = f"FROM scratch\nADD {web.url('/a.git')} /\n"
+        image = inline.image(context, ALLOW, *given, dockerfile=text, env={"HEADER": "Basic abc"})
+        assert {asked.headers.get("Authorization") for asked in old.asked} == {None}
+    assert image.read("s/inner") == "inner"
+
+
 @pytest.mark.tls
 def test_certificates_of_the_user_are_trusted_by_git(
     inline: Pybuild, context: Path, repository: Repository, tmp_path: Path

@@ -8,8 +8,9 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Event as Flag
 from threading import Lock
@@ -83,7 +84,9 @@ class Repositories:
             try:
                 return self._make(program, remote, address, wanted, found)
             except RedirectedError as error:
-                address = self._moved(address, by_user, error)
+                address = self._moved(by_user, self._headers(address), address)
+                if not address:
+                    raise error
                 return self._make(program, remote, address, wanted, found)
 
     def _make(self, program: git.Git, remote: RemoteTree, address: str, wanted: str, found: git.Found | None) -> Digest:
@@ -139,19 +142,24 @@ class Repositories:
         if self._cancel.is_set():
             raise CancelledError("the build was cancelled")
 
-    def _moved(self, address: str, by_user: bool, error: RedirectedError) -> str:
-        """Return where a server says that a repository is; each host on the way there is looked at."""
+    def _moved(self, by_user: bool, headers: Mapping[str, str], address: str) -> str:
+        """Return where a server says that a repository is, "" for nowhere else.
+
+        Each host on the way there is looked at. `headers` are those of the whole source: a submodule's host is told
+        nothing that is for another one.
+        """
         asked = git.without_userinfo(address) + _DISCOVERY
-        secret = self._headers(address).get(git.origin_of(address), "")
+        secret = headers.get(git.origin_of(address), "")
         answer = self._remotes.fetcher(by_user=by_user).fetch(asked, _Nothing(), secret=secret)
         if not answer.url.endswith(_DISCOVERY) or answer.url == asked:
-            raise error
+            return ""
         return answer.url.removesuffix(_DISCOVERY)
 
     @contextmanager
     def _git(self, remote: RemoteTree, by_user: bool) -> Iterator[git.Git]:
         """Give a git that may do what this build may."""
         fetcher = self._remotes.fetcher(by_user=by_user)
+        headers = self._headers(remote.address)
         with ExitStack() as stack:
             home = self._store.snapshots.staging()
             stack.callback(shutil.rmtree, home, ignore_errors=True)
@@ -159,11 +167,12 @@ class Repositories:
                 proxies=fetcher.proxies,
                 limit=fetcher.limit,
                 follow=fetcher.follow,
-                headers=self._headers(remote.address),
+                headers=headers,
                 trusted=_trusted(self._request.ca_bundle, home),
                 agent=self._agent(remote, home, stack),
                 known_hosts=[self._store.place.root / "ssh_known_hosts", *_known_hosts()],
                 max_size=fetcher.max_size,
+                moved=partial(self._moved, by_user, headers),
                 cancel=self._cancel,
             )
             yield stack.enter_context(git.Git(home, access))

@@ -201,13 +201,29 @@ class Git:
             if any(ord(char) < 32 or ord(char) == 127 for char in path) or path.startswith(("-", "/")):
                 raise GitError(f"a submodule has a path that cannot be meant: {path!r:.200}")
         self._program.run(["submodule", "--quiet", "init"], at=directory)
-        for address in self._settings(directory, ["--local"], "url"):
+        addresses = self._settings(directory, ["--local"], "url")
+        for address in addresses:
             self.allow(address)
-        self._program.run(["submodule", "--quiet", "update", "--depth=1"], at=directory, grows=directory)
+        update = ["submodule", "--quiet", "update", "--depth=1"]
+        try:
+            self._program.run(update, at=directory, grows=directory)
+        except RedirectedError:
+            followed = [address for address in addresses if self._follow(address)]
+            if not followed:
+                raise
+            self._program.run(update, at=directory, grows=directory)
         for path in paths:
             inner = directory / path
             if os.path.lexists(inner / ".git") and Path(os.path.realpath(inner)) == directory.resolve() / path:
                 self._submodules(inner, depth - 1)
+
+    def _follow(self, address: str) -> bool:
+        """Let git take an address for where its server says that the repository is; tell whether it says so."""
+        moved = self._access.moved(address) if address.startswith(("http://", "https://")) else ""
+        if moved:
+            self.allow(moved)
+            self._program.configure("url", moved, "insteadOf", address)
+        return bool(moved)
 
     def _settings(self, directory: Path, where: list[str], name: str) -> list[str]:
         pattern = rf"^submodule\..*\.{name}$"

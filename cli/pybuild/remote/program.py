@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
 from threading import Event as Flag
@@ -93,6 +93,8 @@ class Access(NamedTuple):
     `limit` and `follow` are as in `addresses.Bounds`. `headers` are values of Authorization by `scheme://host[:port]`.
     `agent` is the socket of an ssh agent, "" for none; `known_hosts` are files of host keys, the first gets new
     ones. `trusted` is a file of certificates, "" for the system's. `max_size` is in bytes.
+    `moved` returns where a server says that a repository is, "" for nowhere else: git itself follows no redirect, as it
+    would take the repository's secret along.
     """
 
     proxies: Mapping[str, str]
@@ -103,6 +105,7 @@ class Access(NamedTuple):
     agent: str
     known_hosts: Sequence[Path]
     max_size: int
+    moved: Callable[[str], str]
     cancel: Flag
 
 
