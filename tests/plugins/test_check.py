@@ -11,6 +11,7 @@ from pybuild.plugin import parse_dockerfile
 from pybuild_check.rules import STYLES
 from pybuild_check.shell import commands
 from pybuild_check.style import look
+from support.here import Here
 from support.program import Pybuild
 
 APT = "apt-get install -y --no-install-recommends"
@@ -174,28 +175,28 @@ def test_the_command_tells_checks_style_and_what_a_build_fails_with(pybuild: Pyb
     ]
 
 
-def test_the_ways_to_ask(inline: Pybuild, context: Path) -> None:
+def test_the_ways_to_ask(here: Here, context: Path) -> None:
     file = context / "Dockerfile"
     file.write_text("FROM scratch\nRUN sudo a\n")
     text = "Dockerfile:2:5: warning: sudo in a step [Sudo]\n  RUN sudo a\n      ^^^^\n\n1 warning found\n"
-    assert inline("check", cwd=context, status=1).text == text
-    assert inline("check", ".", cwd=context, status=1).text == text
-    assert inline("check", file, status=1).text == text.replace("Dockerfile:", f"{file}:", 1)
-    assert inline("check", "-", stdin=file.read_bytes(), status=1).text == text.replace("Dockerfile:", "-:", 1)
-    assert inline("check", file, "--skip", "Sudo").text == "no warnings found\n"
-    assert inline("check", file, "--skip", "DL3004").text == "no warnings found\n"
-    assert inline("check", file, "--no-style").text == "no warnings found\n"
-    sarif = json.loads(inline("check", file, "--format=sarif", status=1).text)["runs"][0]
+    assert here("check", cwd=context, status=1).text == text
+    assert here("check", ".", cwd=context, status=1).text == text
+    assert here("check", file, status=1).text == text.replace("Dockerfile:", f"{file}:", 1)
+    assert here("check", "-", stdin=file.read_bytes(), status=1).text == text.replace("Dockerfile:", "-:", 1)
+    assert here("check", file, "--skip", "Sudo").text == "no warnings found\n"
+    assert here("check", file, "--skip", "DL3004").text == "no warnings found\n"
+    assert here("check", file, "--no-style").text == "no warnings found\n"
+    sarif = json.loads(here("check", file, "--format=sarif", status=1).text)["runs"][0]
     assert sarif["tool"]["driver"]["rules"][0]["fullDescription"]["text"] == STYLES["Sudo"].rule.reason
-    assert "title=Sudo::sudo in a step" in inline("check", file, "--format=github", status=1).text
-    assert "no such rule: X" in inline("check", file, "--skip", "X", status=2).err
-    assert "no such Dockerfile: " in inline("check", context / "none", status=1).err
+    assert "title=Sudo::sudo in a step" in here("check", file, "--format=github", status=1).text
+    assert "no such rule: X" in here("check", file, "--skip", "X", status=2).err
+    assert "no such Dockerfile: " in here("check", context / "none", status=1).err
 
 
-def test_every_rule_is_explained(inline: Pybuild) -> None:
-    text = inline("check", "--explain", "all").text
+def test_every_rule_is_explained(here: Here) -> None:
+    text = here("check", "--explain", "all").text
     for name, style in STYLES.items():
         assert style.rule.reason
         assert f"{name}  {style.rule.about}\n  {style.rule.reason}\n  Write: {style.rule.example}\n" in text
     assert "StageNameCasing  " in text
-    assert inline("check", "--explain", "DL3004").text.startswith("Sudo  ")
+    assert here("check", "--explain", "DL3004").text.startswith("Sudo  ")

@@ -21,6 +21,7 @@ from pybuild_context.page import page
 from pybuild_context.picture import Box, picture, squarify
 from pybuild_context.size import look, size
 from pybuild_context.values import as_values
+from support.here import Here
 from support.program import Pybuild
 
 
@@ -191,11 +192,11 @@ def test_triggers_of_base_images_count(inline: Pybuild, context: Path) -> None:
     assert inline.json("context", "size", "--json", str(context))["unknownBases"] == ["not-here"]
 
 
-def test_the_text_says_it_in_few_lines(inline: Pybuild, context: Path) -> None:
+def test_the_text_says_it_in_few_lines(here: Here, context: Path) -> None:
     write(context, src__aDOTpy=9_000, docs__bDOTmd=1_000)
     (context / "Dockerfile").write_text("FROM scratch\nCOPY src /\n")
     (context / "bad\x1b[31m\n").write_text("x" * 500)
-    text = inline("context", "size", context).text
+    text = here("context", "size", context).text
     assert "\x1b" not in text
     assert re.search(r"used by COPY, ADD and mounts +9kB in 1 file\n", text)
     assert re.search(r"█+.* 8\d% +9kB +src/\n", text)

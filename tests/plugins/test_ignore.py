@@ -9,7 +9,7 @@ import pytest
 from pybuild_ignore import rules
 from pybuild_ignore.lint import lint, look
 from pybuild_ignore.rules import RULES
-from support.program import Pybuild
+from support.here import Here
 
 
 def make(root: Path, *paths: str) -> None:
@@ -98,8 +98,9 @@ def test_what_should_be_left_out(context: Path, path: str, content: str, code: s
         assert found(context, None) == []
 
 
-def test_a_line_that_makes_builds_walk_what_is_left_out_is_told(context: Path) -> None:
-    make(context, "big/keep.js", *(f"big/f{number}" for number in range(1000)))
+def test_a_line_that_makes_builds_walk_what_is_left_out_is_told(context: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pybuild_ignore.lint.MANY", 10)
+    make(context, "big/keep.js", *(f"big/f{number}" for number in range(9)))
     assert found(context, "big\n!**/keep.js\n") == [(rules.WALKS, 2)]
     assert found(context, "big\n!big/keep.js\n") == []
 
@@ -119,25 +120,25 @@ def test_fix_changes_what_can_be_changed_and_keeps_the_rest(context: Path, capsy
     assert capsys.readouterr().out == told
 
 
-def test_the_formats(inline: Pybuild, context: Path) -> None:
+def test_the_formats(here: Here, context: Path) -> None:
     make(context, "docs/a", "%,x/")
     (context / ".dockerignore").write_text("docs\n  dosc\n")
     run = ("ignore", "lint", ".")
-    assert inline(*run, cwd=context, status=1).text == (
+    assert here(*run, cwd=context, status=1).text == (
         ".dockerignore:2:3: warning: `dosc` matches nothing [IGN002]\n    dosc\n    ^^^^\n\n1 warning found\n"
     )
-    assert inline(*run, "--format", "github", cwd=context, status=1).text == (
+    assert here(*run, "--format", "github", cwd=context, status=1).text == (
         "::warning file=.dockerignore,line=2,endLine=2,col=3,endColumn=7,title=IGN002::`dosc` matches nothing\n"
     )
-    [plain] = json.loads(inline(*run, "--format=json", cwd=context, status=1).text)["findings"]
+    [plain] = json.loads(here(*run, "--format=json", cwd=context, status=1).text)["findings"]
     assert (plain["code"], plain["line"], plain["column"], plain["length"]) == ("IGN002", 2, 3, 4)
-    sarif = json.loads(inline(*run, "--format=sarif", cwd=context, status=1).text)
+    sarif = json.loads(here(*run, "--format=sarif", cwd=context, status=1).text)
     [result] = sarif["runs"][0]["results"]
     assert result["ruleId"] == "IGN002"
     assert result["locations"][0]["physicalLocation"]["region"] == {"startLine": 2, "startColumn": 3, "endColumn": 7}
-    assert inline(*run, "--skip", "ign002", cwd=context).text == "no warnings found\n"
-    assert "no such rule: IGN999" in inline(*run, "--skip", "IGN999", status=2).err
-    assert "unknown format: x" in inline(*run, "--format", "x", status=2).err
+    assert here(*run, "--skip", "ign002", cwd=context).text == "no warnings found\n"
+    assert "no such rule: IGN999" in here(*run, "--skip", "IGN999", status=2).err
+    assert "unknown format: x" in here(*run, "--format", "x", status=2).err
 
 
 def test_the_file_beside_the_dockerfile_counts(context: Path) -> None:
@@ -148,21 +149,21 @@ def test_the_file_beside_the_dockerfile_counts(context: Path) -> None:
     assert len(look(str(context), "").findings) == 1
 
 
-def test_every_rule_is_explained(inline: Pybuild) -> None:
-    text = inline("ignore", "lint", "--explain", "all").text
+def test_every_rule_is_explained(here: Here) -> None:
+    text = here("ignore", "lint", "--explain", "all").text
     for code, rule in RULES.items():
         assert rule.reason
         assert f"{code}  {rule.about}\n  {rule.reason}\n  Write: {rule.example}\n" in text
-    assert inline("ignore", "lint", "--explain", "ign006").text.startswith(
+    assert here("ignore", "lint", "--explain", "ign006").text.startswith(
         "IGN006  A name is left out at the root only\n"
     )
 
 
-def test_why_names_the_line(inline: Pybuild, context: Path) -> None:
+def test_why_names_the_line(here: Here, context: Path) -> None:
     make(context, *PATHS)
     (context / ".dockerignore").write_text("# all logs\n**/*.log\n\n!src/c.log\ndocs/\n")
     paths = ["src/deep/b.log", "src/c.log", "docs/d.md", "src/a.py", "not/there.log", "."]
-    assert inline("ignore", "why", *paths, "-C", context).text.splitlines() == [
+    assert here("ignore", "why", *paths, "-C", context).text.splitlines() == [
         "src/deep/b.log: left out by .dockerignore:2: **/*.log",
         "src/c.log: stays by .dockerignore:4: !src/c.log",
         "docs/d.md: left out by .dockerignore:5: docs (through docs/)",
@@ -170,23 +171,23 @@ def test_why_names_the_line(inline: Pybuild, context: Path) -> None:
         "not/there.log: left out by .dockerignore:2: **/*.log",
         ".: stays, no line matches",
     ]
-    assert json.loads(inline("ignore", "why", "--json", context / "docs", "-C", context).text) == {
+    assert json.loads(here("ignore", "why", "--json", context / "docs", "-C", context).text) == {
         "path": "docs",
         "leftOut": True,
         "line": 5,
         "pattern": "docs",
         "through": "",
     }
-    assert "not in the context: ../x" in inline("ignore", "why", "../x", "-C", context, status=2).err
+    assert "not in the context: ../x" in here("ignore", "why", "../x", "-C", context, status=2).err
 
 
-def test_test_is_for_scripts(inline: Pybuild, context: Path) -> None:
+def test_test_is_for_scripts(here: Here, context: Path) -> None:
     make(context, *PATHS)
     (context / ".dockerignore").write_text("docs\n")
     run = ("ignore", "test", "-C", context)
-    assert inline(*run, "docs", "docs/d.md").text == ""
-    assert inline(*run, "docs", "src", status=1).text == "src: stays, no line matches\n"
-    assert inline(*run, "--stays", "src").text == ""
-    assert inline(*run, "--stays", "docs", status=1).text == "docs: left out by .dockerignore:1: docs\n"
-    assert inline(*run, "-p", "src", "-p", "!docs", "src").text == ""
-    assert re.search(r"by .dockerignore:3: !docs\n", inline(*run, "-p", "src", "-p", "!docs", "docs", status=1).text)
+    assert here(*run, "docs", "docs/d.md").text == ""
+    assert here(*run, "docs", "src", status=1).text == "src: stays, no line matches\n"
+    assert here(*run, "--stays", "src").text == ""
+    assert here(*run, "--stays", "docs", status=1).text == "docs: left out by .dockerignore:1: docs\n"
+    assert here(*run, "-p", "src", "-p", "!docs", "src").text == ""
+    assert re.search(r"by .dockerignore:3: !docs\n", here(*run, "-p", "src", "-p", "!docs", "docs", status=1).text)

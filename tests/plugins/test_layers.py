@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pybuild.plugin import ImageLayer, ImageLayers, LayerEntry
 from pybuild_layers.analysis import Change, Difference, Waste, analyse, differences
+from support.here import Here
 from support.program import Pybuild
 
 
@@ -140,6 +141,18 @@ def wasteful(base: Pybuild, context: Path) -> Pybuild:
     return base
 
 
+@pytest.fixture
+def here_too(inline_base: Pybuild, context: Path, here: Here, monkeypatch: pytest.MonkeyPatch) -> Here:
+    """Runs commands in this process, on a store with an image that hides a file."""
+    (context / "big").write_bytes(b"x" * 30_000)
+    (context / "small").write_bytes(b"y" * 1_000)
+    text = "FROM scratch AS lean\nCOPY small /d/small\nFROM lean\nCOPY big /d/big\nCOPY small /d/big\n"
+    inline_base.build(context, "-t", "lean", "--target", "lean", dockerfile=text)
+    inline_base.build(context, "-t", "fat", dockerfile=text)
+    monkeypatch.setenv("PYBUILD_STORE", str(inline_base.store))
+    return here
+
+
 @pytest.mark.userns
 def test_a_file_that_a_step_removes_is_hidden(base: Pybuild, context: Path) -> None:
     (context / "big").write_bytes(b"x" * 30_000)
@@ -166,25 +179,25 @@ def test_the_command_tells_layers_and_waste(wasteful: Pybuild) -> None:
     ]
 
 
-def test_limits_are_for_ci(wasteful: Pybuild) -> None:
-    assert wasteful("layers", "fat", "--ci", status=1).text.endswith("\n\nfailed: the efficiency is 6.2%, below 90%\n")
-    wasteful("layers", "lean", "--ci")
-    wasteful("layers", "fat", "--lowest-efficiency", "6")
-    wasteful("layers", "fat", "--highest-wasted", "30kB")
-    assert "above 29kB" in wasteful("layers", "fat", "--highest-wasted", "29k", status=1).text
-    assert "32kB of files, above 0B" in wasteful("layers", "fat", "--highest-size", "0", status=1).text
-    assert "a size such as 10MB, not: x" in wasteful("layers", "fat", "--highest-size", "x", status=2).err
-    assert "No such image: none" in wasteful("layers", "none", status=1).err
-    assert "no such layer: 4" in wasteful("layers", "fat", "-l", "4", status=2).err
+def test_limits_are_for_ci(here_too: Here) -> None:
+    assert here_too("layers", "fat", "--ci", status=1).text.endswith("\n\nfailed: the efficiency is 6.2%, below 90%\n")
+    here_too("layers", "lean", "--ci")
+    here_too("layers", "fat", "--lowest-efficiency", "6")
+    here_too("layers", "fat", "--highest-wasted", "30kB")
+    assert "above 29kB" in here_too("layers", "fat", "--highest-wasted", "29k", status=1).text
+    assert "32kB of files, above 0B" in here_too("layers", "fat", "--highest-size", "0", status=1).text
+    assert "a size such as 10MB, not: x" in here_too("layers", "fat", "--highest-size", "x", status=2).err
+    assert "No such image: none" in here_too("layers", "none", status=1).err
+    assert "no such layer: 4" in here_too("layers", "fat", "-l", "4", status=2).err
 
 
-def test_two_images_are_compared(wasteful: Pybuild) -> None:
-    assert wasteful("layers", "lean", "fat").text.splitlines() == [
+def test_two_images_are_compared(here_too: Here) -> None:
+    assert here_too("layers", "lean", "fat").text.splitlines() == [
         "1 layers shared, 0 and 2 of their own",
         "files: 1kB and 2kB (+1kB)",
         "1 path differs",
         "+                  1kB  d/big",
     ]
-    assert json.loads(wasteful("layers", "fat", "lean", "--json").out)["differences"] == [
+    assert json.loads(here_too("layers", "fat", "lean", "--json").text)["differences"] == [
         {"kind": "-", "path": "d/big", "before": 1000, "after": 0, "what": ""}
     ]
