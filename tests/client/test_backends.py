@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pybuild.api.events import Built, Failed, Moved, Pulled, ShellEnded, ShellOpened, StepLog, Transfer
-from pybuild.api.request import BuildRequest, PullRequest, ShellRequest
+from pybuild.api.events import Built, Failed, Moved, Pulled, Pushed, ShellEnded, ShellOpened, StepLog, Transfer
+from pybuild.api.request import BuildRequest, PullRequest, PushRequest, ShellRequest
 from pybuild.client import Backend, connect, start, wants_inline
 from pybuild.client.inline import Inline
 from pybuild.client.remote import Remote
@@ -27,6 +27,7 @@ def backend(request: pytest.FixtureRequest, world: World) -> Iterator[Backend]:
         images = fake_engine.Images(world.store)
         parts = {
             "pull": fake_engine.pull,
+            "push": fake_engine.push,
             "build": fake_engine.build,
             "shell": fake_engine.shell,
             "failure_of": fake_engine.failure_of,
@@ -309,6 +310,8 @@ def test_a_pull_is_told_alike_and_fails_alike(backend: Backend) -> None:
     assert told == [Transfer(-1, "app", 5, 10)]
     assert isinstance(last, Pulled)
     assert last.images == (Moved("app", "sha256:" + "ef" * 32, fake_engine.ID, True),)
+    *told, last = backend.push(PushRequest(("app",)))
+    assert (told, type(last)) == ([Transfer(-1, "app", 5, 10)], Pushed)
     last = list(backend.pull(PullRequest(("nope",))))[-1]
     assert isinstance(last, Failed)
     assert last.failure.message == "there is no such image: nope"

@@ -21,6 +21,7 @@ from pybuild.api.events import (
     Planned,
     PlannedStep,
     Pulled,
+    Pushed,
     ShellEnded,
     ShellOpened,
     StepDone,
@@ -28,7 +29,7 @@ from pybuild.api.events import (
     StepStarted,
     Transfer,
 )
-from pybuild.api.request import BuildRequest, PullRequest, ShellRequest
+from pybuild.api.request import BuildRequest, PullRequest, PushRequest, ShellRequest
 from pybuild.engine.attach import Streams, Visit, decide, take
 from pybuild.errors import CancelledError, ConflictError, NotFoundError, PybuildError
 
@@ -139,6 +140,15 @@ def pull(request: PullRequest, *, store_root: Path, emit: Callable[[Event], None
     return Pulled(tuple(Moved(name, "sha256:" + "ef" * 32, ID, True) for name in request.names), time.time())
 
 
+def push(request: PushRequest, *, store_root: Path, emit: Callable[[Event], None], cancel: threading.Event) -> Pushed:
+    """Pretend to push; only `app` is there."""
+    for name in request.names:
+        if name != "app":
+            raise NotFoundError(f"No such image: {name}", "see `pybuild images`")
+        emit(Transfer(-1, name, 5, 10))
+    return Pushed(tuple(Moved(name, "sha256:" + "ef" * 32, ID, True) for name in request.names), time.time())
+
+
 class Images:
     """As `engine.images.Images`, with one image."""
 
@@ -236,7 +246,9 @@ def daemon_main() -> int:
     from pybuild.engine import paths
 
     root = paths.store_root()
-    return serve.main(sys.argv[1:], load=lambda: Engine(build, Images(root), failure_of, shell, take, decide, pull))
+    return serve.main(
+        sys.argv[1:], load=lambda: Engine(build, Images(root), failure_of, shell, take, decide, pull, push)
+    )
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ import hashlib
 import json
 import re
 import shutil
+import socket
+import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -60,6 +62,9 @@ class Contents:
     challenge: str = ""
     accepted: set[str] = field(default_factory=set)
     tokens: Callable[[Asked, dict[str, list[str]]], tuple[int, Any]] | None = None
+    uploads: dict[str, bytearray] = field(default_factory=dict)
+    stored: dict[str, set[str]] = field(default_factory=dict)
+    """Blobs that were pushed, by repository; those of `blob` are everywhere."""
 
     def blob(self, data: bytes) -> str:
         self.blobs[digest(data)] = data
@@ -125,10 +130,12 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         asked = Asked(self.command, self.path, self.headers)
         contents: Contents = self.web.contents
-        length = int(self.headers.get("Content-Length") or 0)
-        body = self.rfile.read(length)
         self.web.asked.append(asked)
         path, _, query = self.path.partition("?")
+        if asked.method == "PATCH":
+            return self._patch(contents, asked)
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length)
         if path.startswith("http://"):
             path = urlsplit(path).path
         if path == "/token" and contents.tokens is not None:
@@ -140,10 +147,82 @@ class _Handler(BaseHTTPRequestHandler):
         if contents.challenge and asked.headers.get("Authorization") not in contents.accepted:
             error = {"errors": [{"code": "UNAUTHORIZED", "message": "authentication required"}]}
             return self._send(401, {"WWW-Authenticate": contents.challenge}, json.dumps(error).encode())
+        if self.command in ("POST", "PUT", "DELETE") or "/uploads/" in path:
+            return self._write(contents, path, parse_qs(query), body)
         return self._serve(contents, path, fault)
 
     do_HEAD = do_GET
     do_POST = do_GET
+    do_PUT = do_GET
+    do_PATCH = do_GET
+    do_DELETE = do_GET
+
+    def _patch(self, contents: Contents, asked: Asked) -> None:
+        """Take a part of a blob as it comes; a fault cuts it off, or changes it."""
+        fault = self._fault(contents, asked)
+        if fault.status:
+            self.close_connection = True
+            return self._send(fault.status, {"Connection": "close", **fault.headers}, fault.body)
+        upload = contents.uploads.get(self.path.rpartition("/")[2])
+        if upload is None:
+            self.close_connection = True
+            return self._send(404, {"Connection": "close"}, b"{}")
+        taken = 0
+        for block in self._blocks():
+            if fault.cut >= 0 and taken + len(block) > fault.cut:
+                upload += block[: fault.cut - taken]
+                self.close_connection = True
+                # The client is still sending: it is to see a connection that is reset
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                return None
+            upload += fault.change(block) if fault.change is not None else block
+            taken += len(block)
+        return self._send(202, {"Location": self.path, "Range": f"0-{len(upload) - 1}"}, b"")
+
+    def _blocks(self) -> Iterator[bytes]:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            left = int(self.headers.get("Content-Length") or 0)
+            while left and (data := self.rfile.read(min(left, 1 << 16))):
+                left -= len(data)
+                yield data
+            return
+        while size := int(self.rfile.readline().strip() or b"0", 16):
+            yield self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+
+    def _write(self, contents: Contents, path: str, query: dict[str, list[str]], body: bytes) -> None:
+        """Uploads and manifests, as the distribution specification has them."""
+        repository = path.removeprefix("/v2/").partition("/blobs/")[0].partition("/manifests/")[0]
+        name = path.rpartition("/")[2]
+        if "/manifests/" in path:
+            contents.document(repository, name, self.headers["Content-Type"], body)
+            return self._send(201, {"Docker-Content-Digest": digest(body)}, b"")
+        stored = contents.stored.setdefault(repository, set())
+        if self.command == "POST":
+            wanted, others = query.get("mount", [""])[0], query.get("from", [""])[0]
+            if wanted and wanted in contents.stored.get(others, ()):
+                stored.add(wanted)
+                return self._send(201, {}, b"")
+            number = f"u{len(contents.uploads)}"
+            contents.uploads[number] = bytearray()
+            return self._send(202, {"Location": f"/v2/{repository}/blobs/uploads/{number}"}, b"")
+        upload = contents.uploads.get(name)
+        if upload is None:
+            return self._send(404, {}, b'{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN","message":"blob upload unknown"}]}')
+        if self.command == "GET":
+            return self._send(204, {"Location": path, "Range": f"0-{max(0, len(upload) - 1)}"}, b"")
+        del contents.uploads[name]
+        # A number is not given out twice
+        contents.uploads[f"{name}-ended"] = bytearray()
+        if self.command == "DELETE":
+            return self._send(204, {}, b"")
+        data = bytes(upload) + body
+        if digest(data) != query["digest"][0]:
+            return self._send(400, {}, b'{"errors":[{"code":"DIGEST_INVALID","message":"digest did not match"}]}')
+        contents.blob(data)
+        stored.add(digest(data))
+        return self._send(201, {"Docker-Content-Digest": digest(data)}, b"")
 
     def _fault(self, contents: Contents, asked: Asked) -> Fault:
         for find in contents.lasting:
@@ -169,7 +248,9 @@ class _Handler(BaseHTTPRequestHandler):
                 headers = {"Docker-Content-Digest": digest(known[1]), "Content-Type": known[0]}
             data = known[1] if known is not None else None
         else:
-            data = contents.blobs.get(name)
+            pushed = {one for found in contents.stored.values() for one in found}
+            here = name not in pushed or name in contents.stored.get(repository, ())
+            data = contents.blobs.get(name) if here else None
         if data is None:
             error = {"errors": [{"code": "MANIFEST_UNKNOWN", "message": f"{kind} unknown", "detail": name}]}
             return self._send(404, {}, json.dumps(error).encode())

@@ -3,7 +3,7 @@
 The order of a build's events: Planned; Reads, StepStarted, StepMissed, StepLog, Transfer, StepDone and
 Notice in any interleaving (steps of independent stages overlap), among them ShellOpened and ShellEnded in turn
 where shells were asked for; last exactly one of Built, Checked and Failed. A pull is told by Transfer
-and Notice, and last Pulled or Failed.
+and Notice, and last Pulled or Failed; a push likewise, by Pushed.
 Times are seconds since the epoch as float. `step` is an index into `Planned.steps`.
 
 They are named tuples rather than dataclasses: the client makes these classes at every start, and a dataclass
@@ -203,7 +203,10 @@ result, open another shell, or fail."""
 
 
 class Moved(NamedTuple):
-    """An image that was pulled: `digest` is what its `name` stands for at the registry. `fresh`: it was not here."""
+    """An image that was pulled or pushed: `digest` is what its `name` stands for at the registry.
+
+    `fresh` ones were not all here, or not all there.
+    """
 
     name: str
     digest: str
@@ -213,6 +216,13 @@ class Moved(NamedTuple):
 
 class Pulled(NamedTuple):
     """All images that were asked for are here: what ends a pull that went well."""
+
+    images: tuple[Moved, ...]
+    time: float
+
+
+class Pushed(NamedTuple):
+    """All images that were to go are at their registries: what ends a push that went well."""
 
     images: tuple[Moved, ...]
     time: float
@@ -233,20 +243,23 @@ Event = (
     | ShellOpened
     | ShellEnded
     | Pulled
+    | Pushed
 )
 
 _KINDS: dict[str, type[Event]] = {
     kind.__name__: kind
     for kind in (
         *(Planned, Reads, StepStarted, StepMissed, StepLog, Transfer, StepDone, Notice, Built, Checked, Failed),
-        *(ShellOpened, ShellEnded, Pulled),
+        *(ShellOpened, ShellEnded, Pulled, Pushed),
     )
 }
 
 
 def is_last(event: Event) -> bool:
     """Does nothing follow this event?"""
-    return isinstance(event, Built | Checked | Failed | Pulled) or (isinstance(event, ShellEnded) and event.step < 0)
+    return isinstance(event, Built | Checked | Failed | Pulled | Pushed) or (
+        isinstance(event, ShellEnded) and event.step < 0
+    )
 
 
 def to_json(event: Event) -> dict[str, Any]:
@@ -258,7 +271,7 @@ def to_json(event: Event) -> dict[str, Any]:
         values["reads"] = [read._asdict() for read in event.reads]
     if isinstance(event, Checked):
         values["findings"] = [finding._asdict() for finding in event.findings]
-    if isinstance(event, Pulled):
+    if isinstance(event, Pulled | Pushed):
         values["images"] = [image._asdict() for image in event.images]
     if isinstance(event, Checked | Failed | ShellOpened) and event.failure is not None:
         values["failure"] = event.failure._asdict()
@@ -276,7 +289,7 @@ def from_json(data: dict[str, Any]) -> Event:
             values["steps"] = tuple(PlannedStep(**step) for step in values["steps"])
         elif kind is Reads:
             values["reads"] = tuple(Read(**{**read, "excludes": tuple(read["excludes"])}) for read in values["reads"])
-        elif kind is Pulled:
+        elif kind in (Pulled, Pushed):
             values["images"] = tuple(Moved(**image) for image in values["images"])
         elif kind is Checked:
             values["findings"] = tuple(Finding(**finding) for finding in values["findings"])

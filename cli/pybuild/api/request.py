@@ -21,9 +21,10 @@ class Ulimit(NamedTuple):
 
 
 class Output(NamedTuple):
-    """One `--output`: `type` is oci, docker, tar or local.
+    """One `--output`: `type` is oci, docker, tar, local or registry.
 
-    `dest` is an absolute host path, or "-" for the client's standard output. `attrs` are the other keys.
+    `dest` is an absolute host path, or "-" for the client's standard output; a registry has none. `attrs` are the other
+    keys.
     """
 
     type: str
@@ -288,3 +289,35 @@ class PullRequest(NamedTuple):
             return PullRequest(**values)
         except (TypeError, ValueError, AttributeError, KeyError) as error:
             raise UsageError(f"malformed request to pull: {error}") from error
+
+
+class PushRequest(NamedTuple):
+    """Everything `pybuild push` was told.
+
+    With `all_tags` the names are of repositories, all of whose tags go. `compression` is gzip, zstd, none, or "" for
+    gzip but whatever form is here already; `level` is "" for the usual one. `proxies` and `registries` are as in a
+    build.
+    """
+
+    names: tuple[str, ...]
+    all_tags: bool = False
+    compression: str = ""
+    level: str = ""
+    proxies: Mapping[str, str] = _NOTHING
+    registries: Registries = Registries()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {**self._asdict(), "proxies": dict(self.proxies), "registries": self.registries.to_json()}
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> "PushRequest":
+        """Return the request in `data`; raise UsageError when it is malformed."""
+        try:
+            values = dict(data)
+            values["names"] = tuple(str(name) for name in values["names"])
+            values["proxies"] = {str(name): str(value) for name, value in values.get("proxies", {}).items()}
+            values["registries"] = Registries.from_json(values.get("registries", {}))
+            return PushRequest(**values)
+        except (TypeError, ValueError, AttributeError, KeyError) as error:
+            raise UsageError(f"malformed request to push: {error}") from error

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
 
 from pybuild.api.events import Event
-from pybuild.api.request import BuildRequest, PullRequest, ShellRequest
+from pybuild.api.request import BuildRequest, PullRequest, PushRequest, ShellRequest
 
 
 class Backend(Protocol):
@@ -46,6 +46,10 @@ class Backend(Protocol):
 
     def pull(self, request: PullRequest) -> Generator[Event, None, None]:
         """Pull images; the last event is Pulled or Failed. Closing the iterator early cancels it."""
+        ...
+
+    def push(self, request: PushRequest) -> Generator[Event, None, None]:
+        """Push images; the last event is Pushed or Failed. Closing the iterator early cancels it."""
         ...
 
     def images(self, *, all: bool = False, filters: dict[str, list[str]] | None = None) -> list[dict[str, Any]]:

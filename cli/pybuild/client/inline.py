@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
 
 from pybuild.api.events import Built, Checked, Event, Failed, Failure, is_last
-from pybuild.api.request import BuildRequest, PullRequest, ShellRequest
+from pybuild.api.request import BuildRequest, PullRequest, PushRequest, ShellRequest
 
 Filters = dict[str, list[str]]
 Work = Callable[[Callable[[Event], None], Flag], Event]
@@ -42,6 +42,7 @@ class Inline:
         images: Any = None,
         shell: Any = None,
         pull: Any = None,
+        push: Any = None,
         failure_of: Callable[[BaseException], Failure] | None = None,
     ) -> None:
         from pybuild.engine import paths
@@ -50,6 +51,7 @@ class Inline:
         self._build = build
         self._shell = shell
         self._pull = pull
+        self._push = push
         self._failure_of = failure_of
         self._made = images
 
@@ -116,6 +118,19 @@ class Inline:
             return pulled
 
         return self._events("pull", work)
+
+    def push(self, request: PushRequest) -> Generator[Event, None, None]:
+        """Push in a thread, as a build."""
+
+        def work(emit: Callable[[Event], None], cancel: Flag) -> Event:
+            if self._push is None:
+                from pybuild.engine.pushing import push
+            else:
+                push = self._push
+            pushed: Event = push(request, store_root=self._root, emit=emit, cancel=cancel)
+            return pushed
+
+        return self._events("push", work)
 
     def _events(self, name: str, work: Work) -> Generator[Event, None, None]:
         queue: SimpleQueue[Event] = SimpleQueue()

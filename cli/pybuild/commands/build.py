@@ -56,7 +56,7 @@ def build(
         Option(
             "-o",
             "--output",
-            help="type=oci|docker|tar|local,dest=PATH[,rewrite-timestamp=true]; dest=- is standard output.",
+            help="type=oci|docker|tar|local,dest=PATH[,rewrite-timestamp=true], - is standard output; type=registry.",
             metavar="SPEC",
         ),
     ] = None,
@@ -152,6 +152,7 @@ def build(
         str,
         Option(bare="always", help="Ask registries for images: always, if missing (default), never.", metavar="WHEN"),
     ] = "missing",
+    push: Annotated[bool, Option("--push", help="Push the image under its names, as -o type=registry.")] = False,
     insecure_registry: Annotated[
         list[str] | None,
         Option(help="A registry that may speak plain HTTP, or show any certificate.", metavar="HOST[:PORT]"),
@@ -166,6 +167,7 @@ def build(
     check_progress(progress)
     given_args = flags.build_args(build_arg or (), os.environ)
     outputs = [flags.by_platform(flags.output(text, Path.cwd()), given_args) for text in output or ()]
+    outputs += [Output("registry", "")] * push
     rewrites = [flags.rewrites(item) for item in outputs]
     to_stdout = _one_to_stdout(outputs)
     settings = _settings()
@@ -233,7 +235,7 @@ def build(
     if watch:
         from pybuild.commands import watching
 
-        written = [*(item.dest for item in outputs), *filter(None, (iidfile, metadata_file))]
+        written = [*filter(None, (*(item.dest for item in outputs), iidfile, metadata_file))]
         watching.watch(run, request, written, tell=mode in ("auto", "tty", "plain"))
     with _context(context) as stream:
         return run(stream)

@@ -8,7 +8,7 @@ from pathlib import Path
 from pybuild.api.request import Limits, Output, Ulimit
 from pybuild.errors import PybuildError, UsageError
 
-OUTPUT_TYPES = ("oci", "docker", "tar", "local")
+OUTPUT_TYPES = ("oci", "docker", "tar", "local", "registry")
 LIMITS = ("strict", "best-effort")
 MIN_MEMORY = 6 << 20
 """Least that --memory takes, as with docker; less would not start a program."""
@@ -139,6 +139,13 @@ def output(text: str, directory: Path) -> Output:
                 raise UsageError(f"--output wants KEY=VALUE, not: {item}")
             attributes[key] = value
     kind = attributes.pop("type", "")
+    if kind == "image" and attributes.pop("push", "false").lower() in ("true", "1"):
+        # As buildx has it
+        kind = "registry"
+    if kind == "registry":
+        if "dest" in attributes:
+            raise UsageError(f"--output type=registry has no dest: {text}", "the image's names say where it goes")
+        return Output(kind, "", attributes)
     if kind not in OUTPUT_TYPES:
         told = f"unknown type for --output: {kind}" if kind else f"--output has no type: {text}"
         raise UsageError(told, f"known: {', '.join(OUTPUT_TYPES)}")

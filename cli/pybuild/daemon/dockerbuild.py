@@ -13,6 +13,7 @@ from pybuild.api.events import (
     Planned,
     PlannedStep,
     Pulled,
+    Pushed,
     Reads,
     ShellEnded,
     ShellOpened,
@@ -147,7 +148,7 @@ class DockerStream:
                 ]
             case Failed():
                 return [error_object(event.failure)]
-            case ShellOpened() | ShellEnded() | Checked() | Pulled() | Reads():
+            case ShellOpened() | ShellEnded() | Checked() | Pulled() | Pushed() | Reads():
                 # Docker's parameters cannot ask for it
                 return []
             case _ as unreachable:

@@ -6,8 +6,8 @@ from pathlib import Path
 from threading import Event as Flag
 from typing import Any, BinaryIO, Protocol
 
-from pybuild.api.events import Built, Checked, Event, Failure, Pulled, ShellEnded
-from pybuild.api.request import BuildRequest, PullRequest, ShellRequest
+from pybuild.api.events import Built, Checked, Event, Failure, Pulled, Pushed, ShellEnded
+from pybuild.api.request import BuildRequest, PullRequest, PushRequest, ShellRequest
 
 
 class Build(Protocol):
@@ -40,6 +40,14 @@ class Pull(Protocol):
     ) -> Pulled: ...
 
 
+class Push(Protocol):
+    """`engine.pushing.push`."""
+
+    def __call__(
+        self, request: PushRequest, *, store_root: Path, emit: Callable[[Event], None], cancel: Flag
+    ) -> Pushed: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Engine:
     """What a daemon serves. `images` has the methods of `engine.images.Images`, `take` and `decide` are those of
@@ -53,6 +61,7 @@ class Engine:
     take: Callable[[str], Sequence[int]]
     decide: Callable[[str, str], None]
     pull: Pull
+    push: Push
 
 
 def load(store_root: Path) -> Engine:
@@ -62,6 +71,7 @@ def load(store_root: Path) -> Engine:
     from pybuild.engine.failure import failure_of
     from pybuild.engine.images import Images
     from pybuild.engine.pulling import pull
+    from pybuild.engine.pushing import push
     from pybuild.engine.shell import run_shell
 
-    return Engine(build, Images(store_root), failure_of, run_shell, take, decide, pull)
+    return Engine(build, Images(store_root), failure_of, run_shell, take, decide, pull, push)

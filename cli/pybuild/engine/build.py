@@ -26,6 +26,7 @@ from pybuild.engine.grounds import Grounds
 from pybuild.engine.named import NamedContexts
 from pybuild.engine.networks import Networks
 from pybuild.engine.pulling import Puller
+from pybuild.engine.pushing import Push, Pusher
 from pybuild.engine.recorded import record
 from pybuild.engine.registries import RegistryClients
 from pybuild.engine.remotes import Remotes
@@ -107,6 +108,11 @@ def _build(
         puller = Puller(store, workers, stack.enter_context(clients), emit)
         found = Bases(dockerfile, store, workers, puller, request.pull, host)
         plan, bases = _plan(dockerfile, request, found, host, given.time)
+        pushes = [Push(output, tags) for output in request.outputs if output.type == exporting.REGISTRY]
+        pusher = Pusher(store, clients, emit)
+        for push in pushes:
+            # Before the work is done, and not after it
+            pusher.check(push.names)
         shown = numbered(plan.stages)
         emit(Planned(tuple(PlannedStep(label, name, line) for _, label, name, line in shown), time.time()))
         if request.watch:
@@ -149,6 +155,8 @@ def _build(
         if cancel.is_set():
             raise CancelledError("the build was cancelled")
         built = _commit(plan, state, store, tags, request)
+        for push in pushes:
+            built = push.carry_out(pusher, store, built)
         if request.cache_to:
             _give_cache(request, store, state, solver, emit)
         recorded(built.image_id)
@@ -275,7 +283,9 @@ def _commit(
     )
     image_id = store.images.put(encode(image), tags=tags)
     exported = [
-        exporting.export(store, image_id, tags, output, epoch) for output in request.outputs if output.dest != "-"
+        exporting.export(store, image_id, tags, output, epoch)
+        for output in request.outputs
+        if output.dest not in ("-", "")
     ]
     names = tuple(tag.familiar() for tag in tags)
     return Built(image_id, names, time.time(), exported=tuple(exported), source_date_epoch=epoch)

@@ -23,6 +23,8 @@ from pybuild.store.images import ImageRecord
 from pybuild.store.store import Store
 
 COMPRESSIONS = ("none", "gzip", "zstd")
+REGISTRY = "registry"
+PUSH_KEYS = ("name", "compression", "compression-level", "oci-mediatypes")
 _EPOCH, _REWRITE, _BY_PLATFORM = "source-date-epoch", "rewrite-timestamp", "multi-platform"
 _MEDIA_TYPES = {"gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD}
 
@@ -39,9 +41,11 @@ def check(outputs: Sequence[Output]) -> None:
             _time(output.attrs)
         elif output.type == "docker":
             _no_more(output.attrs, (_REWRITE,))
+        elif output.type == REGISTRY:
+            _no_more(output.attrs, (_REWRITE, *PUSH_KEYS))
         else:
             raise _unknown_type(output.type)
-        if output.dest != "-":
+        if output.type != REGISTRY and output.dest != "-":
             _check_destination(Path(output.dest), tree=output.type == "local" or _is_layout(output))
 
 
@@ -62,7 +66,7 @@ def _is_layout(output: Output) -> bool:
 
 
 def _unknown_type(kind: str) -> UsageError:
-    return UsageError(f"unknown output type: {kind}", "known: oci, docker, tar, local")
+    return UsageError(f"unknown output type: {kind}", "known: oci, docker, tar, local, registry")
 
 
 def _is_directory(dest: Path) -> ExportError:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event as Flag
 from threading import Lock, Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pybuild.api.events import Event, Moved, Notice, Pulled, Transfer
 from pybuild.api.request import PullRequest
@@ -150,10 +150,10 @@ class Puller:
 
         with ThreadPoolExecutor(min(PARALLEL_LAYERS, len(missing)), "pull") as pool:
             futures = [pool.submit(take, diff_id, layer) for diff_id, layer in missing]
-            _all_done(futures, stop)
+            all_done(futures, stop)
 
 
-def _all_done(futures: Sequence["Future[None]"], stop: Flag) -> None:
+def all_done(futures: Sequence["Future[Any]"], stop: Flag) -> None:
     """Wait for all; the first that fails in time stops the others and is raised."""
     from concurrent.futures import FIRST_EXCEPTION, wait
 
@@ -165,7 +165,7 @@ def _all_done(futures: Sequence["Future[None]"], stop: Flag) -> None:
         raise failed[0]
 
 
-class _StoppedError(PybuildError):
+class StoppedError(PybuildError):
     """Another layer failed."""
 
 
@@ -186,6 +186,7 @@ class _Layer:
         self._store = store
         self._workers = workers
         self._sources = sources
+        self._home = sources[-1]
         self._name = name
         self._diff_id = diff_id
         self._descriptor = descriptor
@@ -223,6 +224,9 @@ class _Layer:
                 kept = Descriptor(form, self._descriptor.digest, self._descriptor.size)
                 given.commit(kept.digest, kept.size)
                 self._store.layers.add_form(self._diff_id, kept)
+            # A push to the same registry need not send it
+            home = self._home
+            self._store.origins.add(home.client.host.name, self._descriptor.digest, home.repository)
 
     def _streamed(self, given: BlobWriter | None, plain: BlobWriter) -> Packed:
         source, sink = os.pipe2(os.O_CLOEXEC)
@@ -238,7 +242,7 @@ class _Layer:
             fetching.join()
             # An archive that is cut short because fetching failed is no news
             failure = self._failure
-            if failure is not None and not isinstance(failure, _StoppedError):
+            if failure is not None and not isinstance(failure, StoppedError):
                 raise failure from error
             raise
         os.close(source)
@@ -265,14 +269,14 @@ class _Layer:
 
     def _pass_on(self, sink: int, data: bytes) -> None:
         if self._refused or self._stop.is_set():
-            raise _StoppedError("another layer failed")
+            raise StoppedError("another layer failed")
         view = memoryview(data)
         while view:
             try:
                 view = view[os.write(sink, view) :]
             except BrokenPipeError:
                 if self._refused:
-                    raise _StoppedError("the layer was refused") from None
+                    raise StoppedError("the layer was refused") from None
                 # The worker has read to the end of the archive; the digest is over the rest too
                 return
 

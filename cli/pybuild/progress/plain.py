@@ -11,6 +11,7 @@ from pybuild.api.events import (
     Planned,
     PlannedStep,
     Pulled,
+    Pushed,
     Reads,
     ShellEnded,
     ShellOpened,
@@ -99,7 +100,7 @@ class PlainRenderer:
                     return []
                 lines = [self._log(event.step, line) for line in self._lines.flush(event.step)]
                 return [*lines, f"#{event.step + 1} ERROR", "", *failure_lines(event.failure, ci=self._ci)]
-            case ShellEnded() | Checked() | Pulled() | Reads():
+            case ShellEnded() | Checked() | Pulled() | Pushed() | Reads():
                 return []
             case _ as unreachable:
                 assert_never(unreachable)

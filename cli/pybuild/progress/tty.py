@@ -22,6 +22,7 @@ from pybuild.api.events import (
     Planned,
     PlannedStep,
     Pulled,
+    Pushed,
     Reads,
     ShellEnded,
     ShellOpened,
@@ -68,7 +69,7 @@ class TtyRenderer:
             # While there is a shell, and its user is asked how to go on, the terminal is theirs
             self._paused = isinstance(event, ShellOpened | ShellEnded)
             self._take(event)
-            if isinstance(event, Built | Failed | ShellOpened | ShellEnded | Pulled):
+            if isinstance(event, Built | Failed | ShellOpened | ShellEnded | Pulled | Pushed):
                 self._draw(live=False)
             elif self._ticker is None and isinstance(event, StepStarted | Transfer):
                 self._ticker = Thread(target=self._tick, daemon=True, name="progress")
@@ -139,7 +140,7 @@ class TtyRenderer:
                 if event.failure is not None:
                     self._above += self._failed(event.step, event.time)
                     self._above += failure_lines(event.failure, ci=self._ci)
-            case StepMissed() | ShellEnded() | Checked() | Pulled() | Reads():
+            case StepMissed() | ShellEnded() | Checked() | Pulled() | Pushed() | Reads():
                 pass
             case _ as unreachable:
                 assert_never(unreachable)

@@ -54,8 +54,8 @@ class Client:
     ) -> Response:
         """Send a request to a path below /v2/, or an address that the registry gave, and return its answer.
 
-        It is sent again where that may help, so that a body must be bytes. Whoever gets the answer closes it. Raises
-        RegistryError, and CancelledError.
+        It is sent again where that may help, so that a body is bytes, or a function that gives it from its beginning.
+        Whoever gets the answer closes it. Raises RegistryError, and CancelledError.
         """
         return self.persist(lambda: self.send_once(method, path, scopes, headers=headers, body=body, accept=accept))
 
@@ -70,10 +70,12 @@ class Client:
         accept: Collection[int] = (200,),
     ) -> Response:
         """As `send`, without another try for what breaks off; BrokenError tells that one may help."""
+        url = self._absolute(path)
         try:
-            return self._authorised(method, self._absolute(path), scopes, headers or {}, body, accept)
+            return self._authorised(method, url, scopes, headers or {}, body, accept)
         except PlainTextError:
-            if self.host.security != TRIED or self._scheme == "http":
+            # Another thread may have found out meanwhile
+            if self.host.security != TRIED or not url.startswith(self.url("").replace("http://", "https://")):
                 raise
             self._scheme = "http"
         return self._authorised(method, self._absolute(path), scopes, headers or {}, body, accept)
@@ -92,6 +94,12 @@ class Client:
                     raise _given_up(error, tries + 1) from error
                 self.transport.wait(max(pause, error.after))
                 tries, pause = tries + 1, pause * 2
+
+    def led(self, path: str, response: Response) -> str:
+        """Return the address in the Location of an answer to `path`, or that of `path` itself; raise RegistryError."""
+        url = self._absolute(path)
+        location = response.headers.get("Location", "")
+        return self._next(url, location) if location else url
 
     def _absolute(self, path: str) -> str:
         return path if path.startswith(("http://", "https://")) else self.url(path)
@@ -124,7 +132,8 @@ class Client:
             sent = self.authorization.header(scopes) if ours else ""
             given = {**headers, "Authorization": sent} if sent else dict(headers)
             trust = self.host.trust if ours else self.host.trust._replace(client=("", ""))
-            response = self.transport.send(method, url, given, body=body, trust=trust, limit=limit)
+            data = body() if callable(body) else body
+            response = self.transport.send(method, url, given, body=data, trust=trust, limit=limit)
             location = response.headers.get("Location", "")
             if method not in ("GET", "HEAD") or response.status not in _REDIRECTS or not location:
                 return response, url, sent

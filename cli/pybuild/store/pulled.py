@@ -52,6 +52,28 @@ class Pulled:
         return {image_id: sorted(names) for image_id, names in found.items()}
 
 
+class Origins:
+    """Which repositories of which registries are known to have a blob."""
+
+    _KIND = "origin"
+    _KEPT = 4
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+
+    def of(self, registry: str, digest: Digest) -> list[str]:
+        """Return the repositories of a registry that had a blob, the latest first."""
+        data = self._cache.memo_get(self._KIND, f"{registry} {digest}")
+        return msgspec.json.decode(data, type=list[str]) if data is not None else []
+
+    def add(self, registry: str, digest: Digest, repository: str) -> None:
+        """Remember that a repository has a blob."""
+        known = self.of(registry, digest)
+        if known[:1] != [repository]:
+            kept = [repository, *(one for one in known if one != repository)][: self._KEPT]
+            self._cache.memo_put(self._KIND, f"{registry} {digest}", msgspec.json.encode(kept))
+
+
 def _key(name: Reference, platform: Platform) -> str:
     what = f"@{name.digest}" if name.digest is not None else f":{name.tag}"
     return f"{name.name}{what} {platform}"

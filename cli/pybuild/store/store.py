@@ -28,7 +28,7 @@ from pybuild.store.place import (
     sync_file_system,
     write_version,
 )
-from pybuild.store.pulled import Pulled
+from pybuild.store.pulled import Origins, Pulled
 from pybuild.store.snapshots import Snapshots
 
 TYPE_CHECKING = False
@@ -55,6 +55,7 @@ class Store:
         self.accounts = Accounts(index)
         self.builds = Builds(place)
         self.pulled = Pulled(self.cache)
+        self.origins = Origins(self.cache)
         self.snapshots = Snapshots(place, index, boot)
         self.caches = Caches(place)
         self.kept = Kept(place, boot)

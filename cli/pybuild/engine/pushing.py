@@ -1,0 +1,399 @@
+"""Images pushed: layers side by side, compressed while they are sent; what is made on the way is kept."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from threading import Event as Flag
+from threading import Lock, Thread
+from typing import TYPE_CHECKING, NamedTuple
+
+from pybuild.api.events import Built, Event, Moved, Notice, Pushed, Transfer
+from pybuild.api.request import Output, PushRequest
+from pybuild.engine.inputs import host
+from pybuild.engine.pulling import TOLD_SECONDS, StoppedError, all_done
+from pybuild.engine.registries import RegistryClients
+from pybuild.errors import NotFoundError, UsageError
+from pybuild.layer.compress import compress
+from pybuild.oci.digest import Digest, digest_of
+from pybuild.oci.image import (
+    OCI_CONFIG,
+    OCI_LAYER,
+    OCI_LAYER_GZIP,
+    OCI_LAYER_ZSTD,
+    OCI_MANIFEST,
+    Descriptor,
+    ImageConfig,
+    Manifest,
+    encode,
+)
+from pybuild.oci.platform import Platform, normalise
+from pybuild.oci.reference import Reference, parse_reference
+from pybuild.store.blobs import BlobWriter
+from pybuild.store.images import ImageRecord
+from pybuild.store.pulled import PulledImage
+from pybuild.store.store import Store
+
+if TYPE_CHECKING:
+    from pybuild.registry.blobs import Source
+
+PARALLEL_BLOBS = 4
+"""How many blobs go at a time."""
+
+BLOCK = 1 << 20
+COMPRESSIONS = {"gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD, "none": OCI_LAYER, "uncompressed": OCI_LAYER}
+"""What `--compression` may say, and the media type of a layer then."""
+
+
+class Form(NamedTuple):
+    """How layers are to go: a media type, "" for gzip or a form that is here already, and a level, None the usual."""
+
+    media_type: str = ""
+    level: int | None = None
+
+
+def form_of(compression: str, level: str | int | None) -> Form:
+    """Return what `--compression` and its level mean; raise UsageError."""
+    if compression and compression not in COMPRESSIONS:
+        raise UsageError(f"unknown compression: {compression}", f"known: {', '.join(COMPRESSIONS)}")
+    if level in (None, ""):
+        return Form(COMPRESSIONS.get(compression, ""))
+    highest = {"": 2, "gzip": 2, "zstd": 19}.get(compression, -1)
+    if not str(level).isdigit() or not 0 <= int(str(level)) <= highest:
+        known = f"from 0 to {highest}" if highest >= 0 else "not for layers that are not compressed"
+        raise UsageError(f"the level of {compression or 'gzip'} is {known}: {level}")
+    return Form(COMPRESSIONS[compression or "gzip"], int(str(level)))
+
+
+class Push:
+    """One `--output type=registry` of a build; raises UsageError for what it cannot mean."""
+
+    def __init__(self, output: Output, tags: Sequence[Reference]) -> None:
+        attrs = output.attrs
+        self.names = [parse_reference(name) for name in attrs.get("name", "").split(",") if name] or [*tags]
+        self._form = form_of(attrs.get("compression", ""), attrs.get("compression-level"))
+        if not self.names:
+            raise UsageError("the image has no name to be pushed under", "`--tag` gives it one, and says where it goes")
+        if attrs.get("oci-mediatypes", "true").lower() not in ("true", "1"):
+            raise UsageError("images are pushed in OCI's form alone: oci-mediatypes=false")
+
+    def carry_out(self, pusher: "Pusher", store: Store, built: Built) -> Built:
+        """Push what was built and return what to tell of it; raises as Pusher.push."""
+        record = store.images.get(Digest(built.image_id))
+        assert record is not None
+        moved = pusher.push(record, self.names, self._form)
+        told = tuple(f"{one.name}@{one.digest}" for one in moved)
+        return built._replace(digest=moved[0].digest, exported=(*built.exported, *told), time=time.time())
+
+
+class Pusher:
+    """Pushes images of a store; `emit` gets events one at a time."""
+
+    def __init__(self, store: Store, clients: RegistryClients, emit: Callable[[Event], None]) -> None:
+        self._store = store
+        self._clients = clients
+        self._emit = emit
+
+    def check(self, names: Sequence[Reference]) -> None:
+        """Learn whether images may be pushed under these names, before there are any; raise RegistryError."""
+        from pybuild.registry.upload import check_push
+
+        for name in {name.name: name for name in names}.values():
+            check_push(self._target(name))
+
+    def push(self, record: ImageRecord, names: Sequence[Reference], form: Form) -> list[Moved]:
+        """Push an image under its names; a repository gets its blobs once, the next from the one before if it may.
+
+        Raises RegistryError, LayerError, CancelledError; no name is moved before all blobs are there.
+        """
+        by_repository: dict[str, list[Reference]] = {}
+        for name in names:
+            by_repository.setdefault(name.name, []).append(name)
+        moved: list[Moved] = []
+        for same in by_repository.values():
+            moved += self._push_to(self._target(same[0]), record, same, form)
+        return moved
+
+    def _target(self, name: Reference) -> "Source":
+        [target] = self._clients.sources(name, pull=False)
+        return target
+
+    def _push_to(self, target: "Source", record: ImageRecord, names: Sequence[Reference], form: Form) -> list[Moved]:
+        from pybuild.registry.upload import put_manifest
+
+        layers = dict.fromkeys(record.diff_ids)
+        config = Descriptor(OCI_CONFIG, record.id, len(record.data))
+        sent: list[Digest] = []
+        stop = Flag()
+
+        def layer(diff_id: Digest) -> Descriptor:
+            blob = _Blob(self._store, target, names[0], self._emit, stop)
+            descriptor = blob.push_layer(diff_id, form)
+            sent.extend([descriptor.digest] * blob.was_sent)
+            return descriptor
+
+        def document() -> Descriptor:
+            _Blob(self._store, target, names[0], self._emit, stop).push_bytes(config, record.data)
+            return config
+
+        with ThreadPoolExecutor(PARALLEL_BLOBS, "push") as pool:
+            pending = {diff_id: pool.submit(layer, diff_id) for diff_id in layers}
+            all_done([*pending.values(), pool.submit(document)], stop)
+        descriptors = [pending[diff_id].result() for diff_id in record.diff_ids]
+        data = encode(Manifest(media_type=OCI_MANIFEST, config=config, layers=descriptors))
+        digest = digest_of(data)
+        moved: list[Moved] = []
+        for name in names:
+            put_manifest(target, name.tag or digest, OCI_MANIFEST, data, digest)
+            platform = _platform(record.config)
+            if platform is not None:
+                self._store.pulled.put(name._replace(digest=None), platform, PulledImage(digest, record.id))
+            self._emit(Notice("info", f"pushed {name.familiar()}: {digest}"))
+            moved.append(Moved(name.familiar(), digest, record.id, bool(sent)))
+        return moved
+
+
+def _platform(config: ImageConfig) -> Platform | None:
+    if not config.os or not config.architecture:
+        return host()
+    return normalise(config.os, config.architecture, config.variant)
+
+
+class _Blob:
+    """One blob on its way."""
+
+    def __init__(
+        self,
+        store: Store,
+        target: "Source",
+        name: Reference,
+        emit: Callable[[Event], None],
+        stop: Flag,
+    ) -> None:
+        self._store = store
+        self._target = target
+        self._name = name
+        self._emit = emit
+        self._stop = stop
+        self._told = 0.0
+        self.was_sent = False
+
+    def push_bytes(self, descriptor: Descriptor, data: bytes) -> None:
+        """Send a small blob, unless it is there."""
+        if not self._is_there(descriptor.digest):
+            self._send(_Bytes(data, descriptor.digest), "config", len(data))
+            self._done(descriptor.digest)
+
+    def push_layer(self, diff_id: Digest, form: Form) -> Descriptor:
+        """Send a layer in a form that is here, or compress it on the way; return what went."""
+        if form.media_type == OCI_LAYER:
+            descriptor = Descriptor(OCI_LAYER, diff_id, self._store.layers.size(diff_id))
+        else:
+            known = {one.media_type: one for one in self._store.layers.forms(diff_id)}
+            wanted = [form.media_type] if form.media_type else [OCI_LAYER_GZIP, OCI_LAYER_ZSTD]
+            found = next((known[kind] for kind in wanted if kind in known), None)
+            if found is None:
+                return self._compress(diff_id, form)
+            descriptor = found
+        if not self._is_there(descriptor.digest):
+            fd = self._store.blobs.open(descriptor.digest)
+            try:
+                self._send(_File(fd, descriptor), descriptor.digest[7:19], descriptor.size)
+            finally:
+                os.close(fd)
+            self._done(descriptor.digest)
+        return descriptor
+
+    def _compress(self, diff_id: Digest, form: Form) -> Descriptor:
+        """Send what comes out of the compressor while it comes; it is kept, so that the next time it is known."""
+        media_type = form.media_type or OCI_LAYER_GZIP
+        source = self._store.blobs.open(diff_id)
+        with ExitStack() as stack:
+            stack.callback(os.close, source)
+            blob = stack.enter_context(self._store.blobs.create())
+            content = stack.enter_context(_Compressed(source, blob, media_type, form.level))
+            self._send(content, diff_id[7:19], 0)
+            descriptor = Descriptor(media_type, content.digest(), content.size)
+            blob.commit(descriptor.digest, descriptor.size)
+        self._store.layers.add_form(diff_id, descriptor)
+        self._done(descriptor.digest)
+        return descriptor
+
+    def _is_there(self, digest: Digest) -> bool:
+        """Is the blob in the repository, or can the registry take it from another one?"""
+        from pybuild.registry.blobs import has_blob
+        from pybuild.registry.upload import mount, push_scope
+
+        target, registry = self._target, self._target.client.host.name
+        there = has_blob(target.client, target.repository, digest, push_scope(target.repository))
+        if not there:
+            others = [one for one in self._store.origins.of(registry, digest) if one != target.repository]
+            there = mount(target, digest, others)
+        if there:
+            self._store.origins.add(registry, digest, target.repository)
+        return there
+
+    def _send(self, content: "_Bytes | _File | _Compressed", label: str, total: int) -> None:
+        from pybuild.registry.upload import push_blob
+
+        def progress(done: int) -> None:
+            if self._stop.is_set():
+                raise StoppedError("another layer failed")
+            now = time.monotonic()
+            if now - self._told >= TOLD_SECONDS or done == total:
+                self._told = now
+                self._emit(Transfer(-1, f"{self._name.familiar_name()} {label}", done, total))
+
+        push_blob(self._target, content, progress)
+
+    def _done(self, digest: Digest) -> None:
+        self.was_sent = True
+        self._store.origins.add(self._target.client.host.name, digest, self._target.repository)
+
+
+class _Bytes:
+    """Content in memory."""
+
+    def __init__(self, data: bytes, digest: Digest) -> None:
+        self._data, self._digest = data, digest
+
+    def read(self, offset: int) -> bytes:
+        return self._data[offset:]
+
+    def length(self) -> int | None:
+        return len(self._data)
+
+    def digest(self) -> Digest:
+        return self._digest
+
+
+class _File:
+    """Content of a blob that is here."""
+
+    def __init__(self, fd: int, descriptor: Descriptor) -> None:
+        self._fd, self._descriptor = fd, descriptor
+
+    def read(self, offset: int) -> bytes:
+        return os.pread(self._fd, BLOCK, offset)
+
+    def length(self) -> int | None:
+        return self._descriptor.size
+
+    def digest(self) -> Digest:
+        return self._descriptor.digest
+
+
+class _Compressed:
+    """What a compressor in a thread of its own makes of a layer. What has been read is in the blob, to be read again.
+
+    Use it with `with`, the end of which ends the thread.
+    """
+
+    def __init__(self, source: int, blob: BlobWriter, media_type: str, level: int | None) -> None:
+        self._blob = blob
+        self._media_type = media_type
+        self._level = level
+        self._source = source
+        self._result: tuple[Digest, int] | None = None
+        self._failure: BaseException | None = None
+        self._is_whole = False
+        self.size = 0
+        self._out, self._in = os.pipe2(os.O_CLOEXEC)
+        self._thread = Thread(target=self._work, name="compress", daemon=True)
+
+    def __enter__(self) -> "_Compressed":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # A thread that still writes learns that nobody reads
+        os.close(self._out)
+        self._thread.join()
+
+    def _work(self) -> None:
+        try:
+            kind = "zstd" if self._media_type == OCI_LAYER_ZSTD else "gzip"
+            self._result = compress(
+                self._source, self._in, "zstd" if kind == "zstd" else "gzip", self._level, threads=os.cpu_count() or 1
+            )
+        except BaseException as error:
+            # Raised in the thread that sends
+            self._failure = error
+        finally:
+            os.close(self._in)
+
+    def read(self, offset: int) -> bytes:
+        if offset < self.size:
+            return os.pread(self._blob.fd, BLOCK, offset)
+        if self._is_whole:
+            return b""
+        parts: list[bytes] = []
+        left = BLOCK
+        while left and (data := os.read(self._out, left)):
+            parts.append(data)
+            left -= len(data)
+        block = b"".join(parts)
+        if not block:
+            self._thread.join()
+            if self._failure is not None:
+                raise self._failure
+            self._is_whole = True
+            return b""
+        self._blob.write(block)
+        self.size += len(block)
+        return block
+
+    def length(self) -> int | None:
+        return self.size if self._is_whole else None
+
+    def digest(self) -> Digest:
+        assert self._result is not None
+        return self._result[0]
+
+
+def push(request: PushRequest, *, store_root: Path, emit: Callable[[Event], None], cancel: Flag) -> Pushed:
+    """Push what `request` names, one image after the other; raise what Pusher.push raises.
+
+    `emit` gets every event but the last, one at a time. Raises NotFoundError before anything is sent.
+    """
+    form = form_of(request.compression, request.level or None)
+    lock = Lock()
+
+    def tell(event: Event) -> None:
+        with lock:
+            emit(event)
+
+    with (
+        Store.open(store_root) as store,
+        store.session(),
+        RegistryClients(request.registries, request.proxies, "", cancel) as clients,
+    ):
+        chosen = [one for name in request.names for one in _chosen(store, name, all_tags=request.all_tags)]
+        by_image: dict[Digest, tuple[ImageRecord, list[Reference]]] = {}
+        for record, name in chosen:
+            by_image.setdefault(record.id, (record, []))[1].append(name)
+        pusher = Pusher(store, clients, tell)
+        moved = [one for record, names in by_image.values() for one in pusher.push(record, names, form)]
+    return Pushed(tuple(moved), time.time())
+
+
+def _chosen(store: Store, text: str, *, all_tags: bool) -> list[tuple[ImageRecord, Reference]]:
+    """Return the images that a name means; with `all_tags` those of all tags of its repository."""
+    name = parse_reference(text)
+    if name.digest is not None:
+        raise UsageError(f"an image is pushed under a tag, not under a digest: {text}")
+    if not all_tags:
+        record = store.images.resolve(text, ids=False)
+        if record is None:
+            raise NotFoundError(
+                f"No such image: {name.familiar()}", "`pybuild images` lists them, `pybuild tag` names one"
+            )
+        return [(record, name)]
+    if ":" in text.rpartition("/")[2]:
+        raise UsageError(f"--all-tags wants a name without a tag: {text}")
+    found = [(record, one) for record in store.images.list() for one in record.references if one.name == name.name]
+    if not found:
+        raise NotFoundError(f"No such image: {name.familiar_name()}")
+    return found
