@@ -148,6 +148,14 @@ def test_root_that_may_mount_gets_proc_and_devices(inline_base: Pybuild, context
         assert int(said(done).split()[-1]) < 10
 
 
+def test_step_kept_as_changes_is_not_entered_without_what_is_below(inline_base: Pybuild, context: Path) -> None:
+    failed = build(inline_base, context, "FROM base\nRUN exit 9\n", "--shell-on-fail", status=1)
+    name = next(event["failure"]["kept"] for event in failed.events if event["event"] == "Failed")
+    refused = inline_base("shell", "--isolation=chroot", name, "--", "true", status=1)
+    assert "cannot be stacked here" in refused.err
+    assert inline_base("shell", name, "--", "true").status == 0
+
+
 def test_shell_on_pipes(inline_base: Pybuild) -> None:
     args = ("shell", "--isolation=chroot", "base", "--", "sh", "-c", "cat; test ! -e /own; echo > /own")
     for _ in range(2):

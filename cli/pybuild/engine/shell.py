@@ -124,6 +124,10 @@ def _kept_world(request: ShellRequest, store: Store, workers: Workers) -> Iterat
         world = SandboxSpec.from_wire(msgspec.msgpack.decode(step.world))
         # A whole tree needs no layers below
         stacked = world.snapshotter == "overlay"
+        if stacked and workers.isolation == "chroot":
+            raise ConflictError(
+                f"the step was kept as changes to layers, which cannot be stacked here: {request.name}", "build again"
+            )
         lowers = _grounds(store, workers, request).lowers(step.diff_ids) if stacked else ()
         spec = msgspec.structs.replace(
             world, staging=os.fsencode(directory), lowers=lowers, isolation=workers.isolation

@@ -377,7 +377,6 @@ def _mount_if_possible(spec: SandboxSpec, tree: int) -> int:
 def _payload(spec: SandboxSpec, mode: IdMode, tree: int, report: int, streams: list[int], who: Identity) -> NoReturn:
     """Be the process that is to run."""
     try:
-        # The interpreter's own reads are done: from here on the tree is the root
         os.setsid()
         out, err, *others = streams
         if spec.stdin == "terminal":
@@ -389,6 +388,7 @@ def _payload(spec: SandboxSpec, mode: IdMode, tree: int, report: int, streams: l
             os.dup2(out, 1)
             os.dup2(err, 2)
         null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        # The interpreter reads nothing any more: from here on the tree is the root
         confine.prepare(tree)
         os.fchdir(tree)
         os.chroot(".")

@@ -7,7 +7,7 @@ import struct
 from pybuild.sandbox import caps, syscalls
 from pybuild.sandbox.idmap import IdMode
 
-_TAKEN = 1 << caps.NUMBERS["SYS_CHROOT"] | 1 << caps.NUMBERS["MKNOD"]
+_TAKEN = ("SYS_CHROOT", "MKNOD")
 """With the one root could leave the tree, with the other it could reach the disks."""
 _CAP_SYS_ADMIN = 1 << 21
 
@@ -56,14 +56,14 @@ def _landlock_version() -> int:
 def confine(mode: IdMode, program: bytes) -> None:
     """Take away what the payload is not to have, and install the filter of system calls."""
     own = syscalls.capabilities()
-    if mode == "single" or not own & _CAP_SYS_ADMIN:
-        # A filter too
+    bounding = bool(own >> caps.NUMBERS["SETPCAP"] & 1)
+    if mode == "single" or not own & _CAP_SYS_ADMIN or not bounding:
+        # The filter needs this privilege or that; and set-uid programs must not get back what is taken here
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
     syscalls.seccomp_filter(program)
-    if own & 1 << caps.NUMBERS["SETPCAP"]:
+    if bounding:
         caps.limit_bounding_set()
-        for number in range(64):
-            if _TAKEN >> number & 1:
-                syscalls.prctl(syscalls.PR_CAPBSET_DROP, number)
-    kept = own & ~_TAKEN
+        for name in _TAKEN:
+            syscalls.prctl(syscalls.PR_CAPBSET_DROP, caps.NUMBERS[name])
+    kept = own & ~sum(1 << caps.NUMBERS[name] for name in _TAKEN)
     syscalls.capset(kept, kept, 0)
