@@ -81,5 +81,5 @@ def _row(node: Node) -> Row:
         node.link if node.type == "symlink" else None,
         node.device if node.type in ("char", "block") else None,
         {name: value.encode(errors="surrogateescape").hex() for name, value in node.xattrs.items()},
-        int(node.mtime) if node.type != "dir" and 0 < node.mtime < OLD else None,
+        int(node.mtime) if 0 < node.mtime < OLD else None,
     )
