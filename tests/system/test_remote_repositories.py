@@ -341,6 +341,7 @@ def test_over_ssh_with_the_agent_that_was_given(
     assert "IdentityAgent none" not in told
 
 
+@pytest.mark.slow
 def test_a_submodule_that_moved_is_found(
     inline: Pybuild, context: Path, web: Web, repository: Repository, root: Path
 ) -> None:
@@ -360,6 +361,7 @@ def test_a_submodule_that_moved_is_found(
     assert image.read("s/inner") == "inner"
 
 
+@pytest.mark.slow
 @pytest.mark.tls
 def test_certificates_of_the_user_are_trusted_by_git(
     inline: Pybuild, context: Path, repository: Repository, tmp_path: Path
