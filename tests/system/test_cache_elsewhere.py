@@ -15,6 +15,7 @@ from support.program import Pybuild, Result
 
 pytestmark = pytest.mark.userns
 
+OTHERS = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("zstd", "uncompressed")]
 TEXT = """\
 FROM scratch AS rootfs
 ADD base.tar /
@@ -63,7 +64,7 @@ def manifest(cache: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("compression", ["gzip", "zstd", "uncompressed"])
+@pytest.mark.parametrize("compression", ["gzip", *OTHERS])
 def test_a_directory_brings_results_to_another_store(
     inline: Pybuild, other: Pybuild, inputs: Path, tmp_path: Path, compression: str
 ) -> None:
@@ -95,6 +96,7 @@ def test_the_directory_is_what_buildkit_has(inline: Pybuild, inputs: Path, tmp_p
     assert all(record["digest"].startswith("sha256:") for record in config["records"])
 
 
+@pytest.mark.slow
 def test_the_last_cache_makes_room_for_the_next(inline: Pybuild, inputs: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     inline.build(inputs, "--cache-to", f"type=local,dest={cache},mode=max")
@@ -134,6 +136,7 @@ def test_an_image_carries_its_results(inline: Pybuild, other: Pybuild, inputs: P
     )
 
 
+@pytest.mark.slow
 def test_an_image_with_results_is_pulled(inline: Pybuild, other: Pybuild, inputs: Path, tmp_path: Path) -> None:
     layout = tmp_path / "layout"
     inline.build(inputs, "--cache-to", "inline", "-o", f"type=oci,dest={layout},tar=false")
@@ -152,6 +155,7 @@ def test_an_image_with_results_is_pulled(inline: Pybuild, other: Pybuild, inputs
     assert other.names() == {"<none>:<none>"}
 
 
+@pytest.mark.slow
 def test_a_cache_that_is_absent_or_broken_is_a_warning(inline: Pybuild, inputs: Path, tmp_path: Path) -> None:
     for source in (f"type=local,src={tmp_path / 'none'}", "localhost:1/no-such-image", f"type=local,src={inputs}"):
         [told] = warnings(inline.build(inputs, "--cache-from", source))
@@ -164,6 +168,7 @@ def test_a_cache_that_is_absent_or_broken_is_a_warning(inline: Pybuild, inputs: 
     assert "cannot write the cache" in warnings(told)[0]
 
 
+@pytest.mark.slow
 def test_a_layer_that_is_another_is_not_taken(inline: Pybuild, other: Pybuild, inputs: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     inline.build(inputs, "--cache-to", f"type=local,dest={cache},compression=uncompressed")

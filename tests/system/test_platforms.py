@@ -58,7 +58,7 @@ def row_of(place: Path, name: str) -> dict[str, Any]:
     return dict(row)
 
 
-@pytest.mark.parametrize("form", ["tar=true", "tar=false"])
+@pytest.mark.parametrize("form", ["tar=true", pytest.param("tar=false", marks=pytest.mark.slow)])
 def test_an_index_of_platforms_may_be_around_one_image(
     inline: Pybuild, context: Path, tmp_path: Path, form: str
 ) -> None:

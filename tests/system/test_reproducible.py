@@ -60,6 +60,7 @@ def build(pybuild: Pybuild, context: Path, env: dict[str, str]) -> tuple[str, st
     return str(told.events[-1]["image_id"]), hashlib.sha256(out.read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_doors_stores_and_ways_to_map_ids_make_no_difference(inputs: Path) -> None:
     found = {}
     for door, env in (("inline", {}), ("daemon", {}), ("inline", ONE_ID), ("daemon", ONE_ID)):

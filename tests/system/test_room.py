@@ -27,7 +27,9 @@ def size(pybuild: Pybuild) -> int:
     return int(sum(row["size"] for row in rows))
 
 
-def test_builds_keep_the_store_within_the_limit(pybuild: Pybuild, context: Path) -> None:
+@pytest.mark.parametrize("door", ["inline", pytest.param("daemon", marks=pytest.mark.slow)])
+def test_builds_keep_the_store_within_the_limit(request: pytest.FixtureRequest, context: Path, door: str) -> None:
+    pybuild: Pybuild = request.getfixturevalue(door)
     pybuild.add_base()
     for name in ("a", "b"):
         pybuild.build(context, dockerfile=fill(name))
@@ -42,6 +44,7 @@ def test_builds_keep_the_store_within_the_limit(pybuild: Pybuild, context: Path)
     assert len(pybuild.build(context, dockerfile=fill("b")).redone()) == 1
 
 
+@pytest.mark.slow
 def test_limits_come_from_options_the_environment_and_the_settings(inline: Pybuild, context: Path) -> None:
     inline.add_base()
     settings = inline.home / "config.toml"
@@ -76,6 +79,7 @@ def test_a_running_build_keeps_what_it_uses(daemon: Pybuild, context: Path) -> N
     assert results == [0]
 
 
+@pytest.mark.slow
 def test_df_is_what_the_disk_says(pybuild: Pybuild, context: Path) -> None:
     pybuild.add_base()
     (context / "f").write_bytes(b"x" * MB)
@@ -102,6 +106,7 @@ def test_df_is_what_the_disk_says(pybuild: Pybuild, context: Path) -> None:
     assert rows["Build Cache"] < rows["Images"] + 4 * MB
 
 
+@pytest.mark.slow
 def test_prune_by_size_and_type(inline: Pybuild, context: Path) -> None:
     inline.add_base()
     for name in ("a", "b"):

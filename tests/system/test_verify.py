@@ -23,7 +23,12 @@ def told(found: dict[str, Any]) -> set[tuple[str, str]]:
     return {(row["path"], row["field"]) for row in found["differences"]}
 
 
-def test_what_is_the_same_again_is_told_so(base: Pybuild, context: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("door", ["daemon", pytest.param("inline", marks=pytest.mark.slow)])
+def test_what_is_the_same_again_is_told_so(
+    request: pytest.FixtureRequest, context: Path, tmp_path: Path, door: str
+) -> None:
+    base: Pybuild = request.getfixturevalue(door)
+    base.add_base()
     (context / "Dockerfile").write_text("FROM base\nARG WHO\nCOPY f /f\nRUN echo $WHO > /who\n")
     (context / "f").write_text("f")
     out = f"type=oci,dest={tmp_path / 'o'},rewrite-timestamp=true"
@@ -37,7 +42,8 @@ def test_what_is_the_same_again_is_told_so(base: Pybuild, context: Path, tmp_pat
     assert base.build(context, "--build-arg=WHO=me", env=DATED).redone() == []
 
 
-def test_differences_are_told_file_by_file(base: Pybuild, context: Path) -> None:
+def test_differences_are_told_file_by_file(inline_base: Pybuild, context: Path) -> None:
+    base = inline_base
     (context / "Dockerfile").write_text(
         "FROM base\nCOPY --chmod=644 f g gone /d/\nENV A=1\nRUN ln -s one /link; mkdir /n; echo x > /made\n"
     )
@@ -74,6 +80,7 @@ def test_times_are_differences_unless_they_are_bounded(inline_base: Pybuild, con
     verify(inline_base, "undated", "--ignore=mtime")
 
 
+@pytest.mark.slow
 def test_inputs_may_be_given_and_must_be_when_unknown(inline_base: Pybuild, context: Path, tmp_path: Path) -> None:
     (context / "other").write_text("FROM base AS a\nARG X=1\nLABEL x=$X\nFROM a\n")
     inline_base.build(context, "-f", context / "other", "-t", "given", "--target", "a", "--build-arg=X=2")
@@ -101,6 +108,7 @@ def test_secrets_are_asked_for_and_not_kept(inline_base: Pybuild, context: Path)
     )
 
 
+@pytest.mark.slow
 def test_another_base_is_told(inline_base: Pybuild, context: Path) -> None:
     inline_base.build(context, "-t", "below", dockerfile="FROM base\nLABEL a=1\n")
     (context / "Dockerfile").write_text("FROM below\nLABEL b=1\n")
