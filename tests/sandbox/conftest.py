@@ -27,6 +27,12 @@ def modes() -> list[str]:
     return ["single"] if host.lacks_multiid() else ["multi", "single"]
 
 
+def modes_in_turn() -> list[Any]:
+    """Return parameters for the modes; all but the best are for when there is time."""
+    best, *others = modes()
+    return [best, *(pytest.param(mode, marks=pytest.mark.slow) for mode in others)]
+
+
 def write_root(path: Path) -> Path:
     """Make a small root directory: busybox, users, no /proc, /sys, /dev and none of the files that get mounted."""
     for name in ("bin", "etc", "root", "srv", "tmp"):

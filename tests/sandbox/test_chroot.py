@@ -17,13 +17,13 @@ from pybuild.sandbox.spec import FileMount, SandboxSpec
 from pybuild.sandbox.volumes import Directory, File, Memory, Socket
 from support import processes
 
-from .conftest import Box, Ran, modes, open_box
+from .conftest import Box, Ran, modes_in_turn, open_box
 from .test_terminal import Session
 
 pytestmark = pytest.mark.userns
 
 
-@pytest.fixture(params=modes())
+@pytest.fixture(params=modes_in_turn())
 def box(request: pytest.FixtureRequest, plain_root: Path, tmp_path: Path) -> Iterator[Box]:
     """A box in every id mode there is; its worker may make namespaces, which a RUN takes what it can of."""
     yield from open_box(request.param, plain_root, tmp_path / "box")

@@ -14,7 +14,7 @@ from pybuild.sandbox.volumes import Directory
 from pybuild.tree.entry import Entry
 from support import busybox
 
-from .conftest import Box, Ran, modes, open_box, write_root
+from .conftest import Box, Ran, modes_in_turn, open_box, write_root
 
 pytestmark = pytest.mark.userns
 
@@ -41,7 +41,7 @@ def full_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(params=modes())
+@pytest.fixture(params=modes_in_turn())
 def full(request: pytest.FixtureRequest, full_root: Path, tmp_path: Path) -> Iterator[Box]:
     """A box on it in every id mode there is."""
     yield from open_box(request.param, full_root, tmp_path / "box")
@@ -89,13 +89,13 @@ SCRIPTS = [
 ]
 
 
-def test_layers_are_the_same_on_both(full: Box) -> None:
-    full_emulation: Any = "full" if full.worker.mode == "single" else "off"
-    # With one id it takes longer, and what is particular are owners
-    for script in SCRIPTS if full.worker.mode != "single" else SCRIPTS[1::4]:
+@pytest.mark.parametrize("scripts", [SCRIPTS[1::3], pytest.param(SCRIPTS, marks=pytest.mark.slow)], ids=["some", "all"])
+def test_layers_are_the_same_on_both(full: Box, scripts: list[str]) -> None:
+    emulation: Any = "full" if full.worker.mode == "single" else "off"
+    for script in scripts:
         since = time.time_ns() - 1_000_000_000
-        over = full.sh(script, emulation=full_emulation)
-        plain = copied(full, script, emulation=full_emulation)
+        over = full.sh(script, emulation=emulation)
+        plain = copied(full, script, emulation=emulation)
         assert (over.status, over.out, over.err) == (plain.status, plain.out, plain.err), script
         if over.status == 0:
             assert layer(over, since) == layer(plain, since), script

@@ -73,6 +73,7 @@ def test_nothing_of_a_step_lives_on(inline_base: Pybuild, context: Path, world: 
     assert processes.find("sleep", "4321") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", WORLDS)
 def test_time_limit_ends_what_ignores_signals(inline_base: Pybuild, context: Path, world: str) -> None:
     text = "FROM base\nRUN trap '' TERM; setsid sleep 4322 & while true; do sleep 4322; done\n"
@@ -107,6 +108,7 @@ def test_privileges_are_gone(inline_base: Pybuild, context: Path) -> None:
     assert found["Seccomp"] == "2"
 
 
+@pytest.mark.slow
 def test_asked_for_is_what_is_done(inline_base: Pybuild, context: Path) -> None:
     done = build(inline_base, context, "FROM base\nRUN true\n", "--isolation=chroot", "--no-cache")
     assert any(LESS in text for text in notices(done))
@@ -162,6 +164,7 @@ def test_shell_on_pipes(inline_base: Pybuild) -> None:
         assert inline_base(*args, stdin=b"through\n").text == "through\n"
 
 
+@pytest.mark.slow
 def test_interrupted_step_gives_its_cache_back(inline_base: Pybuild, context: Path) -> None:
     (context / "Dockerfile").write_text(
         "FROM base\nRUN --mount=type=cache,target=/c echo kept >> /c/x; cat /c/x; sleep 4323\n"
