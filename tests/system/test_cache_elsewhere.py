@@ -184,7 +184,8 @@ def test_a_layer_that_is_another_is_not_taken(inline: Pybuild, other: Pybuild, i
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--cache-to", "type=registry,ref=x", "unknown type for --cache-to: registry"),
+        ("--cache-to", "type=registry", "wants ref=..."),
+        ("--cache-to", "type=gha", "unknown type for --cache-to: gha"),
         ("--cache-to", "type=local", "wants dest=..."),
         ("--cache-to", "type=local,dest=x,mode=all", "unknown mode"),
         ("--cache-to", "type=inline,mode=max", "its own steps alone"),

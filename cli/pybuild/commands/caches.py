@@ -12,6 +12,7 @@ _KEYS = {
     "--cache-from": {"local": {"src", "tag"}, "registry": {"ref"}},
     "--cache-to": {
         "local": {"dest", "tag", "mode", "compression", "ignore-error", "oci-mediatypes", "image-manifest"},
+        "registry": {"ref", "mode", "compression", "ignore-error", "oci-mediatypes", "image-manifest"},
         "inline": {"mode"},
     },
 }
@@ -26,7 +27,7 @@ def source(text: str, directory: Path) -> Output:
 
 
 def target(text: str, directory: Path) -> Output:
-    """Return `type=local,dest=DIR[,mode=max][,compression=zstd]...` or `type=inline`; raise UsageError."""
+    """Return `type=local,dest=DIR`, `type=registry,ref=NAME`, either with more, or `type=inline`; raise UsageError."""
     return Output("inline", "") if text == "inline" else _checked("--cache-to", text, directory)
 
 
@@ -56,6 +57,10 @@ def _checked(option: str, text: str, directory: Path) -> Output:
     needed = place if kind == "local" else "ref" if kind == "registry" else ""
     if needed and not pairs.get(needed):
         raise UsageError(f"{option} type={kind} wants {needed}=...: {text}")
+    if option == "--cache-to" and kind == "registry":
+        from pybuild.oci.reference import parse_reference
+
+        parse_reference(pairs["ref"])
     given = pairs.pop(place, "")
     return Output(kind, os.path.abspath(directory / given) if given else "", pairs)
 

@@ -44,7 +44,6 @@ from pybuild.plan.make import make
 from pybuild.plan.ops import BaseImage, NeedBases, Plan
 from pybuild.sandbox.cgroups import Limiter
 from pybuild.store.cache import CacheRecord
-from pybuild.store.images import ImageRecord
 from pybuild.store.store import Store
 
 
@@ -142,7 +141,7 @@ def _build(
             remotes=remotes,
             explainer=explainer,
             named=named,
-            elsewhere=_elsewhere(request, store, workers, puller, plan, emit),
+            elsewhere=_elsewhere(request, store, workers, clients, puller, plan, emit),
             emit=emit,
             cancel=cancel,
             file=dockerfile.name,
@@ -158,7 +157,7 @@ def _build(
         for push in pushes:
             built = push.carry_out(pusher, store, built)
         if request.cache_to:
-            _give_cache(request, store, state, solver, emit)
+            _give_cache(request, store, state, solver, pusher, emit)
         recorded(built.image_id)
         if request.remembers:
             # One for another platform than the build's is called by more than a name
@@ -182,6 +181,7 @@ def _elsewhere(
     request: BuildRequest,
     store: Store,
     workers: Workers,
+    clients: RegistryClients,
     puller: Puller,
     plan: Plan,
     emit: Callable[[Event], None],
@@ -190,28 +190,35 @@ def _elsewhere(
     if not request.cache_from:
         return lambda key: None
     from pybuild.engine.caching import Elsewhere
+    from pybuild.engine.remotecache import RemoteCaches
 
-    def pulled(reference: str) -> ImageRecord:
-        return puller.pull(parse_reference(reference), plan.target.platform, tag=False)[0]
-
-    find = pulled if request.pull != NEVER else None
-    return Elsewhere(store, workers, request.cache_from, find, emit).get
+    remote = RemoteCaches(clients, puller, plan.target.platform) if request.pull != NEVER else None
+    return Elsewhere(store, workers, request.cache_from, remote, emit).get
 
 
 def _give_cache(
-    request: BuildRequest, store: Store, state: StageState, solver: Solver, emit: Callable[[Event], None]
+    request: BuildRequest,
+    store: Store,
+    state: StageState,
+    solver: Solver,
+    pusher: Pusher,
+    emit: Callable[[Event], None],
 ) -> None:
-    """Write the results to the directories that `--cache-to` names."""
+    """Write the results to the directories and registries that `--cache-to` names."""
     from pybuild.engine.caching import export
 
     for target in request.cache_to:
-        if target.type != "local":
+        if target.type not in ("local", "registry"):
             continue
         everything = target.attrs.get("mode", "min") == "max"
         try:
-            export(store, target, solver.results() if everything else state.results)
+            export(store, target, solver.results() if everything else state.results, pusher)
+        except CancelledError:
+            raise
         except PybuildError as error:
-            if target.attrs.get("ignore-error", "false").lower() not in ("true", "1"):
+            # The image is built and perhaps pushed; a registry that is away is no reason to do it again
+            ignored = target.attrs.get("ignore-error", "true" if target.type == "registry" else "false")
+            if ignored.lower() not in ("true", "1"):
                 raise
             emit(Notice("warning", error.message))
 

@@ -5,6 +5,7 @@ What a source has is read when a build begins; a layer is taken into the store o
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import TypeVar
@@ -16,6 +17,8 @@ from pybuild.api.request import Output
 from pybuild.engine.carrying import Given, take
 from pybuild.engine.exporting import compressor
 from pybuild.engine.importing import LayoutDirectory, take_layer
+from pybuild.engine.pushing import Pusher
+from pybuild.engine.remotecache import RemoteCaches
 from pybuild.engine.solve import timestamp
 from pybuild.engine.workers import Workers
 from pybuild.errors import CancelledError, NotFoundError, PybuildError, UsageError
@@ -32,10 +35,9 @@ from pybuild.oci.cacheconfig import (
     Record,
     Result,
 )
-from pybuild.oci.digest import Digest
+from pybuild.oci.digest import Digest, parse_digest
 from pybuild.oci.image import OCI_LAYER, Descriptor, Index, Manifest, decode, encode
 from pybuild.store.cache import CacheRecord
-from pybuild.store.images import ImageRecord
 from pybuild.store.store import Store
 
 T = TypeVar("T")
@@ -46,11 +48,15 @@ Results = Sequence[tuple[str, CacheRecord]]
 _COMPRESSIONS = {"uncompressed": "none", "gzip": "gzip", "zstd": "zstd"}
 
 
+Take = Callable[[Digest, Descriptor], None]
+"""Takes a layer into the store: its diff id, and how the source has it."""
+
+
 class _Found(msgspec.Struct, frozen=True):
-    """A result of a source: where its layer is, unless it has none or the store has it."""
+    """A result of a source: how its layer comes, unless it has none or the store has it."""
 
     record: CacheRecord
-    archive: LayoutDirectory | None = None
+    take: Take | None = None
     layer: Descriptor | None = None
 
 
@@ -62,14 +68,14 @@ class Elsewhere:
         store: Store,
         workers: Workers,
         sources: Iterable[Output],
-        pull: Callable[[str], ImageRecord] | None,
+        remote: RemoteCaches | None,
         emit: Callable[[Event], None],
     ) -> None:
-        """Read what the sources have; `pull` brings an image here that the store lacks, if that may be."""
+        """Read what the sources have; `remote` reads what registries have, if they may be asked."""
         self._store = store
         self._workers = workers
         self._emit = emit
-        self._pull = pull
+        self._remote = remote
         self._lock = Lock()
         self._found: dict[str, _Found] = {}
         for source in sources:
@@ -103,11 +109,10 @@ class Elsewhere:
         with self._lock:
             if diff_id is None or self._store.layers.has(diff_id):
                 return True
-            if found.archive is None or found.layer is None:
+            if found.take is None or found.layer is None:
                 return False
-            layer = FoundLayer("blobs/sha256/" + found.layer.digest[7:], found.layer)
-            take_layer(self._store, self._workers, found.archive, diff_id, layer)
-            return True
+        found.take(diff_id, found.layer)
+        return True
 
     def _warn(self, error: PybuildError) -> None:
         # A cache is a help and no need: the first build of all has none to take from
@@ -132,37 +137,56 @@ class Elsewhere:
         if manifest.config is None or manifest.config.media_type != CACHE_CONFIG:
             raise InvalidArchiveError(f"the directory holds an image and no cache: {path}")
         data = _whole(archive, "blobs/sha256/" + manifest.config.digest[7:], path)
+
+        def take(diff_id: Digest, descriptor: Descriptor) -> None:
+            layer = FoundLayer("blobs/sha256/" + descriptor.digest[7:], descriptor)
+            with self._lock:
+                take_layer(self._store, self._workers, archive, diff_id, layer)
+
+        self._read_cache(data, manifest.layers or (), take)
+
+    def _read_cache(self, data: bytes, descriptors: Iterable[Descriptor], take: Take) -> None:
         config = _decoded(data, CacheConfig)
-        by_digest = {descriptor.digest: descriptor for descriptor in manifest.layers or ()}
+        by_digest = {descriptor.digest: descriptor for descriptor in descriptors}
         layers = [(by_digest.get(layer.blob), layer.annotations.diffID) for layer in config.layers]
-        for record in config.records:
-            placed = [layers[result.layer] for result in record.layers if 0 <= result.layer < len(layers)]
-            if len(placed) == len(record.layers):
-                descriptor, diff_id = placed[-1] if placed else (None, Digest(""))
-                self._add(record, diff_id or None, archive, descriptor)
+        self._add_all(config.records, layers, take)
 
     def _read_image(self, reference: str) -> None:
         image = self._store.images.resolve(reference)
-        if (image is None or image.config.cache is None) and self._pull is not None:
-            image = self._pull(reference)
+        if image is not None and image.config.cache is not None:
+            records = _decoded(image.config.cache, list[Record])
+            self._add_all(records, [(None, diff_id) for diff_id in image.diff_ids], None)
+            return
+        if self._remote is not None:
+            carried = self._remote.read(reference)
+            if carried.config is not None:
+                self._read_cache(carried.config, carried.descriptors, carried.take)
+            elif carried.records is not None:
+                layers = list(zip(carried.descriptors, carried.diff_ids, strict=True))
+                self._add_all(_decoded(carried.records, list[Record]), layers, carried.take)
+            return
         if image is None:
             raise UsageError(f"no such image in the local store: {reference}")
-        if image.config.cache is None:
-            raise UsageError(f"the image was built without `--cache-to type=inline`: {reference}")
-        for record in _decoded(image.config.cache, list[Record]):
-            places = [result.layer for result in record.layers]
-            if all(0 <= place < len(image.diff_ids) for place in places):
-                self._add(record, image.diff_ids[places[-1]] if places else None, None, None)
+        raise UsageError(f"the image was built without `--cache-to type=inline`: {reference}")
 
-    def _add(
-        self, record: Record, diff_id: Digest | None, archive: LayoutDirectory | None, layer: Descriptor | None
+    def _add_all(
+        self, records: Iterable[Record], layers: Sequence[tuple[Descriptor | None, Digest]], take: Take | None
     ) -> None:
+        for record in records:
+            placed = [layers[result.layer] for result in record.layers if 0 <= result.layer < len(layers)]
+            if len(placed) == len(record.layers):
+                descriptor, diff_id = placed[-1] if placed else (None, Digest(""))
+                self._add(record, diff_id or None, take, descriptor)
+
+    def _add(self, record: Record, diff_id: Digest | None, take_it: Take | None, layer: Descriptor | None) -> None:
         # Results of other builders have keys that mean nothing here
         if record.pybuild is None:
             return
+        if diff_id is not None:
+            parse_digest(diff_id)
         ours = record.pybuild
         known = CacheRecord(diff_id, ours.size, ours.created, ours.description)
-        self._found.setdefault(record.digest[7:], _Found(known, archive, layer))
+        self._found.setdefault(record.digest[7:], _Found(known, take_it, layer))
         if ours.account:
             # A miss is to be explained by it, so it is taken whether or not its result is
             take(self._store, record.digest[7:], ours)
@@ -182,13 +206,34 @@ def _decoded(data: bytes, kind: type[T]) -> T:
         raise InvalidArchiveError(f"malformed description of a cache: {error}") from error
 
 
-def export(store: Store, target: Output, results: Results) -> str:
-    """Write results with their layers to a directory; return what was written, for people.
+def export(store: Store, target: Output, results: Results, pusher: Pusher) -> str:
+    """Write results with their layers to a directory or a registry; return what was written, for people.
 
-    Raises ExportError when the directory does not take it.
+    Raises ExportError when the directory does not take it, RegistryError when the registry does not.
     """
     compression = _COMPRESSIONS.get(target.attrs.get("compression", "gzip"), "gzip")
-    layers: dict[Digest, tuple[int, Layer, CachedLayer]] = {}
+
+    def describe(form_of: Callable[[Digest], Descriptor]) -> tuple[bytes, list[Descriptor]]:
+        return _described(store, results, form_of)
+
+    if target.type == "registry":
+        from pybuild.engine import remotecache
+
+        diff_ids = [record.diff_id for _, record in results if record.diff_id is not None]
+        # What is here in another form goes in that, unless somebody said otherwise
+        kind = compression if "compression" in target.attrs else ""
+        return remotecache.export(pusher, target.attrs["ref"], kind, diff_ids, describe)
+    config, descriptors = describe(_forms(store, compression))
+    layers: list[Layer] = [(one, partial(store.blobs.open, one.digest)) for one in descriptors]
+    write_cache(Path(target.dest), config, layers, _tag(target))
+    return target.dest
+
+
+def _described(
+    store: Store, results: Results, form_of: Callable[[Digest], Descriptor]
+) -> tuple[bytes, list[Descriptor]]:
+    """Return the config of a cache and the layers of its manifest, which `form_of` gives."""
+    layers: dict[Digest, tuple[int, Descriptor, CachedLayer]] = {}
     records: list[Record] = []
     given = Given(store)
     for key, record in results:
@@ -196,33 +241,38 @@ def export(store: Store, target: Output, results: Results) -> str:
         created = timestamp(record.created)
         if record.diff_id is not None:
             if record.diff_id not in layers:
-                layers[record.diff_id] = (len(layers), *_layer(store, record.diff_id, compression, created))
+                form = form_of(record.diff_id)
+                layers[record.diff_id] = (len(layers), *_layer(form, record.diff_id, created))
             places = [Result(layers[record.diff_id][0], created)]
         found = _record(key, record, places, record.created)
         assert found.pybuild is not None
         records.append(msgspec.structs.replace(found, pybuild=given.add(key, found.pybuild)))
     config = CacheConfig([cached for _, _, cached in layers.values()], records)
-    write_cache(Path(target.dest), encode(config), [layer for _, layer, _ in layers.values()], _tag(target))
-    return target.dest
+    return encode(config), [descriptor for _, descriptor, _ in layers.values()]
+
+
+def _forms(store: Store, compression: str) -> Callable[[Digest], Descriptor]:
+    compressed = compressor(store)
+
+    def form_of(diff_id: Digest) -> Descriptor:
+        if compression == "none":
+            return Descriptor(OCI_LAYER, diff_id, store.layers.size(diff_id))
+        form, fd = compressed(diff_id, compression)
+        # Opened again where it is written: there may be more layers than descriptors
+        os.close(fd)
+        return form
+
+    return form_of
 
 
 def _tag(target: Output) -> str:
     return target.attrs.get("tag", "latest")
 
 
-def _layer(store: Store, diff_id: Digest, compression: str, created: str) -> tuple[Layer, CachedLayer]:
+def _layer(form: Descriptor, diff_id: Digest, created: str) -> tuple[Descriptor, CachedLayer]:
     notes = {DIFF_ID: str(diff_id), "buildkit/createdat": created}
-    if compression == "none":
-        descriptor = Descriptor(OCI_LAYER, diff_id, store.layers.size(diff_id), annotations=notes)
-        digest = diff_id
-    else:
-        form, fd = compressor(store)(diff_id, compression)
-        # Opened again where it is written: there may be more layers than descriptors
-        os.close(fd)
-        digest = form.digest
-        descriptor = msgspec.structs.replace(form, annotations=notes)
-    cached = CachedLayer(digest, annotations=LayerNotes(descriptor.media_type, diff_id, descriptor.size, created))
-    return (descriptor, lambda: store.blobs.open(digest)), cached
+    cached = CachedLayer(form.digest, annotations=LayerNotes(form.media_type, diff_id, form.size, created))
+    return msgspec.structs.replace(form, annotations=notes), cached
 
 
 def _record(key: str, record: CacheRecord, places: list[Result], created: float) -> Record:

@@ -75,6 +75,12 @@ class Puller:
             assert known is not None
             return record, Moved(name.familiar(), known.digest, record.id, fresh)
 
+    def take_layer(self, sources: "list[Source]", name: Reference, diff_id: Digest, layer: Descriptor) -> None:
+        """Bring one layer here unless it is; raises as `pull`."""
+        with self._alone(diff_id):
+            if not self._store.layers.has(diff_id):
+                _Layer(self._store, self._workers, sources, name, diff_id, layer, self._emit, Flag()).take()
+
     def known(self, name: Reference, platform: Platform) -> ImageRecord | None:
         """Return what a name stood for when it was pulled for a platform, if that is here."""
         known = self._store.pulled.get(name, platform)

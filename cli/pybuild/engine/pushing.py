@@ -123,25 +123,9 @@ class Pusher:
     def _push_to(self, target: "Source", record: ImageRecord, names: Sequence[Reference], form: Form) -> list[Moved]:
         from pybuild.registry.upload import put_manifest
 
-        layers = dict.fromkeys(record.diff_ids)
         config = Descriptor(OCI_CONFIG, record.id, len(record.data))
-        sent: list[Digest] = []
-        stop = Flag()
-
-        def layer(diff_id: Digest) -> Descriptor:
-            blob = _Blob(self._store, target, names[0], self._emit, stop)
-            descriptor = blob.push_layer(diff_id, form)
-            sent.extend([descriptor.digest] * blob.was_sent)
-            return descriptor
-
-        def document() -> Descriptor:
-            _Blob(self._store, target, names[0], self._emit, stop).push_bytes(config, record.data)
-            return config
-
-        with ThreadPoolExecutor(PARALLEL_BLOBS, "push") as pool:
-            pending = {diff_id: pool.submit(layer, diff_id) for diff_id in layers}
-            all_done([*pending.values(), pool.submit(document)], stop)
-        descriptors = [pending[diff_id].result() for diff_id in record.diff_ids]
+        by_diff_id, sent = self._blobs(target, names[0], record.diff_ids, form, config, record.data)
+        descriptors = [by_diff_id[diff_id] for diff_id in record.diff_ids]
         data = encode(Manifest(media_type=OCI_MANIFEST, config=config, layers=descriptors))
         digest = digest_of(data)
         moved: list[Moved] = []
@@ -151,8 +135,45 @@ class Pusher:
             if platform is not None:
                 self._store.pulled.put(name._replace(digest=None), platform, PulledImage(digest, record.id))
             self._emit(Notice("info", f"pushed {name.familiar()}: {digest}"))
-            moved.append(Moved(name.familiar(), digest, record.id, bool(sent)))
+            moved.append(Moved(name.familiar(), digest, record.id, sent))
         return moved
+
+    def layers(self, name: Reference, diff_ids: Sequence[Digest], form: Form) -> dict[Digest, Descriptor]:
+        """Send layers to the repository of a name and return how each went; raises as `push`."""
+        return self._blobs(self._target(name), name, diff_ids, form)[0]
+
+    def document(self, name: Reference, config: Descriptor, data: bytes, layers: list[Descriptor]) -> Digest:
+        """Send a config and a manifest of it with layers that are there, under a name; return the manifest's digest."""
+        from pybuild.registry.upload import put_manifest
+
+        target = self._target(name)
+        self._blobs(target, name, (), Form(), config, data)
+        manifest = encode(Manifest(media_type=OCI_MANIFEST, config=config, layers=layers))
+        digest = digest_of(manifest)
+        put_manifest(target, name.tag or digest, OCI_MANIFEST, manifest, digest)
+        return digest
+
+    def _blobs(
+        self,
+        target: "Source",
+        name: Reference,
+        diff_ids: Sequence[Digest],
+        form: Form,
+        config: Descriptor | None = None,
+        data: bytes = b"",
+    ) -> tuple[dict[Digest, Descriptor], bool]:
+        """Send layers and a config side by side; return how each layer went, and whether anything was lacking."""
+        stop = Flag()
+        lacking: list[Digest] = []
+
+        def blob() -> _Blob:
+            return _Blob(self._store, target, name, self._emit, stop, lacking.append)
+
+        with ThreadPoolExecutor(PARALLEL_BLOBS, "push") as pool:
+            pending = {diff_id: pool.submit(blob().push_layer, diff_id, form) for diff_id in dict.fromkeys(diff_ids)}
+            last = [pool.submit(blob().push_bytes, config, data)] if config is not None else []
+            all_done([*pending.values(), *last], stop)
+        return {diff_id: future.result() for diff_id, future in pending.items()}, bool(lacking)
 
 
 def _platform(config: ImageConfig) -> Platform | None:
@@ -171,6 +192,7 @@ class _Blob:
         name: Reference,
         emit: Callable[[Event], None],
         stop: Flag,
+        lacking: Callable[[Digest], object],
     ) -> None:
         self._store = store
         self._target = target
@@ -178,7 +200,7 @@ class _Blob:
         self._emit = emit
         self._stop = stop
         self._told = 0.0
-        self.was_sent = False
+        self._lacking = lacking
 
     def push_bytes(self, descriptor: Descriptor, data: bytes) -> None:
         """Send a small blob, unless it is there."""
@@ -249,7 +271,7 @@ class _Blob:
         push_blob(self._target, content, progress)
 
     def _done(self, digest: Digest) -> None:
-        self.was_sent = True
+        self._lacking(digest)
         self._store.origins.add(self._target.client.host.name, digest, self._target.repository)
 
 
