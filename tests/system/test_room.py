@@ -1,12 +1,15 @@
 """The store's size: limits that builds keep by themselves, and what df says of it."""
 
+import io
 import json
 import subprocess
+import tarfile
 import threading
 from pathlib import Path
 
 import pytest
 
+from pybuild.client.wire import Connection
 from support.program import Pybuild
 
 pytestmark = pytest.mark.userns
@@ -77,6 +80,25 @@ def test_a_running_build_keeps_what_it_uses(daemon: Pybuild, context: Path) -> N
     daemon("build", "-f", context / "go", context)
     runner.join(60)
     assert results == [0]
+
+
+def test_builds_by_clients_of_docker_keep_the_limits_of_the_daemon(daemon: Pybuild, context: Path) -> None:
+    daemon.env["PYBUILD_MAX_SIZE"] = "1k"
+    daemon.add_base()
+    daemon.build(context, "--max-size=1g", dockerfile=fill("a"))
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        member = tarfile.TarInfo("Dockerfile")
+        member.size = len(fill("b"))
+        tar.addfile(member, io.BytesIO(fill("b").encode()))
+    [socket] = [path for path in daemon.runtime.rglob("*") if path.is_socket()]
+    connection = Connection(socket)
+    try:
+        answer = connection.request("POST", "/build", stream=io.BytesIO(out.getvalue())).read().decode()
+    finally:
+        connection.close()
+    assert "Successfully built" in answer
+    assert len(daemon.build(context, "--max-size=1g", dockerfile=fill("a")).redone()) == 1
 
 
 @pytest.mark.slow

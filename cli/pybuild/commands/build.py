@@ -159,7 +159,8 @@ def build(
     ] = None,
 ) -> int:
     """Build an image from a Dockerfile and the files of CONTEXT."""
-    from pybuild.commands import caches, flags, given, registries, room
+    from pybuild.commands import caches, flags, given, registries
+    from pybuild.engine import room
 
     form = _check_form(check, call, format_) if check or call or format_ else ""
     if watch and (form or context == "-" or given.is_remote(context)):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pybuild.api.request import Limits, Output, Ulimit
 from pybuild.errors import PybuildError, UsageError
+from pybuild.progress.amounts import parse_size
 
 OUTPUT_TYPES = ("oci", "docker", "tar", "local", "registry")
 LIMITS = ("strict", "best-effort")
@@ -23,15 +24,13 @@ ULIMITS = (
     *("rtprio", "rttime", "sigpending", "stack"),
 )
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
-
 
 def size(text: str, option: str) -> int:
-    """Return a size in bytes: `64m`, `1.5g`, `67108864`; units are powers of 1024, as docker's."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
+    """Return a size in bytes, see `parse_size`."""
+    found = parse_size(text)
+    if found is None:
         raise UsageError(f"invalid size for {option}: {text}", "write for example `64m`")
-    return int(float(match[1]) * 1024 ** " kmgt".index(match[2].lower() or " "))
+    return found
 
 
 def ulimit(text: str) -> Ulimit:

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import logging
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -51,13 +52,21 @@ async def build(request: web.Request) -> web.StreamResponse:
             raise UsageError("malformed build request: no JSON object")
         asked = BuildRequest.from_json(data)
         return await _build(request, asked, rest, EVENTS, own_lines)
-    asked = request_from_query(request.query)
+    asked = within_limits(request_from_query(request.query))
     docker = DockerStream(quiet=boolean(request.query, "q"))
 
     def docker_lines(event: Event) -> bytes:
         return b"".join(json.dumps(item).encode() + b"\r\n" for item in docker.objects(event))
 
     return await _build(request, asked, b"", "application/json", docker_lines)
+
+
+def within_limits(asked: BuildRequest) -> BuildRequest:
+    """Return the request with the limits of the store that are the daemon's: Docker's clients know none."""
+    from pybuild.engine import paths, room
+
+    most, least = room.limits({}, os.environ, paths.config())
+    return asked._replace(max_size=most, min_free=least)
 
 
 def own_lines(event: Event) -> bytes:

@@ -1,4 +1,14 @@
-"""Byte counts and durations for people."""
+"""Byte counts and durations as people write and read them."""
+
+import re
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+
+
+def parse_size(text: str) -> int | None:
+    """Return a size in bytes: `64m`, `1.5g`, `67108864`; units are powers of 1024, as docker's. None for no size."""
+    match = _SIZE.fullmatch(text.strip())
+    return None if match is None else int(float(match[1]) * 1024 ** " kmgt".index(match[2].lower() or " "))
 
 
 def human_bytes(size: float, digits: int = 4) -> str:
