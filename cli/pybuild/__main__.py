@@ -43,10 +43,10 @@ def _child(words: list[str]) -> int:
             from pybuild.daemon.serve import main as serve_daemon
 
             return serve_daemon(rest)
-        case ["plugin", "lint", name]:
-            from pybuild.plugin.linting import serve as serve_linter
+        case ["plugin", "lint" | "export" | "events" as role, name]:
+            from pybuild.plugin.processes import serve as serve_plugin
 
-            return serve_linter(name)
+            return serve_plugin(role, name)
     sys.stderr.write("error: `_child` is for pybuild itself\n")
     return 2
 

@@ -346,3 +346,103 @@ def test_a_linter_that_fails_is_named_and_the_rest_is_told(
     ended = pybuild("check", context, "--format", "github", status=70)
     assert f"plugin noenv (third-party 1.2) {told}" in ended.err
     assert [line.partition("title=")[2].partition(":")[0] for line in ended.text.splitlines()] == ["NoEnv", "Sudo"]
+
+
+EXPORTER = """
+    import tarfile
+    from pathlib import Path
+
+    from pybuild.plugin import ExportedImage, UsageError
+
+    def export(image: ExportedImage) -> None:
+        if "to" not in image.attrs:
+            raise UsageError("it wants to=FILE", "say where")
+        with tarfile.open(fileobj=image.archive, mode="r|") as archive:
+            names = sorted(member.name for member in archive)
+        print("not for standard output")
+        Path(image.attrs["to"]).write_text(f"{image.id} {image.tags} {'index.json' in names}")
+"""
+EXPORTERS = "[pybuild.exporters]\nthird = third_export:export\n"
+
+
+def test_an_exporter_gets_the_image(pybuild: program.Pybuild, place: Path, context: Path) -> None:
+    plugins.add(place / "export", EXPORTERS, {"third_export.py": EXPORTER})
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\n")
+    out = pybuild.base / "out"
+    ended = pybuild("build", "-q", "-t", "x:1", "-o", f"type=third,to={out}", context)
+    assert out.read_text() == f"{ended.text.strip()} ('x:1',) True"
+    failed = pybuild("build", "-q", "-o", "type=third", context, status=70).err
+    assert "plugin third (third-party 1.2) has failed: it wants to=FILE\nhint: say where\n" in failed
+    known = pybuild("build", "-o", "type=x", context, status=2).err.splitlines()[1]
+    assert known.startswith("hint: known: oci, ")
+    assert known.endswith(", third")
+
+
+def test_an_exporter_that_cannot_be_used_is_told_before_the_build(
+    pybuild: program.Pybuild, place: Path, context: Path
+) -> None:
+    plugins.add(place / "export", EXPORTERS, {}, requires=("pybuild>=99",))
+    (context / "Dockerfile").write_text("FROM scratch\n")
+    ended = pybuild("build", "-o", "type=third", context, status=70)
+    assert ended.err.startswith("error: plugin third (third-party 1.2) cannot be used: needs pybuild >=99")
+
+
+LISTENERS = "[pybuild.events]\near = third_ear:listen\n"
+
+
+def test_a_listener_hears_a_build(pybuild: program.Pybuild, place: Path, context: Path) -> None:
+    out = pybuild.base / "out"
+    code = f"""
+        def listen(events):
+            print("not to be seen")
+            with open({str(out)!r}, "w") as file:
+                for event in events:
+                    file.write(event["event"] + "\\n")
+    """
+    plugins.add(place / "ear", LISTENERS, {"third_ear.py": code})
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\n")
+    ended = pybuild("build", "-q", context)
+    assert ended.err == ""
+    names = out.read_text().split()
+    assert (names[0], names[-1]) == ("Planned", "Built")
+    # A build that fails is heard too
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY nothing /\n")
+    pybuild("build", "-q", context, status=1)
+    assert out.read_text().split()[-1] == "Failed"
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("def listen(events):\n    raise ValueError('no')", "has failed: ValueError: no"),
+        ("import time\ndef listen(events):\n    time.sleep(600)", "was not done 2 s after the build"),
+        ("import os\nos._exit(4)", "has ended without an answer (exit code 4)"),
+        ("def listen(events):\n    next(events)", ""),
+    ],
+)
+def test_a_listener_that_fails_or_is_slow_does_not_hold_a_build(
+    pybuild: program.Pybuild, place: Path, context: Path, code: str, told: str
+) -> None:
+    plugins.add(place / "ear", LISTENERS, {"third_ear.py": code})
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\n")
+    ended = pybuild("build", "-q", context)
+    assert ended.text.startswith("sha256:")
+    assert ended.err == (f"warning: plugin ear (third-party 1.2) {told}\n" if told else "")
+
+
+def test_a_listener_that_falls_behind_is_dropped(
+    pybuild: program.Pybuild, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pybuild.api.events import Notice
+    from pybuild.plugin.listening import Listeners
+
+    plugins.add(place / "ear", LISTENERS, {"third_ear.py": "import time\ndef listen(events):\n    time.sleep(600)"})
+    for name in ("PYBUILD_PLUGIN_PATH", "HOME", "PYTHONPATH"):
+        monkeypatch.setenv(name, pybuild.env[name])
+    listeners = Listeners()
+    begun = time.monotonic()
+    for _ in range(6000):
+        listeners.tell(Notice("info", "x" * 1000))
+    listeners.close()
+    assert time.monotonic() - begun < 5
+    assert capsys.readouterr().err == "warning: plugin ear (third-party 1.2) does not keep up with the build\n"

@@ -70,7 +70,7 @@ def test_all_of_it_works_as_it_says(shell: "subprocess.Popen[str]", tmp_path: Pa
             told += 1
         else:
             raise AssertionError(f"nobody knows what to do with: {body}")
-    assert (told, files) == (7, 5)
+    assert (told, files) == (8, 7)
 
 
 def test_it_names_all_there_is() -> None:

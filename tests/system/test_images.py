@@ -123,3 +123,12 @@ def test_completion_and_help(inline: Pybuild) -> None:
     assert inline("--version").text.strip()
     for command in ("build", "images", "inspect", "history", "tag", "rmi", "save", "load", "import", "prune", "df"):
         assert inline(command, "--help").text
+
+
+def test_an_image_with_a_name_goes_to_standard_output(inline: Pybuild, context: Path) -> None:
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\n")
+    archive = inline("build", "-t", "named:1", "-o", "type=oci,dest=-", context)
+    place = inline.base / "named.tar"
+    place.write_bytes(archive.out)
+    [image] = read_oci(place)
+    assert "docker.io/library/named:1" in image.names

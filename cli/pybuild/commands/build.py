@@ -2,16 +2,19 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 from pybuild.api.events import Built, Failed, Reads, ShellEnded, ShellOpened
 from pybuild.api.request import BuildRequest, Output
 from pybuild.commands.option import Argument, Option
 from pybuild.errors import ExitCode, PybuildError, UsageError
+
+if TYPE_CHECKING:
+    from pybuild.client.backend import Backend
 
 MAX_DOCKERFILE = 4 << 20
 """Largest Dockerfile taken from standard input, in bytes."""
@@ -170,6 +173,8 @@ def build(
     outputs = [flags.by_platform(flags.output(text, Path.cwd()), given_args) for text in output or ()]
     outputs += [Output("registry", "")] * push
     rewrites = [flags.rewrites(item) for item in outputs]
+    to_plugins = [item for item in outputs if item.type not in flags.OUTPUT_TYPES]
+    outputs = [item for item in outputs if item not in to_plugins]
     to_stdout = _one_to_stdout(outputs)
     settings = _settings()
     most, least = room.limits({"max_size": max_size, "min_free": min_free}, os.environ, settings)
@@ -229,6 +234,7 @@ def build(
         inline=inline,
         mode=mode,
         to_stdout=to_stdout,
+        to_plugins=to_plugins,
         iidfile=iidfile,
         metadata_file=metadata_file,
         print_id=quiet and to_stdout is None,
@@ -273,12 +279,14 @@ def _run(
     inline: bool | None,
     mode: str,
     to_stdout: Output | None,
+    to_plugins: Sequence[Output],
     iidfile: str,
     metadata_file: str,
     print_id: bool,
     observe: Callable[[Reads], None] | None = None,
 ) -> int:
     from pybuild.client import connect
+    from pybuild.plugin.listening import Listeners
     from pybuild.progress import open_renderer
 
     if iidfile:
@@ -288,11 +296,12 @@ def _run(
         last: Built | Failed | None = None
         with closing(open_renderer(mode, sys.stderr)) as renderer:
             events = backend.build(request, context)
-            with closing(events):
+            with closing(events), closing(Listeners()) as listeners:
                 for event in events:
                     if isinstance(event, Built | Failed):
                         last = event
                     renderer.show(event)
+                    listeners.tell(event)
                     if isinstance(event, Reads) and observe is not None:
                         observe(event)
                     if isinstance(event, ShellOpened | ShellEnded):
@@ -306,18 +315,28 @@ def _run(
         if to_stdout is not None:
             from pybuild.commands.output import standard_output
 
-            more = {"name": ",".join(last.tags)} if last.tags else {}
+            more: dict[str, str] = {}
             if to_stdout.type == "tar" and last.source_date_epoch is not None:
                 more["source-date-epoch"] = str(last.source_date_epoch)
             out = standard_output(f"an image as {to_stdout.type}")
             backend.export(last.image_id, to_stdout.type, out, {**more, **to_stdout.attrs})
             out.flush()
+        for output in to_plugins:
+            _to_plugin(output, last, backend)
     _write_results(last, iidfile, metadata_file)
     if print_id:
         from pybuild.commands.output import write_line
 
         write_line(last.image_id)
     return ExitCode.OK
+
+
+def _to_plugin(output: Output, built: Built, backend: "Backend") -> None:
+    from pybuild.plugin.exporting import exporter, exporters
+
+    plugin = exporters()[output.type]
+    with exporter(plugin, built.image_id, built.tags, output.attrs) as out:
+        backend.export(built.image_id, "oci", out, {})
 
 
 def failed(last: Failed) -> int:

@@ -146,8 +146,12 @@ def output(text: str, directory: Path) -> Output:
             raise UsageError(f"--output type=registry has no dest: {text}", "the image's names say where it goes")
         return Output(kind, "", attributes)
     if kind not in OUTPUT_TYPES:
+        from pybuild.plugin.exporting import exporters, known_exporter
+
+        if known_exporter(kind):
+            return Output(kind, "", attributes)
         told = f"unknown type for --output: {kind}" if kind else f"--output has no type: {text}"
-        raise UsageError(told, f"known: {', '.join(OUTPUT_TYPES)}")
+        raise UsageError(told, f"known: {', '.join([*OUTPUT_TYPES, *exporters()])}")
     destination = attributes.pop("dest", "" if kind == "local" else "-")
     if kind == "local" and destination in ("", "-"):
         raise UsageError(f"--output type=local wants dest=DIRECTORY: {text}")

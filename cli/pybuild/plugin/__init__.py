@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pybuild.plugin.checking import build_check_rules, check_dockerfile
     from pybuild.plugin.context import Context, IgnoreLine, Uses, ignore_pattern, open_context, read_ignore_file
     from pybuild.plugin.dockerfiles import parse_dockerfile, read_dockerfile
+    from pybuild.plugin.exporting import ExportedImage
     from pybuild.plugin.findings import FORMATS, LintRule, findings_report
     from pybuild.plugin.found import API_VERSION
     from pybuild.plugin.images import ImageLayer, ImageLayers, LayerEntry, image_layers, images, inspect_image
@@ -40,6 +41,7 @@ _PLACES = {
     "pybuild.dockerfile.errors": ("DockerfileError",),
     "pybuild.dockerfile.parse": ("Dockerfile", "Stage"),
     "pybuild.plugin.context": ("Context", "IgnoreLine", "Uses", "ignore_pattern", "open_context", "read_ignore_file"),
+    "pybuild.plugin.exporting": ("ExportedImage",),
     "pybuild.plugin.findings": ("FORMATS", "LintRule", "findings_report"),
     "pybuild.plugin.checking": ("build_check_rules", "check_dockerfile"),
     "pybuild.plugin.dockerfiles": ("parse_dockerfile", "read_dockerfile"),
@@ -67,6 +69,7 @@ __all__ = [
     "DockerfileError",
     "Effect",
     "ExitCode",
+    "ExportedImage",
     "Failure",
     "Finding",
     "IgnoreError",

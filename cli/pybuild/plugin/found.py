@@ -1,7 +1,7 @@
 """What plugins there are, by their metadata alone: none is imported to be listed.
 
 A Python plugin is an installed distribution, in a folder of its own or beside pybuild, whose `entry_points.txt` has a
-group `pybuild.commands` or `pybuild.linters`. An executable is a file `pybuild-NAME`; it says who it is when asked
+group of GROUPS. An executable is a file `pybuild-NAME`; it says who it is when asked
 (`executable.py`). What is found is remembered in a file of plain lines until a directory it came from changes; reading
 that takes no import at all.
 """
@@ -15,8 +15,13 @@ from pybuild.plugin import places
 API_VERSION = 1
 """Of what executables are given and answer. That of Python plugins is the version of pybuild itself."""
 
-COMMAND, LINTER, EXECUTABLE = "command", "linter", "executable"
-GROUPS = {"pybuild.commands": COMMAND, "pybuild.linters": LINTER}
+COMMAND, LINTER, EXPORTER, EVENTS, EXECUTABLE = "command", "linter", "exporter", "events", "executable"
+GROUPS = {
+    "pybuild.commands": COMMAND,
+    "pybuild.linters": LINTER,
+    "pybuild.exporters": EXPORTER,
+    "pybuild.events": EVENTS,
+}
 PREFIX = "pybuild-"
 
 _FORMAT = "pybuild plugins 1"
@@ -188,11 +193,11 @@ def _executables(directory: str, stamps: dict[str, str], problem: str = "") -> I
 def _judged(plugins: Iterable[Found]) -> list[Found]:
     """Return the plugins, each that may not have its name with the reason."""
     off = places.disabled()
-    held: dict[tuple[bool, str], Found] = {}
+    held: dict[tuple[str, str], Found] = {}
     judged: list[Found] = []
     for plugin in plugins:
         plugin = plugin._replace(**{field: _line(value) for field, value in plugin._asdict().items()})
-        key = (plugin.kind == LINTER, plugin.name)
+        key = (COMMAND if plugin.kind == EXECUTABLE else plugin.kind, plugin.name)
         if not plugin.name.replace("-", "").replace("_", "").isalnum():
             plugin = plugin._replace(problem="its name is not of letters, digits and dashes")
         elif key in held:

@@ -6,9 +6,8 @@ in a line and the others are heard.
 """
 
 import os
-import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 from pybuild.api.events import Finding
 from pybuild.plugin.errors import PluginError
@@ -30,13 +29,20 @@ def run_linters(source: str, file: str) -> tuple[list[Finding], dict[str, LintRu
     import subprocess
     import time
 
+    from pybuild.plugin.processes import child_command
+
     plugins = [plugin for plugin in usable((LINTER,)).values() if plugin.problem != "disabled"]
     broken = [PluginError(plugin, f"cannot be used: {plugin.problem}") for plugin in plugins if plugin.problem]
     question = json.dumps({"file": file, "source": source}).encode()
     started = [
         (
             plugin,
-            subprocess.Popen(_command(plugin), stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True),
+            subprocess.Popen(
+                child_command("lint", plugin.name),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,
+            ),
         )
         for plugin in plugins
         if not plugin.problem
@@ -58,13 +64,6 @@ def run_linters(source: str, file: str) -> tuple[list[Finding], dict[str, LintRu
 def has_linters() -> bool:
     """Tell whether there is any linter that could speak."""
     return any(not plugin.problem for plugin in usable((LINTER,)).values())
-
-
-def _command(plugin: Found) -> list[str]:
-    words = ["_child", "plugin", "lint", plugin.name]
-    if getattr(sys, "frozen", False):
-        return [sys.executable, *words]
-    return [sys.executable, "-P", "-m", "pybuild", *words]
 
 
 def _answer(plugin: Found, process: Any, question: bytes, end: float) -> list[Finding]:
@@ -96,30 +95,16 @@ def _finding(row: Sequence[Any]) -> Finding:
     return Finding(rule, message, *numbers)
 
 
-def serve(name: str) -> int:
-    """Be the process of a linter: read a question, write an answer, return the exit status."""
+def answer(lint: Any, given: BinaryIO) -> dict[str, Any]:
+    """Let a linter look at what it is given."""
     import json
 
     from pybuild.dockerfile.parse import parse
-    from pybuild.errors import PybuildError
-    from pybuild.plugin.load import imported
 
-    answer_to = os.dup(1)
-    # What it prints must not get into the answer
-    os.dup2(2, 1)
-    question = json.loads(sys.stdin.buffer.read())
-    try:
-        lint = imported(usable((LINTER,))[name])
-        lines = question["source"].count("\n") + 1
-        told: Iterable[Finding] = lint(parse(question["source"], name=question["file"]))
-        answer: dict[str, Any] = {"findings": [[*_placed(finding, lines)] for finding in told]}
-    except PybuildError as error:
-        answer = {"error": error.message}
-    except (Exception, SystemExit) as error:
-        answer = {"error": " ".join(f"{type(error).__name__}: {error}".split())[:500]}
-    with open(answer_to, "wb") as out:
-        out.write(json.dumps(answer).encode())
-    return 0
+    question = json.loads(given.read())
+    lines = question["source"].count("\n") + 1
+    told: Iterable[Finding] = lint(parse(question["source"], name=question["file"]))
+    return {"findings": [[*_placed(finding, lines)] for finding in told]}
 
 
 def _placed(finding: Finding, lines: int) -> Finding:
