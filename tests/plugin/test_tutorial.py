@@ -15,7 +15,7 @@ from support.processes import adopt_orphans
 
 PAGE = Path(__file__).parents[2] / "plugins" / "README.md"
 _BLOCK = re.compile(r"^```(\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_WRITE = re.compile(r"(Write|Add) this to `([^`]+)`:\s*\Z")
+_WRITE = re.compile(r"(Write|Add)\s+this\s+to\s+`([^`]+)`:\s*\Z")
 
 
 @pytest.fixture
