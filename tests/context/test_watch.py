@@ -7,12 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pybuild.api.events import Read
 from pybuild.context.errors import ContextError
 from pybuild.context.footprint import Footprint
 from pybuild.context.ignore import IgnoreMatcher
 from pybuild.context.watch import Watcher
+from pybuild.engine.reading import found
+from pybuild.tree.copy import Selected
 
 
 @pytest.mark.parametrize(
@@ -28,7 +32,8 @@ from pybuild.context.watch import Watcher
         (Read("src", excludes=("**/*.log", "!keep.log")), [b"src/a", b"src/keep.log"], [b"src/a.log", b"src/b/c.log"]),
         (Read("src/./lib/**/*.c", parents=True), [b"src/lib/a.c", b"src/lib/x/y.c"], [b"src/a.c", b"src/lib/a.h"]),
         (Read("lib/*.c", parents=True), [b"lib/a.c"], [b"lib/a.h", b"a.c"]),
-        (Read(r"odd\*name"), [b"odd*name"], [b"oddXname"]),
+        (Read("odd[*]name"), [b"odd*name"], [b"oddXname"]),
+        (Read(r"odd\*name"), [rb"odd\*name"], [b"odd*name"]),
         (Read("[", excludes=()), [], [b"["]),
     ],
 )
@@ -36,6 +41,14 @@ def test_footprint(read: Read, used: list[bytes], unused: list[bytes]) -> None:
     footprint = Footprint([read])
     assert [path for path in used if not footprint.uses(path, directory=False)] == []
     assert [path for path in unused if footprint.uses(path, directory=False)] == []
+
+
+@given(st.lists(st.text("ab*?[]\\\\-^ ", min_size=1, max_size=4).map(str.encode), min_size=1, max_size=3))
+def test_where_a_link_has_led_counts_by_its_very_name(names: list[bytes]) -> None:
+    path = b"/".join(names)
+    footprint = Footprint(found([Selected(b"", path, ())]).reads)
+    assert footprint.uses(path, directory=False)
+    assert not footprint.uses(path + b"x", directory=False)
 
 
 def test_footprint_of_nothing_and_of_everything() -> None:

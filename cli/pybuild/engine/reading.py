@@ -31,4 +31,6 @@ def found(selections: Iterable[Selected]) -> Reads:
 def _escaped(path: bytes) -> str:
     """Return a path as a pattern that matches nothing else."""
     text = path.decode(errors="surrogateescape")
-    return "".join(f"\\{char}" if char in "*?[\\" else char for char in text)
+    # In classes: without any wildcard a backslash before one would be part of the name
+    classes = {"*": "[*]", "?": "[?]", "[": "[[]", "\\": r"[\\]"}
+    return "".join(classes.get(char, char) for char in text)
