@@ -159,7 +159,7 @@ def test_load_save_and_import_speak_docker(connection: Connection) -> None:
     assert connection.request("GET", f"/images/{fake_engine.ID}/get").read().startswith(b"docker none sha256:")
     answer = connection.request("POST", "/images/create?fromSrc=-&repo=r&tag=1&message=m", stream=io.BytesIO(b"tar"))
     assert stream(answer) == [{"status": fake_engine.ID}]
-    assert status_of(connection, "POST", "/images/create?fromImage=busybox")[0] == 400
+    assert status_of(connection, "POST", "/images/create?repo=busybox")[0] == 400
 
 
 def test_prune_and_df_have_dockers_shapes(connection: Connection) -> None:
@@ -179,3 +179,25 @@ def test_browsers_are_refused(connection: Connection) -> None:
 def test_an_early_error_reaches_a_client_that_still_sends(connection: Connection) -> None:
     body = io.BytesIO(b"x" * (8 << 20))
     assert status_of(connection, "POST", "/build?version=2", stream=body)[0] == 400
+
+
+def test_images_are_pulled_and_pushed_as_docker_does(connection: Connection) -> None:
+    pulled = stream(connection.request("POST", "/v1.45/images/create?fromImage=app&tag="))
+    assert pulled[0] == {
+        "status": "Downloading",
+        "progressDetail": {"current": 5, "total": 10},
+        "id": "app",
+    }
+    assert pulled[1:] == [
+        {"status": "Digest: sha256:" + "ef" * 32},
+        {"status": "Status: Downloaded newer image for app"},
+    ]
+    missing = stream(connection.request("POST", "/images/create?fromImage=host:5000/x/nope&tag=2"))
+    assert missing[-1]["errorDetail"] == {"message": "there is no such image: host:5000/x/nope:2"}
+    pushed = stream(connection.request("POST", "/images/app/push", body=b"{}"))
+    assert pushed[-1]["aux"] == {"Tag": "app", "Digest": "sha256:" + "ef" * 32, "Size": 0}
+    headers = {"X-Registry-Auth": "!!!"}
+    assert status_of(connection, "POST", "/images/app/push?tag=1", headers=headers) == (
+        400,
+        "malformed header: X-Registry-Auth",
+    )

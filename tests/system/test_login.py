@@ -136,3 +136,26 @@ def test_others_use_our_login_and_we_theirs(inline: Pybuild, htpasswd: Program, 
     auth.parent.mkdir(parents=True)
     subprocess.run(login, check=True, input=PASSWORD.encode(), capture_output=True, env=inline.env)
     inline.build(context, dockerfile=f"FROM {htpasswd.name('base:1')}\nRUN true\n")
+
+
+def test_a_client_of_dockers_brings_its_own_credentials(daemon: Pybuild, guarded: Registry) -> None:
+    import base64
+
+    from pybuild.client.wire import Connection
+
+    daemon("daemon", "start")
+    [path] = daemon.runtime.rglob("*.sock")
+    body = {"username": "me", "password": PASSWORD, "serveraddress": "whatever"}
+    header = base64.urlsafe_b64encode(json.dumps(body).encode()).decode()
+    connection = Connection(path)
+    try:
+        where = f"/v1.45/images/create?fromImage={guarded.name('app')}&tag=latest"
+        denied = connection.request("POST", where).read()
+        assert b"access is denied" in denied
+        told = connection.request("POST", where, headers={"X-Registry-Auth": header}).read()
+        assert b"Status: Downloaded newer image" in told
+        assert PASSWORD.encode() not in told
+    finally:
+        connection.close()
+    assert daemon.names() == {guarded.name("app:latest")}
+    assert not (daemon.home / ".docker").exists()

@@ -205,13 +205,14 @@ result, open another shell, or fail."""
 class Moved(NamedTuple):
     """An image that was pulled or pushed: `digest` is what its `name` stands for at the registry.
 
-    `fresh` ones were not all here, or not all there.
+    `fresh` ones were not all here, or not all there. `size` is that of the manifest that was pushed, in bytes.
     """
 
     name: str
     digest: str
     image_id: str
     fresh: bool
+    size: int = 0
 
 
 class Pulled(NamedTuple):

@@ -79,12 +79,14 @@ class Registries(NamedTuple):
 
     `environment` are those variables of the user's that say where settings and credentials are. `insecure` are
     registries, as host or host:port, that need not prove who they are. `realms` are addresses of token servers that are
-    told the credentials of a registry, by its host.
+    told the credentials of a registry, by its host. `given` are credentials that came with the request, by host: JSON
+    as docker's clients send it. They win over those that are kept.
     """
 
     environment: Mapping[str, str] = _NOTHING
     insecure: tuple[str, ...] = ()
     realms: Mapping[str, str] = _NOTHING
+    given: Mapping[str, Secret] = _NOTHING
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -92,6 +94,7 @@ class Registries(NamedTuple):
             "environment": dict(self.environment),
             "insecure": list(self.insecure),
             "realms": dict(self.realms),
+            "given": {host: secret.value.hex() for host, secret in self.given.items()},
         }
 
     @staticmethod
@@ -100,7 +103,8 @@ class Registries(NamedTuple):
         environment, realms = (
             {str(key): str(value) for key, value in data.get(name, {}).items()} for name in ("environment", "realms")
         )
-        return Registries(environment, tuple(str(host) for host in data.get("insecure", ())), realms)
+        insecure = tuple(str(host) for host in data.get("insecure", ()))
+        return Registries(environment, insecure, realms, _secrets(data.get("given", {})))
 
 
 class BuildRequest(NamedTuple):

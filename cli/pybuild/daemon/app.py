@@ -23,6 +23,7 @@ DOCKER: list[tuple[str, str, Handler]] = [
     ("GET", r"/images/{name:[\s\S]+}/history", images.history),
     ("GET", r"/images/{name:[\s\S]+}/get", images.save),
     ("POST", r"/images/{name:[\s\S]+}/tag", images.tag),
+    ("POST", r"/images/{name:[\s\S]+}/push", registries.docker_push),
     ("DELETE", r"/images/{name:[\s\S]+}", images.remove),
     ("GET", "/system/df", images.df),
 ]

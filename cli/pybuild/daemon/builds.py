@@ -18,9 +18,10 @@ from pybuild.api.events import Built, Event, Failed, to_json
 from pybuild.api.request import BuildRequest
 from pybuild.daemon.answers import boolean
 from pybuild.daemon.bridges import Body, Outbox, in_thread
-from pybuild.daemon.dockerbuild import DockerStream, request_from_query
+from pybuild.daemon.dockerbuild import DockerStream, given, request_from_query
 from pybuild.daemon.engine import Engine
 from pybuild.daemon.state import STATE
+from pybuild.engine import reach
 from pybuild.errors import UsageError
 from pybuild.progress.escape import one_line
 
@@ -52,7 +53,9 @@ async def build(request: web.Request) -> web.StreamResponse:
             raise UsageError("malformed build request: no JSON object")
         asked = BuildRequest.from_json(data)
         return await _build(request, asked, rest, EVENTS, own_lines)
-    asked = within_limits(request_from_query(request.query))
+    asked = within_limits(request_from_query(request.query))._replace(
+        proxies=reach.proxies(), registries=reach.settings()._replace(given=given(request.headers, ""))
+    )
     docker = DockerStream(quiet=boolean(request.query, "q"))
 
     def docker_lines(event: Event) -> bytes:

@@ -1,5 +1,8 @@
 """`POST /build` as Docker's classic builder speaks it: parameters in, stream objects out. No I/O."""
 
+import base64
+import binascii
+import json
 from collections.abc import Mapping
 from typing import Any, assert_never
 
@@ -23,7 +26,7 @@ from pybuild.api.events import (
     StepStarted,
     Transfer,
 )
-from pybuild.api.request import BuildRequest, Limits, Output, Ulimit
+from pybuild.api.request import BuildRequest, Limits, Output, Secret, Ulimit
 from pybuild.daemon.answers import boolean, integer, json_parameter
 from pybuild.dockerfile.addresses import names_remote
 from pybuild.errors import UsageError
@@ -54,6 +57,7 @@ def request_from_query(query: Any) -> BuildRequest:
         target=query.get("target") or "",
         labels={str(name): str(value) for name, value in json_parameter(query, "labels", {}).items()},
         no_cache=boolean(query, "nocache"),
+        pull="always" if boolean(query, "pull") else "missing",
         network=_network(query.get("networkmode") or "default"),
         extra_hosts=tuple(host for host in query.getall("extrahosts", []) if host),
         shm_size=integer(query, "shmsize"),
@@ -181,3 +185,24 @@ def reference_of(query: Mapping[str, str]) -> str:
     if not repo:
         raise UsageError("parameter `repo` is missing")
     return f"{repo}:{tag}" if tag else repo
+
+
+def given(headers: Mapping[str, str], domain: str) -> dict[str, Secret]:
+    """Return the credentials in X-Registry-Auth, for a registry, or in X-Registry-Config, for several; UsageError."""
+    one = _decoded(headers.get("X-Registry-Auth", ""), "X-Registry-Auth")
+    found = {domain: one} if one and domain else {}
+    for host, entry in _decoded(headers.get("X-Registry-Config", ""), "X-Registry-Config").items():
+        found[str(host)] = entry
+    return {host: Secret(json.dumps(entry).encode()) for host, entry in found.items()}
+
+
+def _decoded(text: str, what: str) -> dict[str, Any]:
+    if not text:
+        return {}
+    try:
+        value = json.loads(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
+    except (binascii.Error, ValueError, RecursionError) as error:
+        raise UsageError(f"malformed header: {what}") from error
+    if not isinstance(value, dict):
+        raise UsageError(f"malformed header: {what}")
+    return value

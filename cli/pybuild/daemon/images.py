@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, cast
 
 from aiohttp import web
 
+from pybuild.daemon import registries
 from pybuild.daemon.answers import boolean, error_body, filters, json_parameter
 from pybuild.daemon.bridges import Body, Download, in_thread
 from pybuild.daemon.dockerbuild import reference_of
@@ -124,9 +125,11 @@ async def load_ours(request: web.Request) -> web.Response:
 
 
 async def create(request: web.Request) -> web.StreamResponse:
-    """`POST /images/create?fromSrc=-&repo=&tag=&message=&changes=`: import. Pulling comes with registries."""
+    """`POST /images/create?fromSrc=-&repo=&tag=&message=&changes=`: import; with `fromImage` it is a pull."""
+    if request.query.get("fromImage"):
+        return await registries.docker_pull(request)
     if request.query.get("fromSrc") != "-":
-        raise UsageError("pulling images is not supported yet", "use `import` or `load`")
+        raise UsageError("neither an image to pull nor a root file system is given: fromImage, fromSrc")
     name = reference_of(request.query) if request.query.get("repo") else ""
     identity = await _import(request, name)
     return await _lines(request, [{"status": identity}])

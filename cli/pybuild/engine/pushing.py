@@ -135,7 +135,7 @@ class Pusher:
             if platform is not None:
                 self._store.pulled.put(name._replace(digest=None), platform, PulledImage(digest, record.id))
             self._emit(Notice("info", f"pushed {name.familiar()}: {digest}"))
-            moved.append(Moved(name.familiar(), digest, record.id, sent))
+            moved.append(Moved(name.familiar(), digest, record.id, sent, len(data)))
         return moved
 
     def layers(self, name: Reference, diff_ids: Sequence[Digest], form: Form) -> dict[Digest, Descriptor]:

@@ -75,7 +75,7 @@ class RegistryClients:
         if (domain, insecure) not in self._clients:
             allowed = {*self._settings.insecure, domain} if insecure else {*self._settings.insecure}
             host = host_of(domain, allowed, environment)
-            lookup = self._lookup or CredentialFiles(environment).lookup
+            lookup = self._lookup or CredentialFiles(environment, self._settings.given).lookup
             authorization = Authorization(host, self._transport, lookup, self._settings.realms)
             self._clients[domain, insecure] = Client(host, self._transport, authorization)
         return self._clients[domain, insecure]

@@ -9,10 +9,12 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
 
+from pybuild.api.request import Secret
 from pybuild.oci.reference import DEFAULT_DOMAIN, LEGACY_DOMAIN
 from pybuild.registry.authorization import Credentials
 from pybuild.registry.errors import AuthError
@@ -23,6 +25,8 @@ DOCKER_SERVER = "https://index.docker.io/v1/"
 """What docker calls its own registry in its files and to helpers."""
 
 MAX_FILE = 16 << 20
+
+NOBODY: Mapping[str, Secret] = MappingProxyType({})
 
 _HUB = (DEFAULT_DOMAIN, LEGACY_DOMAIN, DOCKER_HUB)
 
@@ -36,10 +40,11 @@ class Look(NamedTuple):
 
 
 class CredentialFiles:
-    """The files of a user; `environment` says where they are."""
+    """The files of a user; `environment` says where they are. `given` are credentials that win over all files."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], given: Mapping[str, Secret] = NOBODY) -> None:
         self._environment = environment
+        self._given = given
         home = environment.get("HOME") or os.path.expanduser("~")
         self.docker = Path(environment.get("DOCKER_CONFIG") or f"{home}/.docker") / "config.json"
         override = environment.get("REGISTRY_AUTH_FILE", "")
@@ -59,6 +64,10 @@ class CredentialFiles:
 
     def looks(self, host: str) -> Iterator[Look]:
         """Yield each place in order; raises as `lookup`."""
+        for key, secret in self._given.items():
+            if host_in(key) == _canonical(host):
+                yield Look("the request", "it brings credentials", given_credentials(secret))
+                return
         for path in self.places():
             document = read(path)
             if document is None:
@@ -121,6 +130,17 @@ class CredentialFiles:
         return gone
 
 
+def given_credentials(secret: Secret) -> Credentials | None:
+    """Return what a client of docker's sends as its AuthConfig; None for who is nobody; raise AuthError."""
+    try:
+        entry: Any = msgspec.json.decode(secret.value)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        entry = None
+    if not isinstance(entry, dict):
+        raise AuthError("the credentials that came with the request are no JSON object")
+    return _credentials_in(entry, "the request")
+
+
 def who(credentials: Credentials | None) -> str:
     """Return whose credentials they are, for people."""
     if credentials is None:
@@ -167,8 +187,10 @@ def _auths(document: Mapping[str, Any]) -> dict[str, Any]:
 def _entry(document: Mapping[str, Any], host: str, path: str) -> Credentials | None:
     found = [entry for key, entry in _auths(document).items() if host_in(key) == _canonical(host)]
     entry = next((entry for entry in found if isinstance(entry, dict) and entry), None)
-    if entry is None:
-        return None
+    return _credentials_in(entry, f"{path}, for {host}") if entry is not None else None
+
+
+def _credentials_in(entry: Mapping[str, Any], where: str) -> Credentials | None:
     token = entry.get("identitytoken")
     if isinstance(token, str) and token:
         return Credentials(identity_token=token)
@@ -177,7 +199,7 @@ def _entry(document: Mapping[str, Any], host: str, path: str) -> Credentials | N
         try:
             pair = base64.b64decode(entry["auth"], validate=True).decode()
         except (binascii.Error, UnicodeDecodeError) as error:
-            raise AuthError(f"the credentials for {host} in {path} are damaged", f"`pybuild login {host}`") from error
+            raise AuthError(f"the credentials are damaged: {where}", "log in again with `pybuild login`") from error
         username, _, password = pair.partition(":")
         # Docker itself once wrote such ends
         password = password.rstrip("\0")
