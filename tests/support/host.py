@@ -8,7 +8,7 @@ import subprocess
 from urllib.parse import urlsplit
 
 from pybuild.sandbox import cgroups
-from support import debian
+from support import debian, frozen
 
 REQUIRE = "PYBUILD_TEST_REQUIRE"
 """Names of markers, separated by spaces, whose tests must run: a lack is then a failure and not a skip."""
@@ -111,7 +111,13 @@ def lacks_tls() -> str:
     return "" if shutil.which("openssl") else "openssl is not installed"
 
 
+def lacks_frozen() -> str:
+    """Return why there is no frozen program to test, or ""."""
+    return "" if frozen.PROGRAM else "PYBUILD_TEST_PROGRAM does not name what `packaging/build` has made"
+
+
 LACKS = {
+    "frozen": lacks_frozen,
     "cgroups": lacks_cgroups,
     "tun": lacks_tun,
     "userns": lacks_userns,

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from support import busybox, confined, images, processes
+from support import busybox, confined, frozen, images, processes
 
 CLI = Path(__file__).parents[2] / "cli"
+COMMAND = frozen.COMMAND or [sys.executable, "-m", "pybuild"]
+"""How the program is called: that of this checkout, or the frozen one that is to be tested."""
 BUG, INTERRUPTED = 3, 130
 
 # Compiling all modules at every start would be most of what the tests do.
@@ -77,8 +79,7 @@ class Pybuild:
         self.env = {
             **kept,
             "HOME": str(self.home),
-            "PYTHONPATH": str(CLI),
-            **_BYTECODE,
+            **(frozen.environment() if frozen.COMMAND else {"PYTHONPATH": str(CLI), **_BYTECODE}),
             "PYBUILD_STORE": str(self.store),
             "PYBUILD_RUNTIME_DIR": str(self.runtime),
             "PYBUILD_IDLE_TIMEOUT": "120",
@@ -90,7 +91,7 @@ class Pybuild:
     ) -> "subprocess.Popen[bytes]":
         """Start the program and return at once; `lack` is what its world lacks, of those in `confined`."""
         options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-        command = [sys.executable, "-m", "pybuild", *map(str, args)]
+        command = [*COMMAND, *map(str, args)]
         if lack:
             command = [sys.executable, str(confined.__file__), lack, *command]
         return subprocess.Popen(command, env={**self.env, **(env or {})}, **options)

@@ -8,13 +8,12 @@ import select
 import signal
 import struct
 import subprocess
-import sys
 import termios
 import time
 from pathlib import Path
 
 from support import processes
-from support.program import Pybuild
+from support.program import COMMAND, Pybuild
 
 SECONDS = 30.0
 """How long a test waits for what is to appear."""
@@ -29,7 +28,7 @@ class Terminal:
         self.before = termios.tcgetattr(slave)
         self._slave = slave
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "pybuild", *map(str, args)],
+            [*COMMAND, *map(str, args)],
             env={**program.env, "TERM": "vt100", **(env or {})},
             stdin=slave,
             stdout=slave,

@@ -1,13 +1,13 @@
 """The README's example makes what it says."""
 
+import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from support.images import read_oci
-from support.program import Pybuild
+from support.program import COMMAND, Pybuild
 
 pytestmark = pytest.mark.userns
 
@@ -18,7 +18,7 @@ def test_the_example_builds_a_web_site(pybuild: Pybuild, tmp_path: Path) -> None
     # In place of the virtual environment that it would make and fill from the network.
     program = tmp_path / "venv" / "bin" / "pybuild"
     program.parent.mkdir(parents=True)
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m pybuild "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(COMMAND)} "$@"\n')
     program.chmod(0o755)
     env = {**pybuild.env, "PYBUILD_EXAMPLE_VENV": str(tmp_path / "venv")}
     env.setdefault("PYBUILD_INLINE", "0")

@@ -4,7 +4,6 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 import textwrap
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 
 from support import host, processes
 from support.images import read_oci
-from support.program import CLI, INTERRUPTED, Pybuild
+from support.program import CLI, COMMAND, INTERRUPTED, Pybuild
 
 pytestmark = pytest.mark.userns
 
@@ -168,7 +167,7 @@ def _on_small_disk(program: Pybuild, script: str) -> "subprocess.CompletedProces
     program.store.mkdir()
     assert program.door == "inline"
     head = 'failing() { pybuild "$@" 2>&1 && exit 9 || echo "status $?"; }\n'
-    head += f'pybuild() {{ {shlex.quote(sys.executable)} -m pybuild "$@"; }}\nset -eu\n'
+    head += f'pybuild() {{ {shlex.join(COMMAND)} "$@"; }}\nset -eu\n'
     head += f"mount -t tmpfs -o size=24m,mode=700 tmpfs {shlex.quote(str(program.store))}\n"
     options = ["-r", "--map-auto"] if os.geteuid() and not host.lacks_multiid() else ["-r"]
     return subprocess.run(

@@ -4,7 +4,6 @@ import json
 import os
 import struct
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 
 from support import busybox
-from support.program import Pybuild
+from support.program import COMMAND, Pybuild
 
 pytestmark = pytest.mark.userns
 
@@ -110,7 +109,7 @@ def test_run_goes_through_the_handler_of_binfmt_misc(inline: Pybuild, foreign: P
     """The handler here is busybox, which takes the path of the program as the name of its applet."""
     (foreign / "Dockerfile").write_text("FROM scratch\nCOPY sh /bin/sh\nRUN echo hi > /out\n")
     out = foreign.parent / "tree"
-    build = [sys.executable, "-m", "pybuild", "build", "--platform", OTHER, "-o", str(out), str(foreign)]
+    build = [*COMMAND, "build", "--platform", OTHER, "-o", str(out), str(foreign)]
     # Since Linux 6.7 a user namespace may have handlers of its own
     script = ["sh", "-c", HANDLED, "sh", MAGIC, str(busybox.BUSYBOX), *build]
     ran = subprocess.run(["unshare", "-Urm", *script], env=inline.env, capture_output=True, text=True)

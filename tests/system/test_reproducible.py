@@ -5,7 +5,6 @@ import io
 import os
 import shutil
 import subprocess
-import sys
 import tarfile
 import tempfile
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from support import busybox, program
-from support.program import Pybuild, remove_tree
+from support.program import COMMAND, Pybuild, remove_tree
 
 pytestmark = pytest.mark.userns
 
@@ -83,7 +82,7 @@ def test_nor_does_the_user(inputs: Path) -> None:
                 os.chown(path, uid, uid)
             places = {"HOME": str(base), "PYBUILD_STORE": f"{base}/s", "PYBUILD_RUNTIME_DIR": f"{base}/r"}
             env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(program.CLI), "PYBUILD_INLINE": "1", **places, **DATED}
-            command = [sys.executable, "-m", "pybuild", "build", "-q", "-o", f"type=oci,dest={base}/out,{REWRITTEN}"]
+            command = [*COMMAND, "build", "-q", "-o", f"type=oci,dest={base}/out,{REWRITTEN}"]
             told = subprocess.run(
                 [*command, str(mine)], env=env, user=uid, group=uid, extra_groups=[], capture_output=True, text=True
             )

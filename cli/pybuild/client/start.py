@@ -162,15 +162,9 @@ def _spawn(command: Sequence[str], log: int, ready: int) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment of the daemon: ours, with what a frozen program did to it undone."""
+    """Return the environment of the daemon: ours, with the way to a checkout."""
     environment = dict(os.environ)
     if getattr(sys, "frozen", False):
-        # It outlives us and so must not share the directory we are unpacked in
-        environment["PYINSTALLER_RESET_ENVIRONMENT"] = "1"
-        original = environment.pop("LD_LIBRARY_PATH_ORIG", None)
-        environment.pop("LD_LIBRARY_PATH", None)
-        if original is not None:
-            environment["LD_LIBRARY_PATH"] = original
         return environment
     source = Path(__file__).resolve().parents[2]
     if source.name not in ("site-packages", "dist-packages"):

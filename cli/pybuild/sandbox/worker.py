@@ -251,11 +251,8 @@ def worker_environment() -> dict[str, str]:
     """
     environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
     if getattr(sys, "frozen", False):
-        # It shares the directory the program was unpacked to
-        kept = {name: value for name, value in os.environ.items() if name.startswith("_PYI_")}
-        if "LD_LIBRARY_PATH" in os.environ:
-            kept["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
-        return {**environment, **kept}
+        # It finds all that it needs beside itself
+        return environment
     source = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     found = [path for path in sys.path if os.path.isabs(path) and os.path.isdir(path)]
     environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([source, *found]))

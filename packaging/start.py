@@ -1,0 +1,41 @@
+"""Where the frozen program starts: it takes the boot loader's marks off the environment, then is pybuild.
+
+The loader leads the dynamic linker to the libraries of the bundle, which git, ssh, credential helpers and all other
+programs would then take for theirs. The linker has read that by now, and a process of pybuild's own gets it anew.
+"""
+
+import os
+import sys
+from contextlib import suppress
+from time import time
+
+from pybuild.__main__ import main
+
+_LINKER = "LD_LIBRARY_PATH"
+_USERS = "LD_LIBRARY_PATH_ORIG"
+_LOADERS = ("_PYI_", "_MEI", "PYINSTALLER_")
+_DAY = 24 * 60 * 60
+
+
+def _unmark() -> None:
+    """Give this process the environment that the user started it with."""
+    users = os.environ.pop(_USERS, None)
+    os.environ.pop(_LINKER, None)
+    if users is not None:
+        os.environ[_LINKER] = users
+    for name in [name for name in os.environ if name.startswith(_LOADERS)]:
+        del os.environ[name]
+
+
+def _keep() -> None:
+    """Keep the copy that the self-unpacking program has made of itself: it sweeps those that nobody starts."""
+    mark = os.path.join(os.path.dirname(sys.executable), "started")
+    # The mark is no more than a hint, and only such a copy has one
+    with suppress(OSError):
+        if os.stat(mark).st_mtime < time() - _DAY:
+            os.utime(mark)
+
+
+_unmark()
+_keep()
+sys.exit(main())

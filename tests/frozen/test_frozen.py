@@ -1,0 +1,149 @@
+"""The frozen program: small, soon there, and nothing of how it is packed reaches what it runs."""
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from support import frozen, plugins, registry, repositories
+from support.program import Pybuild
+from support.registry import LAYER, digest
+from support.repositories import Repository
+
+pytestmark = pytest.mark.frozen
+
+BUNDLES = ("LD_LIBRARY_PATH", "_PYI_", "_MEI", "PYINSTALLER_")
+
+
+def leaked(listing: str) -> list[str]:
+    return [line for line in listing.splitlines() if line.split("=")[0].startswith(BUNDLES)]
+
+
+def recorder(program: Pybuild, name: str, then: str) -> tuple[str, Path]:
+    """Make a program that writes down its environment; return a PATH with it and what it writes to."""
+    told = program.base / f"{name}.environment"
+    bin_ = program.base / "bin"
+    plugins.add_executable(bin_ / name, f"#!/bin/sh\nenv >> {told}\n{then}\n")
+    return f"{bin_}:{program.env['PATH']}", told
+
+
+def test_is_one_file_of_twenty_megabytes() -> None:
+    assert os.path.getsize(frozen.PROGRAM) <= 20_000_000
+
+
+@pytest.mark.slow
+def test_starts_at_once_also_for_the_first_time(tmp_path: Path) -> None:
+    def seconds(home: Path) -> float:
+        begun = time.perf_counter()
+        subprocess.run([frozen.PROGRAM, "--version"], env={"HOME": str(home), "PATH": "/usr/bin:/bin"}, check=True)
+        return time.perf_counter() - begun
+
+    homes = [tmp_path / str(number) for number in range(5)]
+    for home in homes:
+        home.mkdir()
+    assert min(map(seconds, homes)) <= 0.4
+    assert min(seconds(homes[0]) for _ in range(30)) <= 0.03
+
+
+def test_has_no_python_on_its_path(inline: Pybuild) -> None:
+    found = subprocess.run(
+        ["sh", "-c", "command -v python3 python python3.11"], env=inline.env, capture_output=True, check=False
+    )
+    assert found.stdout == b""
+    assert inline("--version").text.startswith("pybuild ")
+
+
+def test_knows_all_commands(inline: Pybuild) -> None:
+    from pybuild.commands.table import BUILT_IN
+
+    listed = inline("--help").text
+    assert [name for name in BUILT_IN if f"\n  {name} " not in listed] == []
+    assert "complete -o filenames" in inline("completion", "bash").text
+
+
+@pytest.mark.userns
+def test_nothing_of_the_bundle_reaches_a_run(pybuild: Pybuild, context: Path) -> None:
+    pybuild.add_base()
+    text = (
+        "FROM base\nRUN env > /told; cat /proc/1/environ >> /told 2>/dev/null; true\nRUN --network=none env >> /told\n"
+    )
+    image = pybuild.image(context, dockerfile=text, env={"LD_LIBRARY_PATH": "/of/the/user"})
+    told = image.read("told").replace("\0", "\n")
+    assert "PATH=" in told
+    assert leaked(told) == []
+
+
+@pytest.mark.userns
+@pytest.mark.git
+def test_git_has_nothing_of_the_bundle(pybuild: Pybuild, context: Path, tmp_path: Path) -> None:
+    made = Repository(tmp_path / "served" / "a.git")
+    made.commit(README="first")
+    path, told = recorder(pybuild, "git", 'exec /usr/bin/git "$@"')
+    with repositories.serve(tmp_path / "served") as web:
+        image = pybuild.image(
+            context,
+            "--allow=network.host",
+            dockerfile=f"FROM scratch\nADD {web.url('/a.git')} /x/\n",
+            env={"PATH": path, "LD_LIBRARY_PATH": "/of/the/user"},
+        )
+    assert image.read("x/README") == "first"
+    assert leaked(told.read_text()) == []
+
+
+@pytest.mark.parametrize("users", ["", "/of/the/user"])
+def test_a_credential_helper_has_what_the_user_has(pybuild: Pybuild, users: str) -> None:
+    path, told = recorder(pybuild, "docker-credential-told", "cat > /dev/null; echo credentials not found; exit 1")
+    config = pybuild.home / ".docker" / "config.json"
+    config.parent.mkdir()
+    config.write_text('{"credsStore": "told"}')
+    env = {"PATH": path, **({"LD_LIBRARY_PATH": users} if users else {})}
+    with registry.fake() as found:
+        found.contents.image("app", "latest", [(LAYER, bytes(1024), digest(bytes(1024)))])
+        found.contents.challenge = 'Basic realm="tests"'
+        pybuild("pull", found.name("app"), status=1, env=env)
+    listing = told.read_text()
+    assert set(leaked(listing)) == ({f"LD_LIBRARY_PATH={users}"} if users else set())
+
+
+def test_an_executable_plugin_has_what_the_user_has(inline: Pybuild) -> None:
+    folder = inline.base / "plugins"
+    plugins.add_executable(
+        folder / "pybuild-told",
+        """\
+        #!/bin/sh
+        [ "$1" != --pybuild-plugin ] || exec echo '{"api": 1, "name": "told", "version": "1", "summary": "tells"}'
+        env
+        "$PYBUILD_BIN" --version
+        """,
+    )
+    told = inline("told", env={"PYBUILD_PLUGIN_PATH": str(folder)}).text
+    assert leaked(told) == []
+    assert told.splitlines()[-1] == inline("--version").text.strip()
+
+
+def test_a_plugin_has_the_whole_standard_library(inline: Pybuild) -> None:
+    # Of the packages also what nothing imports but plugins
+    wanted = "asyncio.subprocess http.server concurrent.futures.process xml.etree.ElementTree zoneinfo unittest.mock"
+    wanted += (
+        " email.mime.text sqlite3 ctypes.util multiprocessing.pool wsgiref.simple_server curses csv lzma bz2 dbm.dumb"
+    )
+    names = ", ".join(wanted.split())
+    folder = plugins.add(
+        inline.base / "plugins" / "all",
+        "[pybuild.commands]\nevery = every:run",
+        {"every.py": f"import {names}\n\ndef run():\n    print('all there')\n"},
+        name="every",
+    )
+    told = inline("every", env={"PYBUILD_PLUGIN_PATH": str(folder.parent)}).text
+    assert told == "all there\n"
+
+
+def test_its_daemon_goes_on_when_the_client_has_ended(daemon: Pybuild, context: Path) -> None:
+    daemon.add_base()
+    (context / "f").write_text("x")
+    daemon("build", "-q", "-t", "app", context, "-f", "-", stdin=b"FROM base\nCOPY f /\n")
+    # What it has not needed so far it imports now
+    assert "app" in daemon("images").text
+    assert daemon("daemon", "status").text.startswith("running since")
