@@ -14,7 +14,7 @@ from pybuild.api.events import Read
 from pybuild.context.errors import ContextError
 from pybuild.context.footprint import Footprint
 from pybuild.context.ignore import IgnoreMatcher
-from pybuild.context.watch import Watcher
+from pybuild.context.watch import Watched, Watcher
 from pybuild.engine.reading import found
 from pybuild.tree.copy import Selected
 
@@ -32,8 +32,9 @@ from pybuild.tree.copy import Selected
         (Read("src", excludes=("**/*.log", "!keep.log")), [b"src/a", b"src/keep.log"], [b"src/a.log", b"src/b/c.log"]),
         (Read("src/./lib/**/*.c", parents=True), [b"src/lib/a.c", b"src/lib/x/y.c"], [b"src/a.c", b"src/lib/a.h"]),
         (Read("lib/*.c", parents=True), [b"lib/a.c"], [b"lib/a.h", b"a.c"]),
-        (Read("odd[*]name"), [b"odd*name"], [b"oddXname"]),
-        (Read(r"odd\*name"), [rb"odd\*name"], [b"odd*name"]),
+        (Read(r"odd\*name"), [rb"odd\*name"], [b"odd*name", b"oddXname"]),
+        (Read(r"d?/odd\*name"), [b"do/odd*name"], [rb"do/odd\*name", b"do/oddXname"]),
+        (Read(r"odd[\*]name"), [b"odd*name"], [rb"odd\*name", b"oddXname"]),
         (Read("[", excludes=()), [], [b"["]),
     ],
 )
@@ -46,7 +47,7 @@ def test_footprint(read: Read, used: list[bytes], unused: list[bytes]) -> None:
 @given(st.lists(st.text("ab*?[]\\\\-^ ", min_size=1, max_size=4).map(str.encode), min_size=1, max_size=3))
 def test_where_a_link_has_led_counts_by_its_very_name(names: list[bytes]) -> None:
     path = b"/".join(names)
-    footprint = Footprint(found([Selected(b"", path, ())]).reads)
+    footprint = Footprint(found([Selected(b"", path, ())], "").reads)
     assert footprint.uses(path, directory=False)
     assert not footprint.uses(path + b"x", directory=False)
 
@@ -77,7 +78,8 @@ def root(tmp_path: Path) -> Path:
 def watcher(root: Path, tmp_path: Path) -> Iterator[Watcher]:
     footprint = Footprint([Read("src"), Read("*.toml")])
     files = [root / "Dockerfile", tmp_path / "elsewhere.Dockerfile"]
-    with Watcher(root, IgnoreMatcher(["node_modules", "**/*.pyc"]), footprint, files, [root / "src/out.tar"]) as made:
+    contexts = [Watched(root, IgnoreMatcher(["node_modules", "**/*.pyc"]), footprint)]
+    with Watcher(contexts, files, [root / "src/out.tar"]) as made:
         yield made
 
 
@@ -169,6 +171,29 @@ def test_a_context_that_goes_away_is_an_error(watcher: Watcher, root: Path) -> N
     root.rename(root.with_name("gone"))
     with pytest.raises(ContextError, match="gone"):
         watcher.wait()
+
+
+def test_contexts_may_lie_in_one_another(root: Path) -> None:
+    inner = Watched(root / "src", IgnoreMatcher(["deep"]), Footprint([Read("*.py"), Read("deep")]))
+    outer = Watched(root, IgnoreMatcher(), Footprint([Read("src/deep")]))
+    with Watcher([outer, inner], [], []) as watcher:
+        assert watcher.directories == 3
+        (root / "src/a.py").write_text("2")
+        assert watcher.wait() == ["src/a.py"]
+        (root / "src/b.txt").write_text("2")
+        assert quiet(watcher)
+        (root / "src/deep/x").write_text("2")
+        assert watcher.wait() == ["src/deep/x"]
+        (root / "src/deep").rename(root / "src/deep.py")
+        assert watcher.wait() == ["src/deep", "src/deep.py", "src/deep.py/x"]
+        (root / "src/deep.py/x").write_text("3")
+        assert watcher.wait() == ["src/deep.py/x"]
+
+
+def test_a_context_that_went_away_before_is_an_error(root: Path, tmp_path: Path) -> None:
+    gone = Watched(tmp_path / "gone", IgnoreMatcher(), Footprint(None))
+    with pytest.raises(ContextError, match=f"gone: {tmp_path}/gone"):
+        Watcher([Watched(root, IgnoreMatcher(), Footprint(None)), gone], [], [])
 
 
 def test_an_overflow_counts_as_a_change(watcher: Watcher, root: Path) -> None:

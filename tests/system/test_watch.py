@@ -95,6 +95,42 @@ def test_what_matters_is_built_and_nothing_else(pybuild: Pybuild, tree: Path) ->
         assert client.client.wait(20) == INTERRUPTED
 
 
+@pytest.mark.userns
+def test_named_directories_and_mounts_are_watched(inline_base: Pybuild, tree: Path, tmp_path: Path) -> None:
+    named, mounted, unused = (tmp_path / name for name in ("named", "mounted", "unused"))
+    for directory in (named, mounted, unused):
+        (directory / "real").mkdir(parents=True)
+        (directory / "real/f").write_text("1")
+        (directory / "link").symlink_to("real")
+    (named / ".dockerignore").write_text("*.log\n")
+    (tree / "Dockerfile").write_text(
+        "FROM base AS used\nCOPY --from=Named link/f /\n"
+        "RUN --mount=from=mounted,source=link,target=/m cat /m/f >/seen\n"
+        "RUN --mount=source=link,target=/m cat /m/b >/own\nFROM unused AS not-built\nFROM used\n"
+    )
+    names = [f"--build-context={name}={tmp_path / name}" for name in ("named", "mounted", "unused")]
+    with watching(inline_base, *names, tree) as client:
+        client.until("watching")
+        for path in (named / "other", named / "a.log", unused / "real/f", mounted / "other", tree / "src/a"):
+            path.write_text("2")
+        assert client.silent()
+        for path in (named / "real/f", named / ".dockerignore", mounted / "real/new", tree / "real/b"):
+            path.write_text("2")
+            assert client.until("watching")[0] == f"changed: {str(path).removeprefix(f'{tree}/')}"
+
+
+def test_a_named_directory_as_base_is_watched(pybuild: Pybuild, tree: Path, tmp_path: Path) -> None:
+    named = tmp_path / "named"
+    named.mkdir()
+    (tree / "Dockerfile").write_text("FROM some/image:latest\n")
+    with watching(pybuild, f"--build-context=some/image={named}", tree) as client:
+        client.until("watching")
+        (named / "new").write_text("1")
+        said = client.until("watching")
+        assert said[0] == f"changed: {named}/new"
+        assert "tagged watched" in "\n".join(said)
+
+
 def test_a_build_that_fails_is_tried_again_after_a_change(pybuild: Pybuild, tree: Path) -> None:
     (tree / "Dockerfile").write_text("FROM scratch\nCOPY missing /\n")
     with watching(pybuild, tree) as client:

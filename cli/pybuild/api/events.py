@@ -29,19 +29,20 @@ class Planned(NamedTuple):
 
 
 class Read(NamedTuple):
-    """Files of the context that a step reads: `source` is a path or pattern as COPY has it.
+    """Files of a context that a step reads: `source` is a path or pattern as COPY has it.
 
     With `parents` what is below its first `/./`, or all of it, is a pattern with `**`; `excludes` are patterns of what
-    is left out.
+    is left out. `context` is the key of a named context (`plan.contexts`), "" for the build's own.
     """
 
     source: str
     parents: bool = False
     excludes: tuple[str, ...] = ()
+    context: str = ""
 
 
 class Reads(NamedTuple):
-    """What the build reads of its context, in parts: told if the request asks to `watch`."""
+    """What the build reads of its contexts, in parts: told if the request asks to `watch`."""
 
     reads: tuple[Read, ...]
 

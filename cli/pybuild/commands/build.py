@@ -146,7 +146,10 @@ def build(
     ] = False,
     call: Annotated[str, Option(help="build, or check[,format=FORMAT].", metavar="METHOD")] = "",
     watch: Annotated[
-        bool, Option("--watch", help="Build again whenever something that the build reads of CONTEXT changes.")
+        bool,
+        Option(
+            "--watch", help="Build again when something changes that steps read of CONTEXT or of named directories."
+        ),
     ] = False,
     format_: Annotated[
         str, Option("--format", help="For --check: text, json, sarif or github.", metavar="FORMAT")

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO, NoReturn, Protocol
 
-from pybuild.api.events import Reads
+from pybuild.api.events import Read, Reads
 from pybuild.api.request import BuildRequest
 from pybuild.context.errors import IgnoreError
 from pybuild.context.footprint import Footprint
 from pybuild.context.ignore import IgnoreMatcher, load_ignore
-from pybuild.context.watch import Watcher
+from pybuild.context.watch import Watched, Watcher
+from pybuild.dockerfile.addresses import names_remote
+from pybuild.plan.contexts import by_key
 from pybuild.progress.escape import one_line
 
 _NAMED = 3
@@ -33,15 +35,25 @@ def watch(run: Run, request: BuildRequest, written: Iterable[str], *, tell: bool
     """
     root = Path(os.path.realpath(request.context))
     dockerfile = Path(request.dockerfile or os.path.join(request.context, "Dockerfile"))
+    named = {
+        key: Path(os.path.realpath(value))
+        for key, value in by_key(request.build_contexts).items()
+        if not names_remote(value)
+    }
     own = [Path(os.path.realpath(path)) for path in written]
     while True:
         begun = time.time()
         told: list[Reads] = []
         run(None, observe=told.append)
         # A build that comes to no plan might read anything
-        footprint = Footprint([read for reads in told for read in reads.reads] if told else None)
+        reads = [read for part in told for read in part.reads] if told else None
+        contexts = [Watched(root, _ignore(root, dockerfile), _footprint(reads, ""))]
         files = _files(root, dockerfile, from_text=request.dockerfile_text is not None)
-        with Watcher(root, _ignore(root, dockerfile), footprint, files, own) as watcher:
+        for key, directory in named.items():
+            if footprint := _footprint(reads, key):
+                contexts.append(Watched(directory, _ignore(directory, None), footprint))
+                files.append(directory / ".dockerignore")
+        with Watcher(contexts, files, own) as watcher:
             # What has changed while the build ran, it may have read before or after
             changed = watcher.changed_since(begun)
             if not changed:
@@ -53,7 +65,11 @@ def watch(run: Run, request: BuildRequest, written: Iterable[str], *, tell: bool
             _say(f"changed: {', '.join(changed[:_NAMED])}{f' and {more} more' if more > 0 else ''}")
 
 
-def _ignore(root: Path, dockerfile: Path) -> IgnoreMatcher:
+def _footprint(reads: list[Read] | None, context: str) -> Footprint:
+    return Footprint(reads if reads is None else [read for read in reads if read.context == context])
+
+
+def _ignore(root: Path, dockerfile: Path | None) -> IgnoreMatcher:
     try:
         return load_ignore(root, dockerfile)
     except IgnoreError:

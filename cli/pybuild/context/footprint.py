@@ -1,5 +1,6 @@
 """Which paths of a context a build reads, decided on names alone."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -7,7 +8,7 @@ import msgspec
 from pybuild.api.events import Read
 from pybuild.context.errors import IgnoreError
 from pybuild.context.ignore import DirState, IgnoreMatcher
-from pybuild.tree.paths import TreeError, clean, matches
+from pybuild.tree.paths import TreeError, clean, has_wildcard, matches
 
 
 class _Source(msgspec.Struct, frozen=True):
@@ -68,10 +69,17 @@ def _source(read: Read) -> _Source:
             top, below = "", read.source
     exclude = IgnoreMatcher(read.excludes) if read.excludes else None
     inner = clean(below.encode(errors="surrogateescape")).decode(errors="surrogateescape")
-    parts = _parts(clean(top.encode(errors="surrogateescape")))
+    parts = _with_escapes(_parts(clean(top.encode(errors="surrogateescape"))))
     for part in parts:
         matches(part, b"")
     return _Source(parts, IgnoreMatcher([inner]) if inner else None, exclude)
+
+
+def _with_escapes(parts: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """Return parts that say the same each on its own: from the first wildcard on a backslash is an escape."""
+    first = next((at for at, part in enumerate(parts) if has_wildcard(part)), len(parts))
+    later = (part if has_wildcard(part) else re.sub(rb"\\(.)", rb"[\\\1]", part) for part in parts[first:])
+    return (*parts[:first], *later)
 
 
 def _parts(path: bytes) -> tuple[bytes, ...]:

@@ -1,12 +1,13 @@
-"""Waits until something in a context changes that a build would read (inotify(7))."""
+"""Waits until something in contexts changes that a build would read (inotify(7))."""
 
 import ctypes
 import errno
 import os
 import select
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from pybuild.context.errors import ContextError
 from pybuild.context.footprint import Footprint
@@ -30,31 +31,66 @@ _EVENT = struct.Struct("iIII")
 _CLOEXEC_NONBLOCK = os.O_CLOEXEC | os.O_NONBLOCK
 
 
-class Watcher:
-    """Watches the directories of `root` that matter, less what `ignore` leaves out, and single `files` anywhere.
+class Watched(NamedTuple):
+    """A context: its directory, without links; what of it is left out and what is used."""
 
+    root: Path
+    ignore: IgnoreMatcher
+    footprint: Footprint
+
+
+class _Tree:
+    """A context, as bytes."""
+
+    def __init__(self, watched: Watched) -> None:
+        self.root = os.fsencode(watched.root)
+        self.footprint = watched.footprint
+
+    def full(self, path: bytes) -> bytes:
+        return self.root + b"/" + path if path else self.root
+
+
+class _Place(NamedTuple):
+    """A directory that is watched: whose it is, its path in there, and what ignore files say of it."""
+
+    tree: _Tree
+    path: bytes
+    state: DirState
+
+    @property
+    def full(self) -> bytes:
+        return self.tree.full(self.path)
+
+    def inside(self, name: bytes) -> bytes:
+        return self.path + b"/" + name if self.path else name
+
+
+class Watcher:
+    """Watches the directories of contexts that matter, less what is left out, and single `files` anywhere.
+
+    Paths are told as they are in the first context, others in full.
     `written` are paths, of files or of whole directories, that the build itself writes: they do not count. Use it with
     `with`. Raises ContextError for a directory that cannot be watched.
     """
 
-    def __init__(
-        self, root: Path, ignore: IgnoreMatcher, footprint: Footprint, files: Iterable[Path], written: Iterable[Path]
-    ) -> None:
-        self._root = os.fsencode(root)
-        self._ignore = ignore
-        self._footprint = footprint
+    def __init__(self, contexts: Sequence[Watched], files: Iterable[Path], written: Iterable[Path]) -> None:
+        self._root = os.fsencode(contexts[0].root)
         self._written = [os.fsencode(path) for path in written]
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._fd = self._libc.inotify_init1(_CLOEXEC_NONBLOCK)
         if self._fd < 0:
             raise self._failure(b"")
-        self._trees: dict[int, tuple[bytes, DirState]] = {}
+        # One watch may be of several contexts, which may lie in one another
+        self._trees: dict[int, list[_Place]] = {}
         self._files: dict[int, tuple[bytes, set[bytes]]] = {}
         try:
             for path in files:
                 self._watch_file(os.fsencode(path))
-            for _ in self._watch_below(b"", ignore.root):
-                continue
+            for context in contexts:
+                for _ in self._watch_below(_Place(_Tree(context), b"", context.ignore.root)):
+                    continue
+                if not os.path.isdir(context.root):
+                    raise _gone(os.fsencode(context.root))
         except BaseException:
             os.close(self._fd)
             raise
@@ -82,12 +118,12 @@ class Watcher:
             for name in names
             if _changed_at(directory + b"/" + name) >= limit
         }
-        for path, state in self._trees.values():
-            full = self._full(path)
+        for place in (place for places in self._trees.values() for place in places):
+            full = place.full
             if _changed_at(full) >= limit and not any(_parent(written) == full for written in self._written):
                 found.add(full)
             for entry in _scan(full):
-                if not entry.is_dir(follow_symlinks=False) and self._counts(path, state, entry.name, False):
+                if not entry.is_dir(follow_symlinks=False) and self._counts(place, entry.name, False):
                     inside = full + b"/" + entry.name
                     if _changed_at(inside) >= limit:
                         found.add(inside)
@@ -137,49 +173,53 @@ class Watcher:
             above, names = self._files[number]
             if name in names:
                 yield above + b"/" + name
-        if number not in self._trees:
-            return
-        path, state = self._trees[number]
-        if mask & (_DELETE_SELF | _MOVE_SELF) and not path:
-            raise ContextError(f"the context is gone: {os.fsdecode(self._root)}")
-        if mask & _IGNORED or (mask & _MOVE_SELF and not os.path.isdir(self._full(path))):
+        for place in list(self._trees.get(number, ())):
+            yield from self._judge_in(place, number, mask, name)
+
+    def _judge_in(self, place: _Place, number: int, mask: int, name: bytes) -> Iterator[bytes]:
+        if mask & (_DELETE_SELF | _MOVE_SELF) and not place.path:
+            raise _gone(place.full)
+        if mask & _IGNORED or (mask & _MOVE_SELF and not os.path.isdir(place.full)):
             # One that was moved inside of the context has its new path already, as its new place tells first
-            del self._trees[number]
+            self._trees[number].remove(place)
+            if not self._trees[number]:
+                del self._trees[number]
             return
         directory = bool(mask & _ISDIR)
-        if not name or not self._counts(path, state, name, directory):
+        if not name or not self._counts(place, name, directory):
             return
-        inside = path + b"/" + name if path else name
-        yield self._full(inside)
+        inside = place.inside(name)
+        yield place.tree.full(inside)
         if directory and mask & _APPEARED:
-            yield from self._watch_below(inside, state.enter(os.fsdecode(name)))
+            yield from self._watch_below(_Place(place.tree, inside, place.state.enter(os.fsdecode(name))))
 
-    def _counts(self, path: bytes, state: DirState, name: bytes, directory: bool) -> bool:
+    def _counts(self, place: _Place, name: bytes, directory: bool) -> bool:
         text = os.fsdecode(name)
-        if state.excludes(text) and not (directory and state.enter(text).may_reinclude()):
+        if place.state.excludes(text) and not (directory and place.state.enter(text).may_reinclude()):
             return False
-        inside = path + b"/" + name if path else name
-        if any(written == self._full(inside) for written in self._written):
+        inside = place.inside(name)
+        if any(written == place.tree.full(inside) for written in self._written):
             return False
-        return self._footprint.uses(inside, directory=directory)
+        return place.tree.footprint.uses(inside, directory=directory)
 
-    def _watch_below(self, path: bytes, state: DirState) -> Iterator[bytes]:
+    def _watch_below(self, place: _Place) -> Iterator[bytes]:
         """Watch a directory and those in it; yield what is in them, full paths, that may have come before the watch."""
-        pending = [(path, state)]
+        pending = [place]
         while pending:
-            path, state = pending.pop()
-            full = self._full(path)
-            number = self._add(full)
+            place = pending.pop()
+            number = self._add(place.full)
             if number < 0:
                 continue
-            self._trees[number] = (path, state)
-            for entry in _scan(full):
+            # A directory that was moved has one place in its context, the new one
+            others = [other for other in self._trees.get(number, ()) if other.tree is not place.tree]
+            self._trees[number] = [*others, place]
+            for entry in _scan(place.full):
                 directory = entry.is_dir(follow_symlinks=False)
-                if self._counts(path, state, entry.name, directory):
-                    inside = path + b"/" + entry.name if path else entry.name
-                    yield self._full(inside)
+                if self._counts(place, entry.name, directory):
+                    inside = place.inside(entry.name)
+                    yield place.tree.full(inside)
                     if directory:
-                        pending.append((inside, state.enter(os.fsdecode(entry.name))))
+                        pending.append(_Place(place.tree, inside, place.state.enter(os.fsdecode(entry.name))))
 
     def _watch_file(self, path: bytes) -> None:
         directory, _, name = path.rpartition(b"/")
@@ -205,8 +245,9 @@ class Watcher:
         what = f": {os.fsdecode(directory)}" if directory else ""
         return ContextError(f"cannot watch for changes{what}: {os.strerror(number)}", hint)
 
-    def _full(self, path: bytes) -> bytes:
-        return self._root + b"/" + path if path else self._root
+
+def _gone(root: bytes) -> ContextError:
+    return ContextError(f"the context is gone: {os.fsdecode(root)}")
 
 
 def _scan(directory: bytes) -> list["os.DirEntry[bytes]"]:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, assert_never
@@ -19,6 +19,7 @@ from pybuild.plan.ops import (
     CacheMount,
     CopyOp,
     FromContext,
+    FromNamed,
     FromScratch,
     MountSource,
     RunOp,
@@ -54,6 +55,9 @@ class Reads(Protocol):
     def check(self) -> None:
         """Raise CancelledError when the build is to end."""
 
+    def found(self, source: MountSource, selections: Sequence[Selected]) -> None:
+        """Hear what was selected of a context."""
+
 
 class Mounted(msgspec.Struct, frozen=True):
     """What a sandbox is given. `locks` are descriptors it has to hold; `secrets` must not be seen in its output."""
@@ -78,7 +82,9 @@ def _content(source: MountSource | None, path: str, inputs: "Inputs", reads: Rea
     layers = reads.layers(source)
     if layers is None:
         with reads.open(source) as opened:
-            return content_key([select_plain(opened.tree, path)], opened.digest)
+            selections = [select_plain(opened.tree, path)]
+            reads.found(source, selections)
+            return content_key(selections, opened.digest)
     # Of a whole image that takes a while, and it is the same the next time
     key = digest_of(json.dumps([chain_id(layers) or "", path]).encode())
     known = inputs.store.cache.memo_get("mount", key)
@@ -90,12 +96,12 @@ def _content(source: MountSource | None, path: str, inputs: "Inputs", reads: Rea
 
 
 def listed(op: RunOp, reads: Reads) -> "Listing | None":
-    """Return the files of the context that the mounts of a RUN read, None when they read none."""
+    """Return the files of contexts that the mounts of a RUN read, None when they read none."""
     from pybuild.tree.listing import listing, together
 
     found: list[Listing] = []
     for mount in op.mounts:
-        if isinstance(mount, BindMount | CacheMount) and isinstance(mount.source, FromContext):
+        if isinstance(mount, BindMount | CacheMount) and isinstance(mount.source, FromContext | FromNamed):
             with reads.open(mount.source) as opened:
                 found.append(listing([select_plain(opened.tree, mount.path)], opened.digest))
     return together(found) if found else None

@@ -55,6 +55,7 @@ from pybuild.sandbox.cgroups import Limiter
 from pybuild.store.blobs import BlobWriter
 from pybuild.store.cache import CacheRecord
 from pybuild.store.store import Store
+from pybuild.tree.copy import Selected
 
 HISTORY_COMMENT = "buildkit.dockerfile.v0"
 BY_HAND_COMMENT = f"{HISTORY_COMMENT}; continued by hand after it had failed"
@@ -333,7 +334,7 @@ class Solver:
         }
         chain = chain_id(state.diff_ids)
         mode = self._mode()
-        reads = _Reads(self._open_source, self._layers_of, self._check)
+        reads = _Reads(self._open_source, self._layers_of, self._check, self._tell_found)
         contents = mounting.contents(op, self._in, reads)
         key = run_key(op, chain, mode, options, contents)
         record = self._lookup(key, stage, look)
@@ -371,8 +372,7 @@ class Solver:
             source = stack.enter_context(self._source_of(op))
             image = stack.enter_context(stage_source(self._in.store, state.diff_ids))
             step = copying.begin(op, source, self._progress(number, op), self._plan.source_date_epoch, remotes)
-            if self._in.request.watch and isinstance(op.source, FromContext):
-                self._in.emit(reading.found(step.selections))
+            self._tell_found(op.source, step.selections)
             unread = step.unread()
             if not unread or step.small(unread) or op.unpack:
                 key = copy_key(op, chain, step.content(), self._plan.source_date_epoch)
@@ -442,6 +442,12 @@ class Solver:
             case _ as unreachable:
                 assert_never(unreachable)
 
+    def _tell_found(self, source: MountSource, selections: Sequence[Selected]) -> None:
+        """Tell who waits for changes where the links of a context have led."""
+        context = reading.context_of(source) if self._in.request.watch else None
+        if context is not None:
+            self._in.emit(reading.found(selections, context))
+
     def _progress(self, number: int, op: CopyOp) -> Callable[[int, int], None]:
         last = 0.0
 
@@ -478,6 +484,7 @@ class _Reads(NamedTuple):
     open: "Callable[[MountSource], _Borrowed | LayerSource]"
     layers: Callable[[MountSource], list[Digest] | None]
     check: Callable[[], None]
+    found: Callable[[MountSource, Sequence[Selected]], None]
 
 
 class _Abandoned(CancelledError):
