@@ -45,7 +45,10 @@ def pull(
         raise PybuildError("the pull ended without a result")
     for image in last.images:
         if json:
-            write_line(as_json(image._asdict()))
+            values = image._asdict()
+            # Of a manifest that was pushed
+            del values["size"]
+            write_line(as_json(values))
         else:
             write_line(image.image_id if quiet else f"{image.name}@{image.digest}")
     return ExitCode.OK
