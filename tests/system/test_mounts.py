@@ -235,7 +235,7 @@ def test_no_way_out(inline_base: Pybuild, context: Path, tmp_path: Path, env: di
         told += result.err
     # A cache that an earlier RUN has prepared
     text = (
-        f"FROM base\nRUN --mount=type=cache,target=/c,id=evil ln -sf {outside} /c/out; ln -sf ../../../../.. /c/up\n"
+        f"FROM base\nRUN --mount=type=cache,target=/c,id=evil ln -sfn {outside} /c/out; ln -sfn ../../../../.. /c/up\n"
         "RUN --mount=type=cache,target=/c,id=evil,source=../.. ls -la /c; cat /c/f; true\n"
         "RUN --mount=type=cache,target=/c,id=evil,source=up ls -la /c; cat /c/f; true\n"
         "RUN --mount=type=cache,target=/c,id=evil --mount=type=tmpfs,target=/c/out/x ls -la /c/out\n"
