@@ -89,6 +89,7 @@ def test_chroot_is_what_is_left(lack: str, tmp_path: Path, monkeypatch: pytest.M
     isolation, snapshotter = found["by_name"]["isolation"], found["by_name"]["snapshotter"]
     assert isolation["problem"].startswith("by chroot, less isolated: cannot ")
     assert isolation["fix"]
+    assert found["by_name"]["private-network"]["state"] == "missing"
     assert (snapshotter["state"], snapshotter["problem"]) == ("degraded", "copies of layers: nothing can be mounted")
     assert [item for item in found["abilities"] if item["need"] == "required" and item["state"] == "missing"] == []
     doctor(tmp_path, lack, code=1, options=("--strict",))

@@ -98,6 +98,15 @@ def test_the_tree_cannot_be_left(inline_base: Pybuild, context: Path, world: str
     assert said(done).splitlines()[-1] in ("refused", "33")
 
 
+@pytest.mark.parametrize("world", WORLDS)
+def test_secrets_of_other_users(inline_base: Pybuild, context: Path, world: str) -> None:
+    (context / "secret").write_text("hidden")
+    text = "FROM base\nRUN --mount=type=secret,id=s,target=/s,uid=33,gid=50,mode=0440 stat -c '%u %g %a %n' /s\n"
+    secret = f"--secret=id=s,src={context}/secret"
+    done = build(inline_base, context, text, secret, "--no-cache", lack=world)
+    assert said(done) == "33 50 440 /s\n"
+
+
 def test_privileges_are_gone(inline_base: Pybuild, context: Path) -> None:
     script = "grep -E '^(Cap(Inh|Prm|Eff|Bnd)|Seccomp:|NoNewPrivs)' /proc/self/status"
     done = build(inline_base, context, f"FROM base\nRUN {script}\n", "--isolation=chroot")

@@ -14,6 +14,7 @@ from typing import assert_never
 
 from pybuild.sandbox import overlay, syscalls
 from pybuild.sandbox.errors import SandboxError
+from pybuild.sandbox.ownership import give
 from pybuild.sandbox.spec import SandboxSpec
 from pybuild.sandbox.stubs import Stubs
 from pybuild.sandbox.syscalls import (
@@ -25,7 +26,7 @@ from pybuild.sandbox.syscalls import (
     RESOLVE_NO_MAGICLINKS,
 )
 from pybuild.sandbox.volumes import Directory, File, Layers, Memory, Socket, Volume
-from pybuild.tree.notes import OWNER_XATTR, owner_note
+from pybuild.tree.notes import OWNER_XATTR
 
 _SAFE = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
 _FDCWD = -100
@@ -83,7 +84,7 @@ class Attaching:
                 syscalls.mount_setattr(mount, _SAFE)
                 read_only = True
             case Socket():
-                self._own(volume.path, volume.uid, volume.gid)
+                give(volume.path, volume.uid, volume.gid, self._spec.emulation)
                 mount = syscalls.open_tree(_FDCWD, volume.path)
                 syscalls.mount_setattr(mount, _SAFE)
                 read_only = False
@@ -132,27 +133,11 @@ class Attaching:
             view = memoryview(volume.content)
             while view:
                 view = view[os.write(fd, view) :]
-            self._own(fd, volume.uid, volume.gid)
+            give(fd, volume.uid, volume.gid, self._spec.emulation)
             os.fchmod(fd, volume.mode)
         finally:
             os.close(fd)
         return syscalls.open_tree(self._files, name)
-
-    def _own(self, file: int | bytes, uid: int, gid: int) -> None:
-        """Give a file its owner, or a note of it where there is one id only."""
-        if (uid, gid) == (0, 0):
-            return
-        if self._spec.emulation == "off":
-            try:
-                os.chown(file, uid, gid)
-            except OSError as error:
-                if error.errno != errno.EINVAL:
-                    raise
-                raise SandboxError(f"a mount cannot belong to {uid}:{gid}: these ids are not mapped here") from error
-        elif self._spec.emulation == "full":
-            # Sockets take no note, nor do files in memory on older kernels. All are the same user in truth
-            with suppress(OSError):
-                os.setxattr(file, OWNER_XATTR, owner_note(uid, gid))
 
     def _name(self) -> bytes:
         self._count += 1

@@ -12,6 +12,7 @@ import signal
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import NoReturn, TypeVar, assert_never
 
 import msgspec
@@ -27,9 +28,10 @@ from pybuild.sandbox.holder import bring_loopback_up
 from pybuild.sandbox.idmap import IdMode
 from pybuild.sandbox.mounts import Parts, hosts_file
 from pybuild.sandbox.overlay import UPPER
+from pybuild.sandbox.ownership import give
 from pybuild.sandbox.reports import cannot_execute, judge, note, reader_is_gone, tell, tell_error, watch
 from pybuild.sandbox.run import seccomp_program
-from pybuild.sandbox.spec import RunEnd, SandboxSpec
+from pybuild.sandbox.spec import Emulation, RunEnd, SandboxSpec
 from pybuild.sandbox.standins import Standins, Tools, write_file
 from pybuild.sandbox.stubs import Stubs
 from pybuild.sandbox.users import Identity, resolve_user
@@ -167,7 +169,7 @@ def _fill(spec: SandboxSpec, stubs: Stubs, standins: Standins) -> None:
             standins.file(os.fsencode(target), content, mode, follow=False)
     standins.guard(check_target)
     for volume in sorted(spec.volumes, key=lambda volume: volume.target):
-        _put(volume, standins)
+        _put(volume, standins, spec.emulation)
 
 
 def _has(stubs: Stubs, target: str) -> bool:
@@ -220,7 +222,7 @@ def _make_device(dev: int, name: str, rdev: int) -> bool:
     return True
 
 
-def _put(volume: Volume, standins: Standins) -> None:
+def _put(volume: Volume, standins: Standins, emulation: Emulation) -> None:
     match volume:
         case Directory():
             root = os.open(volume.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -231,10 +233,10 @@ def _put(volume: Volume, standins: Standins) -> None:
         case Memory():
             standins.directory(volume.target, 0o1777)
         case File():
-            standins.file(volume.target, volume.content, volume.mode, (volume.uid, volume.gid))
+            owned = partial(give, uid=volume.uid, gid=volume.gid, emulation=emulation)
+            standins.file(volume.target, volume.content, volume.mode, owned)
         case Socket():
-            if (volume.uid, volume.gid) != (0, 0):
-                os.chown(volume.path, volume.uid, volume.gid)
+            give(volume.path, volume.uid, volume.gid, emulation)
             standins.linked(volume.target, volume.path)
         case Layers():
             raise SandboxError("layers cannot be stacked without mounts")

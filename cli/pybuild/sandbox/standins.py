@@ -72,12 +72,18 @@ class Standins:
         return fd
 
     def file(
-        self, target: bytes, content: bytes, mode: int, owner: tuple[int, int] = (0, 0), *, follow: bool = True
+        self,
+        target: bytes,
+        content: bytes,
+        mode: int,
+        give: Callable[[int], None] | None = None,
+        *,
+        follow: bool = True,
     ) -> None:
-        """Put a file at a path; without `follow` it takes the place of a link that is there."""
+        """Put a file at a path, which `give` gives its owner; without `follow` it takes the place of a link there."""
         place = self.place(target, follow=follow)
         with _time_kept(place.directory):
-            write_file(place.directory, place.name, content, mode, owner)
+            write_file(place.directory, place.name, content, mode, give)
 
     def moved(self, target: bytes, source_parent: int, source: bytes) -> None:
         """Move a directory of the same file system to a path, until it is taken back."""
@@ -180,15 +186,17 @@ class Standins:
         return os.open(name, _DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
 
 
-def write_file(directory: int, name: bytes, content: bytes, mode: int, owner: tuple[int, int] = (0, 0)) -> None:
-    """Write a new file."""
+def write_file(
+    directory: int, name: bytes, content: bytes, mode: int, give: Callable[[int], None] | None = None
+) -> None:
+    """Write a new file; `give` is called with its descriptor to give it an owner."""
     fd = os.open(name, _NEW_FILE, 0o600, dir_fd=directory)
     try:
         view = memoryview(content)
         while view:
             view = view[os.write(fd, view) :]
-        if owner != (0, 0):
-            os.fchown(fd, *owner)
+        if give is not None:
+            give(fd)
         os.fchmod(fd, mode)
     finally:
         os.close(fd)

@@ -61,7 +61,7 @@ def probe(store_root: str) -> Report:
     if isolation.state != "missing" and all(item.state != "missing" for item in found if item.need == "required"):
         found.append(_snapshotter(found, by_chroot=isolation.state == "degraded"))
     stacked = found[-1].detail == "overlay"
-    found += [_seccomp_notify(), _network(), _control_groups()]
+    found += [_seccomp_notify(), _network(by_chroot=isolation.state == "degraded"), _control_groups()]
     works = all(item.state != "missing" for item in found if item.need == "required")
     mode: Mode = "none"
     if works:
@@ -214,8 +214,11 @@ def _seccomp_notify() -> Ability:
     return _with_fix(_ability("seccomp-notify", "optional", "imitating owners with one id", outcome), fix)
 
 
-def _network() -> Ability:
+def _network(*, by_chroot: bool) -> Ability:
     name, purpose = "private-network", "a network of its own for RUN"
+    if by_chroot:
+        problem = "it needs the namespaces that are refused"
+        return Ability(name, "missing", "optional", purpose, step="separate the net namespace", problem=problem)
     outcome = attempt(limits.tunnel)
     helper = limits.network_helper()
     if not outcome.ok:
