@@ -104,6 +104,14 @@ def test_nothing_is_left_without_the_right_to_change_the_root(tmp_path: Path, mo
 
 
 @pytest.mark.userns
+def test_one_id_needs_to_answer_calls(tmp_path: Path) -> None:
+    found = doctor(tmp_path, "listener", code=1)
+    ability = found["by_name"]["seccomp-notify"]
+    assert (ability["state"], ability["error"], ability["need"]) == ("missing", "EBUSY", "required")
+    assert "--root-emulation=fake" in ability["fix"]
+
+
+@pytest.mark.userns
 def test_masked_proc_is_a_lesser_one(tmp_path: Path) -> None:
     found = doctor(tmp_path, "masked_proc", code=0)
     ability = found["by_name"]["proc"]

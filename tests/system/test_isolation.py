@@ -107,6 +107,15 @@ def test_secrets_of_other_users(inline_base: Pybuild, context: Path, world: str)
     assert said(done) == "33 50 440 /s\n"
 
 
+def test_who_may_not_answer_calls_is_told_what_does(inline_base: Pybuild, context: Path) -> None:
+    text = "FROM base\nRUN chown 33:50 /srv; stat -c %u /srv\n"
+    refused = build(inline_base, context, text, "--no-cache", lack="listener", status=1)
+    assert "owners of files cannot be emulated here" in refused.err
+    assert "--root-emulation=fake" in refused.err
+    done = build(inline_base, context, text, "--no-cache", "--root-emulation=fake", lack="listener")
+    assert said(done) == "0\n"
+
+
 def test_privileges_are_gone(inline_base: Pybuild, context: Path) -> None:
     script = "grep -E '^(Cap(Inh|Prm|Eff|Bnd)|Seccomp:|NoNewPrivs)' /proc/self/status"
     done = build(inline_base, context, f"FROM base\nRUN {script}\n", "--isolation=chroot")

@@ -70,6 +70,14 @@ def user_namespaces(number: int, *, after_unshare: bool) -> str:
     return "a security module, a chroot or the kernel's settings forbid user namespaces to this user"
 
 
+def listener(number: int) -> str:
+    """Return what to do where a filter that asks another process is refused with errno `number`."""
+    without = "`--root-emulation=fake` builds without it, and loses other owners of files"
+    if number == errno.EBUSY:
+        return f"the container's own filter has a listener, beside which there can be no other; {without}"
+    return f"it needs Linux 5.0 or later; {without}"
+
+
 def masked_proc() -> str:
     """Return how a container can show all of its /proc, without which no new one can be mounted."""
     ways = {

@@ -3,9 +3,10 @@
 import socket
 import struct
 
-from pybuild.sandbox import syscalls
+from pybuild.sandbox import advice, syscalls
 from pybuild.sandbox.emulate.filter import fake_filter, full_filter
 from pybuild.sandbox.emulate.identity import mark_first
+from pybuild.sandbox.errors import SandboxError
 from pybuild.sandbox.machine import this_machine
 from pybuild.sandbox.users import Identity
 from pybuild.sandbox.wire import send_with_fds
@@ -26,13 +27,20 @@ def install_fake() -> None:
 
 
 def install_full(handover: int, who: Identity) -> None:
-    """Hand calls over to the supervisor at the other end of the socket `handover`, which is closed."""
+    """Hand calls over to the supervisor at the other end of the socket `handover`, which is closed.
+
+    Raises SandboxError where the kernel refuses that.
+    """
     mark_first()
     # The supervisor could not look into it otherwise; the only processes here are this one and init
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
     # Made before: from the filter on, calls wait for somebody who has not been told yet
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=handover) as control:
         data = struct.pack(f"{len(who.groups) + 2}I", who.uid, who.gid, *who.groups)
-        listener = syscalls.seccomp_listener(_programs["full"])
+        try:
+            listener = syscalls.seccomp_listener(_programs["full"])
+        except OSError as error:
+            why = f"owners of files cannot be emulated here: {error.strerror}"
+            raise SandboxError(why, advice.listener(error.errno or 0)) from error
         send_with_fds(control, data, [listener])
     syscalls.close_range(listener, listener)

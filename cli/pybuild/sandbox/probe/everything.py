@@ -61,12 +61,11 @@ def probe(store_root: str) -> Report:
     if isolation.state != "missing" and all(item.state != "missing" for item in found if item.need == "required"):
         found.append(_snapshotter(found, by_chroot=isolation.state == "degraded"))
     stacked = found[-1].detail == "overlay"
-    found += [_seccomp_notify(), _network(by_chroot=isolation.state == "degraded"), _control_groups()]
+    mode = _mode(ids)
+    found += [_seccomp_notify(mode), _network(by_chroot=isolation.state == "degraded"), _control_groups()]
     works = all(item.state != "missing" for item in found if item.need == "required")
-    mode: Mode = "none"
-    if works:
-        # Nothing is mapped without a user namespace: all ids are themselves, if there is more than one
-        mode = ids.mode if ids is not None else "root" if idmap.may_map_all() else "single"
+    if not works:
+        mode = "none"
     abilities = tuple(found)
     return Report(
         schema=SCHEMA,
@@ -78,6 +77,13 @@ def probe(store_root: str) -> Report:
         isolation=("chroot" if isolation.state == "degraded" else "namespaces") if works else "none",
         snapshotter=("overlay" if stacked else "copy") if works else "none",
     )
+
+
+def _mode(ids: IdMap | None) -> Mode:
+    """Return how a build that works would map ids: none are mapped without a user namespace."""
+    if ids is not None:
+        return ids.mode
+    return "root" if idmap.may_map_all() else "single"
 
 
 def _isolation(found: list[Ability], ids: IdMap | None) -> Ability:
@@ -208,10 +214,11 @@ def _inside(ids: IdMap, place: str) -> list[Ability]:
     ]
 
 
-def _seccomp_notify() -> Ability:
+def _seccomp_notify(mode: Mode) -> Ability:
     outcome = attempt(namespaces.seccomp_notify)
-    fix = "" if outcome.ok else "it needs Linux 5.0 or later"
-    return _with_fix(_ability("seccomp-notify", "optional", "imitating owners with one id", outcome), fix)
+    need: Need = "required" if mode == "single" else "optional"
+    ability = _ability("seccomp-notify", need, "imitating owners with one id", outcome)
+    return ability if outcome.ok else _with_fix(ability, advice.listener(outcome.number))
 
 
 def _network(*, by_chroot: bool) -> Ability:

@@ -3,7 +3,7 @@
 import errno
 import os
 
-from pybuild.sandbox import advice, syscalls
+from pybuild.sandbox import advice, bpf, syscalls
 from pybuild.sandbox.mounts import DEVICES
 from pybuild.sandbox.probe.trial import Outcome, Steps, attempt
 from pybuild.sandbox.run import seccomp_program
@@ -12,7 +12,6 @@ FALLBACK = "fall back"
 """The step of an outcome that is a lesser success."""
 
 _FDCWD = -100
-_USER_NOTIF = 0x7FC00000
 _KINDS = {
     "mount": syscalls.CLONE_NEWNS,
     "pid": syscalls.CLONE_NEWPID,
@@ -108,4 +107,8 @@ def seccomp(steps: Steps) -> None:
 def seccomp_notify(steps: Steps) -> None:
     """Can a filter ask another process?"""
     steps("find user notification among the actions of seccomp")
-    syscalls.seccomp_offers(_USER_NOTIF)
+    syscalls.seccomp_offers(bpf.NOTIFY)
+    steps("install a filter with a listener")
+    # Without rights in a user namespace of its own it takes this promise
+    syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+    os.close(syscalls.seccomp_listener(bpf.op(bpf.RETURN, bpf.ALLOW)))
