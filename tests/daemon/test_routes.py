@@ -2,7 +2,9 @@
 
 import io
 import json
+import socket
 import tarfile
+import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
@@ -201,3 +203,85 @@ def test_images_are_pulled_and_pushed_as_docker_does(connection: Connection) -> 
         400,
         "malformed header: X-Registry-Auth",
     )
+
+
+def test_errors_are_json_without_a_charset(connection: Connection) -> None:
+    # Docker's client compares the header as a whole
+    for method, path in (("GET", "/nothing"), ("GET", "/images/nothing/json"), ("POST", "/containers/create")):
+        raw = raw_answer(connection, method, path)
+        assert b"\r\nContent-Type: application/json\r\n" in raw
+        assert set(json.loads(raw.partition(b"\r\n\r\n")[2])) >= {"message"}
+
+
+def raw_answer(connection: Connection, method: str, path: str) -> bytes:
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.connect(str(connection.path))
+        peer.sendall(f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+        return b"".join(iter(lambda: peer.recv(65536), b""))
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "message"),
+    [
+        ("POST", "/containers/create", 501, "does not run containers"),
+        ("POST", "/containers/create?name=buildx_buildkit_x0", 501, "DOCKER_BUILDKIT=0"),
+        ("GET", "/containers/a/json", 404, "No such container: a"),
+        ("POST", "/containers/a/start", 404, "No such container: a"),
+        ("DELETE", "/volumes/v", 404, "no such volume: v"),
+        ("POST", "/networks/create", 501, "does not run containers"),
+        ("POST", "/commit?container=a", 501, "no container"),
+        ("POST", "/exec/a/start", 501, "does not run containers"),
+        ("GET", "/swarm", 501, "swarm"),
+        ("GET", "/services/a", 501, "swarm"),
+        ("GET", "/plugins/a/json", 404, "no such plugin: a"),
+        ("POST", "/plugins/pull", 501, "plugins"),
+        ("GET", "/images/search?term=a", 501, "hub.docker.com"),
+    ],
+)
+def test_what_is_not_here_is_told_in_a_sentence(
+    connection: Connection, method: str, path: str, status: int, message: str
+) -> None:
+    for prefix in ("", "/v1.41"):
+        found, told = status_of(connection, method, prefix + path)
+        assert (found, message in told) == (status, True), told
+
+
+def test_lists_of_what_is_not_here_are_empty(connection: Connection) -> None:
+    for path in ("/containers/json?all=1", "/networks", "/plugins"):
+        assert connection.request("GET", path).json() == []
+    assert connection.request("GET", "/volumes").json()["Volumes"] == []
+    for kind in ("containers", "networks", "volumes"):
+        assert None in connection.request("POST", f"/{kind}/prune").json().values()
+
+
+def test_fields_follow_the_version(connection: Connection) -> None:
+    def ask(version: str, path: str) -> Any:
+        return connection.request("GET", f"/v{version}{path}").json()
+
+    assert ask("1.43", "/images/json")[0]["VirtualSize"] == 7_050_000
+    assert "VirtualSize" not in ask("1.44", "/images/json")[0]
+    assert "ContainerConfig" in ask("1.44", "/images/app/json")
+    assert "ContainerConfig" not in ask("1.45", "/images/app/json")
+    assert "BuilderSize" in ask("1.41", "/system/df")
+    assert "BuilderSize" not in ask("1.42", "/system/df")
+    assert {*ask("1.45", "/system/df?type=volume")} == {"Volumes"}
+
+
+def test_events_are_kept_and_filtered(connection: Connection) -> None:
+    connection.request("POST", "/images/app/tag?repo=x&tag=1").read()
+    connection.request("POST", "/build?t=b:1", stream=tar_of("Dockerfile", "x")).read()
+    connection.request("DELETE", "/images/x:1").read()
+    connection.request("POST", "/images/prune").read()
+
+    def events(filters: str = "", since: str = "0") -> list[dict[str, Any]]:
+        path = f"/events?since={since}&until={time.time()}&filters={quote(filters)}"
+        return [json.loads(line) for line in connection.request("GET", path).read().splitlines()]
+
+    assert [event["Action"] for event in events()] == ["tag", "tag", "untag", "delete", "delete", "prune"]
+    assert [event["Actor"]["Attributes"]["name"] for event in events('{"event":["tag"]}')] == ["x:1", "b:1"]
+    assert [event["Action"] for event in events('{"image":{"x":true}}')] == ["tag", "untag"]
+    assert {event["Action"] for event in events('{"label":["a.b=c"]}')} == {"tag", "untag", "delete"}
+    assert events('{"label":["a.b=d"]}') == events('{"container":["x"]}') == events(since="9e9") == []
+    assert len({event["timeNano"] for event in events()}) == 6
+    for query in ("since=then", "since=nan", "filters=%7B%22sort%22%3A%5B%22x%22%5D%7D"):
+        assert status_of(connection, "GET", f"/events?{query}")[0] == 400

@@ -209,7 +209,8 @@ class Images:
     def load(self, source: BinaryIO | Path) -> "list[dict[str, str]]":
         if isinstance(source, Path):
             return [{"name": f"dir-{source.name}:latest"}]
-        return [{"name": f"size-{len(source.read())}:latest"}, {"id": ID}]
+        self.names.append(f"size-{len(source.read())}:latest")
+        return [{"name": self.names[-1]}, {"id": ID}]
 
     def import_(self, stream: BinaryIO, name: str, *, changes: Sequence[str] = (), message: str = "") -> str:
         size = len(stream.read())

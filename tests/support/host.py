@@ -1,6 +1,7 @@
 """What this machine offers: the facts behind the markers, each asked for once."""
 
 import functools
+import importlib.util
 import os
 import shutil
 import socket
@@ -116,6 +117,14 @@ def lacks_frozen() -> str:
     return "" if frozen.PROGRAM else "PYBUILD_TEST_PROGRAM does not name what `packaging/build` has made"
 
 
+@functools.cache
+def lacks_docker() -> str:
+    """Return which clients of Docker's are missing, or ""."""
+    missing = [] if shutil.which("docker") else ["docker (the client)"]
+    missing += [] if importlib.util.find_spec("docker") else ["docker for Python"]
+    return f"not installed: {', '.join(missing)}" if missing else ""
+
+
 LACKS = {
     "frozen": lacks_frozen,
     "cgroups": lacks_cgroups,
@@ -126,6 +135,7 @@ LACKS = {
     "network": lacks_network,
     "git": lacks_git,
     "tls": lacks_tls,
+    "docker": lacks_docker,
 }
 
 

@@ -78,6 +78,9 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     response.headers["Docker-Experimental"] = "false"
     response.headers["Ostype"] = "linux"
     response.headers["Server"] = f"pybuild/{__version__} (linux)"
+    if response.content_type == "application/json":
+        # Docker's client compares the whole header, and shows the JSON of an error to people when it has a charset
+        response.headers["Content-Type"] = "application/json"
 
 
 def _check_peer(request: web.Request) -> None:

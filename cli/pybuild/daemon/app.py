@@ -2,9 +2,12 @@
 
 from aiohttp import web
 
-from pybuild.daemon import builds, images, registries, shells, system
+from pybuild.daemon import absent, builds, images, registries, shells, system
 from pybuild.daemon.answers import Handler, add_headers, boundary
+from pybuild.daemon.happenings import HAPPENINGS, Happenings, events
 from pybuild.daemon.state import STATE, State
+
+ABSENT = "commit|exec|swarm|nodes|services|tasks|secrets|configs|plugins"
 
 # Each also with a version in front, as in /v1.45/build. Order counts: a name may hold slashes.
 DOCKER: list[tuple[str, str, Handler]] = [
@@ -15,6 +18,7 @@ DOCKER: list[tuple[str, str, Handler]] = [
     ("POST", "/build", builds.build),
     ("POST", "/build/prune", images.prune_cache),
     ("GET", "/images/json", images.list_),
+    ("GET", "/images/search", absent.search),
     ("GET", "/images/get", images.save),
     ("POST", "/images/load", images.load),
     ("POST", "/images/create", images.create),
@@ -26,6 +30,17 @@ DOCKER: list[tuple[str, str, Handler]] = [
     ("POST", r"/images/{name:[\s\S]+}/push", registries.docker_push),
     ("DELETE", r"/images/{name:[\s\S]+}", images.remove),
     ("GET", "/system/df", images.df),
+    ("GET", "/events", events),
+    ("GET", "/containers/json", absent.no_containers),
+    ("GET", "/networks", absent.no_containers),
+    ("GET", "/plugins", absent.no_containers),
+    ("GET", "/volumes", absent.no_volumes),
+    ("POST", "/{kind:containers|networks|volumes}/prune", absent.nothing_pruned),
+    ("POST", "/containers/create", absent.create_container),
+    ("POST", "/{kind:networks|volumes}/create", absent.absent),
+    ("*", r"/{kind:containers|networks|volumes}/{rest:[\s\S]+}", absent.no_such),
+    ("*", f"/{{kind:{ABSENT}}}", absent.absent),
+    ("*", rf"/{{kind:{ABSENT}}}/{{rest:[\s\S]*}}", absent.absent),
 ]
 
 OURS: list[tuple[str, str, Handler]] = [
@@ -53,6 +68,7 @@ def make_app(state: State) -> web.Application:
     """Return the application that serves `state`."""
     app = web.Application(middlewares=[boundary])
     app[STATE] = state
+    app[HAPPENINGS] = Happenings()
     for method, path, handler in DOCKER:
         app.router.add_route(method, path, handler)
         app.router.add_route(method, r"/v{api:\d+\.\d+}" + path, handler)

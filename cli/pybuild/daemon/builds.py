@@ -20,6 +20,7 @@ from pybuild.daemon.answers import boolean
 from pybuild.daemon.bridges import Body, Outbox, in_thread
 from pybuild.daemon.dockerbuild import DockerStream, given, request_from_query
 from pybuild.daemon.engine import Engine
+from pybuild.daemon.happenings import HAPPENINGS
 from pybuild.daemon.state import STATE
 from pybuild.engine import reach
 from pybuild.errors import UsageError
@@ -126,6 +127,7 @@ async def stream(
                 await response.write(b"".join(map(encode, events)))
             last = await worker
             _tell(last, started)
+            request.app[HAPPENINGS].done(last)
             await response.write(encode(last))
     except BaseException:
         # The client went away, or this handler was cancelled because it did

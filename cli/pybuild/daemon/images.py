@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -15,8 +16,11 @@ from pybuild.daemon import registries
 from pybuild.daemon.answers import boolean, error_body, filters, json_parameter
 from pybuild.daemon.bridges import Body, Download, in_thread
 from pybuild.daemon.dockerbuild import reference_of
+from pybuild.daemon.happenings import HAPPENINGS
+from pybuild.daemon.shapes import asked_version, inspected, listed, usage
 from pybuild.daemon.state import STATE
 from pybuild.errors import UsageError
+from pybuild.oci.reference import parse_reference
 from pybuild.progress.escape import one_line
 
 log = logging.getLogger("pybuild.daemon")
@@ -32,13 +36,14 @@ async def list_(request: web.Request) -> web.Response:
     wanted, all_ = filters(request.query), boolean(request.query, "all")
     if name := request.query.get("filter"):
         wanted.setdefault("reference", []).append(name)
-    return web.json_response(await in_thread(lambda: images.list(all=all_, filters=wanted)))
+    rows = await in_thread(lambda: images.list(all=all_, filters=wanted))
+    return web.json_response([listed(row, asked_version(request)) for row in rows])
 
 
 async def inspect(request: web.Request) -> web.Response:
     """`GET /images/{name}/json`"""
     images, name = await _images(request), request.match_info["name"]
-    return web.json_response(await in_thread(lambda: images.inspect(name)))
+    return web.json_response(inspected(await in_thread(lambda: images.inspect(name)), asked_version(request)))
 
 
 async def history(request: web.Request) -> web.Response:
@@ -70,14 +75,30 @@ async def layers(request: web.Request) -> web.Response:
 async def tag(request: web.Request) -> web.Response:
     """`POST /images/{name}/tag?repo=&tag=`"""
     images, name, new_name = await _images(request), request.match_info["name"], reference_of(request.query)
-    await in_thread(lambda: images.tag(name, new_name))
+
+    def work() -> dict[str, Any]:
+        image: dict[str, Any] = images.inspect(name)
+        images.tag(image["Id"], new_name)
+        return image
+
+    request.app[HAPPENINGS].image("tag", await in_thread(work), parse_reference(new_name).familiar())
     return web.Response(status=201)
 
 
 async def remove(request: web.Request) -> web.Response:
     """`DELETE /images/{name}?force=`"""
     images, name, force = await _images(request), request.match_info["name"], boolean(request.query, "force")
-    return web.json_response(await in_thread(lambda: images.remove(name, force=force)))
+
+    def work() -> tuple[dict[str, Any], list[dict[str, str]]]:
+        return images.inspect(name), images.remove(name, force=force)
+
+    image, removed = await in_thread(work)
+    for item in removed:
+        if "Untagged" in item:
+            request.app[HAPPENINGS].image("untag", image, item["Untagged"])
+        else:
+            request.app[HAPPENINGS].image("delete", image, item["Deleted"])
+    return web.json_response(removed)
 
 
 async def save(request: web.Request) -> web.StreamResponse:
@@ -88,7 +109,12 @@ async def save(request: web.Request) -> web.StreamResponse:
         raise UsageError("parameter `names` is missing")
     format_, compression = request.query.get("format", "docker"), request.query.get("compression", "none")
     images = await _images(request)
-    return await _download(request, lambda out: images.save(names, out, format=format_, compression=compression))
+    found = await in_thread(lambda: [images.inspect(name) for name in names])
+    response = await _download(request, lambda out: images.save(names, out, format=format_, compression=compression))
+    if request.transport is not None and not request.transport.is_closing():
+        for image, saved in zip(found, names, strict=True):
+            request.app[HAPPENINGS].image("save", image, saved)
+    return response
 
 
 async def export(request: web.Request) -> web.StreamResponse:
@@ -104,6 +130,9 @@ async def load(request: web.Request) -> web.StreamResponse:
     images = await _images(request)
     async with _upload(request) as body:
         loaded = await in_thread(lambda: images.load(body))
+    for item in loaded:
+        name = item.get("name") or item["id"]
+        request.app[HAPPENINGS].image("load", await in_thread(partial(images.inspect, name)), name)
     lines = [
         {"stream": f"Loaded image: {item['name']}\n" if "name" in item else f"Loaded image ID: {item['id']}\n"}
         for item in loaded
@@ -145,6 +174,7 @@ async def _import(request: web.Request, name: str) -> str:
     message, changes = request.query.get("message", ""), request.query.getall("changes", [])
     async with _upload(request) as body:
         identity: str = await in_thread(lambda: images.import_(body, name, changes=changes, message=message))
+    request.app[HAPPENINGS].tell("import", identity, {"name": name or identity})
     return identity
 
 
@@ -155,6 +185,9 @@ async def prune(request: web.Request) -> web.Response:
     images = await _images(request)
     report = await in_thread(lambda: images.prune(all=all_, filters=wanted, dry_run=False))
     deleted = [{"Deleted": item["name"]} for item in report["items"] if item["kind"] == "image"]
+    for item in deleted:
+        request.app[HAPPENINGS].tell("delete", item["Deleted"], {"name": item["Deleted"]})
+    request.app[HAPPENINGS].tell("prune", "", {"reclaimed": str(report["reclaimed"])})
     return web.json_response({"ImagesDeleted": deleted or None, "SpaceReclaimed": report["reclaimed"]})
 
 
@@ -166,6 +199,7 @@ async def prune_cache(request: web.Request) -> web.Response:
             wanted[ours] = [request.query[theirs]]
     report = await in_thread(lambda: images.prune(all=False, filters=wanted, dry_run=False))
     deleted = [item["name"] for item in report["items"] if item["kind"] != "image"]
+    request.app[HAPPENINGS].tell("prune", "", {"reclaimed": str(report["reclaimed"])}, kind="builder")
     return web.json_response({"CachesDeleted": deleted or None, "SpaceReclaimed": report["reclaimed"]})
 
 
@@ -189,12 +223,12 @@ async def df(request: web.Request) -> web.Response:
     def read() -> tuple[list[dict[str, Any]], dict[str, Any]]:
         return images.list(all=True), images.df()
 
-    listed, usage = await in_thread(read)
-    for item in listed:
+    rows, used = await in_thread(read)
+    for item in rows:
         item.update(SharedSize=0, Containers=0)
-    size = sum(row["size"] for row in usage["rows"])
-    lists: dict[str, Any] = {"Containers": [], "Volumes": [], "BuildCache": []}
-    return web.json_response({"LayersSize": size, "Images": listed, **lists})
+    size = sum(row["size"] for row in used["rows"])
+    kinds = request.query.getall("type", [])
+    return web.json_response(usage(size, rows, asked_version(request), kinds))
 
 
 @asynccontextmanager
