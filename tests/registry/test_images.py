@@ -29,7 +29,7 @@ def fetch(client: Client, fake: Registry, name: str = "app", platform: Platform 
 def test_a_manifest_gives_config_and_layers(client: Client, fake: Registry, docker: bool) -> None:
     manifest = fake.contents.image("app", "latest", LAYERS, docker=docker, author="me")
     image = fetch(client, fake)
-    assert (image.digest, image.manifest_digest) == (digest(manifest), digest(manifest))
+    assert (image.digest, image.manifest.digest) == (digest(manifest), digest(manifest))
     assert image.config.author == "me"
     assert [layer.digest for layer in image.layers] == [digest(BLOB)]
     assert not fake.asked("GET", digest(BLOB))
@@ -71,7 +71,7 @@ def test_an_index_gives_the_best_for_a_platform(
     image = fetch(client, fake, platform=parse_platform(asked))
     assert image.config.author == found
     assert image.digest == digest(index)
-    assert image.manifest_digest != image.digest
+    assert image.manifest.digest != image.digest
 
 
 def test_an_index_without_the_platform_tells_which_it_has(client: Client, fake: Registry) -> None:

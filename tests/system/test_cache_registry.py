@@ -76,6 +76,7 @@ def test_only_layers_that_are_asked_for_come(inline: Pybuild, other: Pybuild, re
     assert len(remote.asked("GET", "/blobs/")) == 2
 
 
+@pytest.mark.slow
 def test_results_in_an_image_bring_their_layers_alone(
     inline: Pybuild, other: Pybuild, remote: Registry, inputs: Path
 ) -> None:
@@ -94,6 +95,7 @@ def test_a_registry_that_fails_is_a_warning(inline: Pybuild, remote: Registry, i
     assert "access is denied" in failed.events[-1]["failure"]["message"]
 
 
+@pytest.mark.slow
 def test_a_layer_that_is_damaged_is_made_again(inline: Pybuild, other: Pybuild, remote: Registry, inputs: Path) -> None:
     ref = remote.name("cache")
     inline.build(inputs, "--cache-to", f"type=registry,ref={ref}")

@@ -1,5 +1,6 @@
 """Images go to registries, once, and others find there what we had."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 from support import busybox, registry
 from support.program import Pybuild
-from support.registry import LAYER, MANIFEST, Fault, Program, Registry, digest
+from support.registry import DOCKER_LAYER, LAYER, MANIFEST, Fault, Program, Registry, digest
 
 pytestmark = pytest.mark.userns
 
@@ -74,7 +75,9 @@ def test_tags_and_repositories_share_what_was_sent(inline: Pybuild, remote: Regi
     assert "No such image" in failed.err
 
 
-@pytest.mark.parametrize(("kind", "ending"), [("gzip", "+gzip"), ("zstd", "+zstd"), ("none", "")])
+@pytest.mark.parametrize(
+    ("kind", "ending"), [("gzip", "+gzip"), ("zstd", "+zstd"), pytest.param("none", "", marks=pytest.mark.slow)]
+)
 def test_layers_go_as_asked_and_come_back_the_same(inline: Pybuild, remote: Registry, kind: str, ending: str) -> None:
     name = remote.name("app:1")
     image = inline("import", rootfs(inline, "app", b"x" * 3_000_000), name).text.strip()
@@ -105,6 +108,19 @@ def test_a_build_is_pushed_and_its_base_is_taken_over(pybuild: Pybuild, remote: 
     assert len(sent) == 1, "the layer of the base was sent again"
     pybuild.build(context, "-o", f"type=registry,name={remote.name('app:2')},compression=zstd", dockerfile=text)
     assert manifest_of(remote, "app", "2")["layers"][1]["mediaType"] == f"{LAYER}+zstd"  # type: ignore[index]
+
+
+def test_what_was_pulled_leaves_with_the_digest_it_had(inline: Pybuild, remote: Registry) -> None:
+    data = rootfs(inline, "x", b"x").read_bytes()
+    layer = gzip.compress(data, 9, mtime=7)
+    manifest = remote.contents.image("theirs", "1", [(DOCKER_LAYER, layer, digest(data))], docker=True)
+    inline("pull", remote.name("theirs:1"))
+    inline("tag", remote.name("theirs:1"), remote.name("ours:1"))
+    assert inline("push", "-q", remote.name("ours:1")).text.strip() == digest(manifest)
+    assert remote.contents.documents["ours", "1"] == remote.contents.documents["theirs", "1"]
+    other = inline("push", "-q", "--compression=zstd", remote.name("ours:2"), status=1)
+    assert "No such image" in other.err
+    assert inline("push", "-q", "--compression=zstd", remote.name("ours:1")).text.strip() != digest(manifest)
 
 
 def test_who_may_not_push_learns_it_before_the_build(inline: Pybuild, remote: Registry, context: Path) -> None:
@@ -152,7 +168,9 @@ def program(tmp_path: Path) -> Iterator[Program]:
 
 
 @pytest.mark.peers
-@pytest.mark.parametrize("kind", ["gzip", "zstd", "none"])
+@pytest.mark.parametrize(
+    "kind", ["gzip", pytest.param("zstd", marks=pytest.mark.slow), pytest.param("none", marks=pytest.mark.slow)]
+)
 def test_others_find_what_we_pushed_and_we_what_they_did(
     inline: Pybuild, program: Program, tmp_path: Path, context: Path, kind: str
 ) -> None:

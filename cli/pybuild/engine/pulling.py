@@ -137,8 +137,10 @@ class Puller:
         assert record is not None
         pulled = PulledImage(image.digest, image_id)
         self._store.pulled.put(name, platform, pulled)
-        if image.manifest_digest != image.digest:
-            self._store.pulled.put(name._replace(tag=None, digest=image.manifest_digest), platform, pulled)
+        own = image.manifest
+        if own.digest != image.digest:
+            self._store.pulled.put(name._replace(tag=None, digest=own.digest), platform, pulled)
+        self._store.pulled.keep_manifest(image_id, own.media_type, own.data)
         self._emit(Notice("info", f"pulled {name.familiar()} for {platform}: {image.digest}"))
         return record
 

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,8 +27,10 @@ from pybuild.oci.image import (
     Descriptor,
     ImageConfig,
     Manifest,
+    decode,
     encode,
 )
+from pybuild.oci.manifests import COMPRESSED
 from pybuild.oci.platform import Platform, normalise
 from pybuild.oci.reference import Reference, parse_reference
 from pybuild.store.blobs import BlobWriter
@@ -124,13 +126,18 @@ class Pusher:
         from pybuild.registry.upload import put_manifest
 
         config = Descriptor(OCI_CONFIG, record.id, len(record.data))
-        by_diff_id, sent = self._blobs(target, names[0], record.diff_ids, form, config, record.data)
-        descriptors = [by_diff_id[diff_id] for diff_id in record.diff_ids]
-        data = encode(Manifest(media_type=OCI_MANIFEST, config=config, layers=descriptors))
+        kept = self._as_it_came(record) if form == Form() else None
+        forms = kept.forms if kept is not None else dict.fromkeys(record.diff_ids, form)
+        by_diff_id, sent = self._blobs(target, names[0], forms, config, record.data)
+        if kept is not None:
+            media_type, data = kept.media_type, kept.data
+        else:
+            layers = [by_diff_id[diff_id] for diff_id in record.diff_ids]
+            media_type, data = OCI_MANIFEST, encode(Manifest(media_type=OCI_MANIFEST, config=config, layers=layers))
         digest = digest_of(data)
         moved: list[Moved] = []
         for name in names:
-            put_manifest(target, name.tag or digest, OCI_MANIFEST, data, digest)
+            put_manifest(target, name.tag or digest, media_type, data, digest)
             platform = _platform(record.config)
             if platform is not None:
                 self._store.pulled.put(name._replace(digest=None), platform, PulledImage(digest, record.id))
@@ -138,16 +145,32 @@ class Pusher:
             moved.append(Moved(name.familiar(), digest, record.id, sent, len(data)))
         return moved
 
+    def _as_it_came(self, record: ImageRecord) -> "_Kept | None":
+        """Return the manifest that an image was pulled with, if its layers are here in the same form still."""
+        found = self._store.pulled.manifest(record.id)
+        if found is None:
+            return None
+        manifest = decode(found[1], Manifest)
+        forms: dict[Digest, Form] = {}
+        for diff_id, layer in zip(record.diff_ids, manifest.layers or ()):
+            kind = COMPRESSED.get(layer.media_type, OCI_LAYER)
+            known = [diff_id] if kind == OCI_LAYER else []
+            known += [form.digest for form in self._store.layers.forms(diff_id) if form.media_type == kind]
+            if layer.digest not in known:
+                return None
+            forms[diff_id] = Form(kind)
+        return _Kept(found[0], found[1], forms)
+
     def layers(self, name: Reference, diff_ids: Sequence[Digest], form: Form) -> dict[Digest, Descriptor]:
         """Send layers to the repository of a name and return how each went; raises as `push`."""
-        return self._blobs(self._target(name), name, diff_ids, form)[0]
+        return self._blobs(self._target(name), name, dict.fromkeys(diff_ids, form))[0]
 
     def document(self, name: Reference, config: Descriptor, data: bytes, layers: list[Descriptor]) -> Digest:
         """Send a config and a manifest of it with layers that are there, under a name; return the manifest's digest."""
         from pybuild.registry.upload import put_manifest
 
         target = self._target(name)
-        self._blobs(target, name, (), Form(), config, data)
+        self._blobs(target, name, {}, config, data)
         manifest = encode(Manifest(media_type=OCI_MANIFEST, config=config, layers=layers))
         digest = digest_of(manifest)
         put_manifest(target, name.tag or digest, OCI_MANIFEST, manifest, digest)
@@ -157,8 +180,7 @@ class Pusher:
         self,
         target: "Source",
         name: Reference,
-        diff_ids: Sequence[Digest],
-        form: Form,
+        forms: Mapping[Digest, Form],
         config: Descriptor | None = None,
         data: bytes = b"",
     ) -> tuple[dict[Digest, Descriptor], bool]:
@@ -170,10 +192,18 @@ class Pusher:
             return _Blob(self._store, target, name, self._emit, stop, lacking.append)
 
         with ThreadPoolExecutor(PARALLEL_BLOBS, "push") as pool:
-            pending = {diff_id: pool.submit(blob().push_layer, diff_id, form) for diff_id in dict.fromkeys(diff_ids)}
+            pending = {diff_id: pool.submit(blob().push_layer, diff_id, form) for diff_id, form in forms.items()}
             last = [pool.submit(blob().push_bytes, config, data)] if config is not None else []
             all_done([*pending.values(), *last], stop)
         return {diff_id: future.result() for diff_id, future in pending.items()}, bool(lacking)
+
+
+class _Kept(NamedTuple):
+    """A manifest as it came, and how its layers go."""
+
+    media_type: str
+    data: bytes
+    forms: dict[Digest, Form]
 
 
 def _platform(config: ImageConfig) -> Platform | None:

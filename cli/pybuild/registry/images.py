@@ -50,8 +50,7 @@ class RemoteImage(NamedTuple):
     """An image of a registry. `digest` is what the name stands for: that of an index, or of the manifest itself."""
 
     digest: Digest
-    manifest_digest: Digest
-    manifest: Manifest
+    manifest: Document
     layers: tuple[Descriptor, ...]
     config_bytes: bytes
     config: ImageConfig
@@ -128,7 +127,7 @@ def fetch_image(source: Source, reference: Reference, platform: Platform) -> Rem
     fetch_blob([source], described, out.write)
     config = decode(out.getvalue(), ImageConfig)
     check_config(config, len(layers), _WHERE)
-    return RemoteImage(top.digest, document.digest, manifest, tuple(layers), out.getvalue(), config)
+    return RemoteImage(top.digest, document, tuple(layers), out.getvalue(), config)
 
 
 def _none_for(reference: Reference, platform: Platform, index: Index) -> MissingError:

@@ -10,6 +10,7 @@ from pybuild.oci.reference import Reference
 from pybuild.store.cache import Cache
 
 _KIND = "pulled"
+_MANIFESTS = "manifest"
 
 
 class PulledImage(NamedTuple):
@@ -38,6 +39,15 @@ class Pulled:
         data = msgspec.json.encode((image.digest, image.image_id))
         for known in {_key(name, platform), _key(name._replace(digest=image.digest), platform)}:
             self._cache.memo_put(_KIND, known, data)
+
+    def keep_manifest(self, image_id: Digest, media_type: str, data: bytes) -> None:
+        """Remember the manifest that an image came with, for it to leave with the same."""
+        self._cache.memo_put(_MANIFESTS, image_id, msgspec.json.encode((media_type, data)))
+
+    def manifest(self, image_id: Digest) -> tuple[str, bytes] | None:
+        """Return media type and bytes of the manifest that an image came with."""
+        found = self._cache.memo_get(_MANIFESTS, image_id)
+        return msgspec.json.decode(found, type=tuple[str, bytes]) if found is not None else None
 
     def digests(self) -> dict[Digest, list[str]]:
         """Return names with digests (`debian@sha256:...`) by image id, sorted."""
