@@ -126,6 +126,27 @@ def evil(*names: str) -> bytes:
     return out.getvalue()
 
 
+def test_of_one_name_the_last_stays_wherever_it_is_from(inline: Pybuild, context: Path, web: Web) -> None:
+    (context / "f").write_text("local")
+    (context / "t.tgz").write_bytes(archive(f="packed"))
+    web.answers["/f"] = Answer(b"fetched")
+    url = web.url("/f")
+    text = f"""\
+FROM scratch
+ADD f {url} t.tgz /1/
+ADD {url} t.tgz f /2/
+ADD t.tgz f {url} /3/
+ADD f {url} <<f /4/
+inline
+f
+COPY <<f f /5/
+inline
+f
+"""
+    tree = build(inline, context, text).tree()
+    assert [tree[f"{at}/f"].text.strip() for at in range(1, 6)] == ["packed", "local", "fetched", "inline", "inline"]
+
+
 def test_a_cached_build_asks_whether_anything_changed(inline: Pybuild, context: Path, web: Web) -> None:
     web.answers["/f"] = Answer(b"first", etag='"1"')
     text = f"FROM scratch\nADD {web.url('/f')} /f\n"

@@ -49,14 +49,17 @@ if TYPE_CHECKING:
 
 
 class Copying(msgspec.Struct):
-    """One COPY or ADD in progress: what it selects, and from where; `also` are its remote sources, each on its own."""
+    """One COPY or ADD in progress: what it selects, and from where.
+
+    `also` are its remote sources, each on its own, with the number of `selections` that come before it.
+    """
 
     op: CopyOp
     source: Source
     selections: list[Selected]
     progress: Callable[[int, int], None]
     epoch: int | None = None
-    also: list["Copying"] = msgspec.field(default_factory=list)
+    also: list[tuple["Copying", int]] = msgspec.field(default_factory=list)
 
     def unread(self) -> list[Entry]:
         """Return the selected files whose content digest nobody knows."""
@@ -77,14 +80,14 @@ class Copying(msgspec.Struct):
         own = content_key(self.selections, self.source.digest)
         if not self.also:
             return own
-        return hashlib.sha256(own + b"".join(other.content() for other in self.also)).digest()
+        return hashlib.sha256(own + b"".join(other.content() for other, _ in self.also)).digest()
 
     def listing(self) -> "Listing":
         """Return what is selected, to tell later what changed."""
         from pybuild.tree.listing import listing, together
 
         own = listing(self.selections, self.source.digest)
-        return together([own, *(other.listing() for other in self.also)]) if self.also else own
+        return together([own, *(other.listing() for other, _ in self.also)]) if self.also else own
 
 
 def begin(
@@ -98,23 +101,27 @@ def begin(
 
     `remotes` are those of `op`, each with what was fetched for it.
     """
-    selections = [heredoc(name, content) for name, content in op.inline]
+    selections: list[Selected] = []
     exclude = _matching("--exclude", *op.excludes) if op.excludes else None
+    counts = [0]
     for text in op.sources:
         if op.parents:
             selections += select_with_parents(source.tree, text, partial(_matching, "source"), exclude)
         else:
             selections += select(source.tree, text, Choice(exclude=exclude))
+        counts.append(len(selections))
+    selections += (heredoc(name, content) for name, content in op.inline)
     # Asked last: the context knows of those it has looked at
     if same := source.hard_links():
         selections = [with_hard_links(selected, same) if selected.is_dir else selected for selected in selections]
-    also: list[Copying] = []
-    for remote, fetched in remotes:
+    also: list[tuple[Copying, int]] = []
+    for (remote, fetched), preceding in zip(remotes, op.preceding, strict=True):
         unpack = isinstance(remote, RemoteFile) and remote.unpack
         own = msgspec.structs.replace(op, unpack=unpack)
         # A file is alone in its tree, under the name that it got
         path = fetched.tree.children(b"")[0].decode(errors="surrogateescape") if isinstance(remote, RemoteFile) else ""
-        also.append(Copying(own, fetched, [select_plain(fetched.tree, path, Choice(exclude=exclude))], progress, epoch))
+        selected = select_plain(fetched.tree, path, Choice(exclude=exclude))
+        also.append((Copying(own, fetched, [selected], progress, epoch), counts[preceding]))
     return Copying(op, source, selections, progress, epoch, also)
 
 
@@ -141,9 +148,25 @@ def pack(copying: Copying, image: LayerSource, store: Store, workers: Workers, b
     made = (copying.epoch or 0) * NANOSECONDS
     with ExitStack() as stack:
         parts: list[tuple[list[Placed], Source]] = []
-        for one in (copying, *copying.also):
+        for one in _in_order(copying):
             parts += _parts(one, below, owner, made, store, workers, stack)
         return _write(parts, blob, copying.progress)
+
+
+def _in_order(copying: Copying) -> list[Copying]:
+    """Return what is copied as the instruction has it, remote and local sources in turn: the last of a name stays."""
+    if not copying.also:
+        return [copying]
+    found: list[Copying] = []
+    done = 0
+    for other, preceding in copying.also:
+        if preceding > done:
+            found.append(msgspec.structs.replace(copying, selections=copying.selections[done:preceding], also=[]))
+            done = preceding
+        found.append(other)
+    if done < len(copying.selections):
+        found.append(msgspec.structs.replace(copying, selections=copying.selections[done:], also=[]))
+    return found
 
 
 def _parts(
@@ -157,17 +180,6 @@ def _parts(
 ) -> list[tuple[list[Placed], Source]]:
     """Return where what is selected of one source lands, and where its content comes from."""
     op = copying.op
-    plain: list[Selected] = []
-    unpacked: list[tuple[Selected, Source]] = []
-    for selected in copying.selections:
-        archive = _open_archive(copying, selected, store, workers, stack) if op.unpack else None
-        if archive is None:
-            plain.append(selected)
-        else:
-            entries = archive.tree.walk(b"")
-            described = archive.tree.described()
-            implied = frozenset(entry.path for entry in entries if entry.path not in described)
-            unpacked.append((Selected(b"", b"", tuple(entries), implied=implied), archive))
     chmod = parse_chmod(op.chmod).apply if op.chmod else None
     metadata = Metadata(
         owner,
@@ -177,13 +189,25 @@ def _parts(
         # As BuildKit does, and so that the time of a checkout does not matter; archives keep their own times
         mtime=None if copying.epoch is None else made,
     )
-    parts: list[tuple[list[Placed], Source]] = []
-    if plain or not unpacked:
-        parts.append((place(plain, below, op.dest, metadata), copying.source))
+    kept = Metadata(owner, None, keep_xattrs=True, replace=True, made_mtime=made)
     into = op.dest if op.dest.endswith("/") else op.dest + "/"
-    for selected, unpacked_from in unpacked:
-        kept = Metadata(owner, None, keep_xattrs=True, replace=True, made_mtime=made)
-        parts.append((place([selected], below, into, kept), unpacked_from))
+    parts: list[tuple[list[Placed], Source]] = []
+    plain: list[Selected] = []
+    for selected in copying.selections:
+        archive = _open_archive(copying, selected, store, workers, stack) if op.unpack else None
+        if archive is None:
+            plain.append(selected)
+            continue
+        if plain:
+            parts.append((place(plain, below, op.dest, metadata), copying.source))
+            plain = []
+        entries = archive.tree.walk(b"")
+        described = archive.tree.described()
+        implied = frozenset(entry.path for entry in entries if entry.path not in described)
+        unpacked = Selected(b"", b"", tuple(entries), implied=implied)
+        parts.append((place([unpacked], below, into, kept), archive))
+    if plain or not parts:
+        parts.append((place(plain, below, op.dest, metadata), copying.source))
     return parts
 
 

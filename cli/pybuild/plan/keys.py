@@ -98,7 +98,8 @@ def copy_key(op: CopyOp, chain: Digest | None, content: bytes, epoch: int | None
     if op.remotes:
         # What they hold is part of the content, wherever it came from
         more["remotes"] = [
-            ["file", remote.unpack] if isinstance(remote, RemoteFile) else ["tree"] for remote in op.remotes
+            [*(["file", remote.unpack] if isinstance(remote, RemoteFile) else ["tree"]), before]
+            for remote, before in zip(op.remotes, op.preceding, strict=True)
         ]
     if epoch is not None:
         more["times"] = "all"

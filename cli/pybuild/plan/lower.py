@@ -251,7 +251,7 @@ class StageBuilder:
         sources: list[str] = []
         shown: list[str] = []
         inline: list[tuple[str, bytes]] = []
-        remotes: list[Remote] = []
+        remotes: list[tuple[Remote, int]] = []
         for item in copy.sources:
             if isinstance(item, Heredoc):
                 body = item.body
@@ -267,7 +267,7 @@ class StageBuilder:
             if remote is None:
                 sources.append(word)
             else:
-                remotes.append(remote)
+                remotes.append((remote, len(sources)))
                 shown[-1] = redacted(word)
         dest = self._expand(copy.dest, copy)
         chown = self._expand(copy.chown or "", copy)
@@ -288,7 +288,8 @@ class StageBuilder:
             link=bool(copy.link) and not chmod,
             parents=parents,
             excludes=tuple(self._expand(pattern, copy) for pattern in copy.excludes),
-            remotes=tuple(remotes),
+            remotes=tuple(remote for remote, _ in remotes),
+            preceding=tuple(before for _, before in remotes),
         )
         if isinstance(copy, Add):
             self._check_checksum(copy, op)

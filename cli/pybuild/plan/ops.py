@@ -163,11 +163,11 @@ Remote = RemoteFile | RemoteTree
 
 
 class CopyOp(msgspec.Struct, frozen=True):
-    """COPY or ADD. `sources` and `inline` (name, content of heredocs) keep the order of the instruction.
+    """COPY or ADD. `sources` keep the order of the instruction; `inline` (name, content of heredocs) come after all.
 
     `unpack` holds for ADD: sources that are archives are unpacked. `link` makes the layer on an empty root. With
     `parents` sources keep their path, `excludes` are patterns of what is left out.
-    `remotes` come after both.
+    `remotes` each come after so many of `sources` as `preceding` has.
     """
 
     instruction: str
@@ -182,6 +182,7 @@ class CopyOp(msgspec.Struct, frozen=True):
     parents: bool = False
     excludes: tuple[str, ...] = ()
     remotes: tuple[Remote, ...] = ()
+    preceding: tuple[int, ...] = ()
 
 
 class WorkdirOp(msgspec.Struct, frozen=True):
