@@ -89,7 +89,7 @@ def measure(context: Context, survey: Survey, uses: Uses | None, why: str, *, du
         lines=_lines(context, files),
         duplicates=tuple(_duplicates(root, staying)) if duplicates else (),
         unused=tuple(_unused(survey.seen, own)) if uses is not None else (),
-        changed=_changed(context, used),
+        changed=_changed(context, used) if used else None,
         unreadable=tuple(survey.unreadable),
         unknown_bases=uses.unknown_bases if uses is not None else (),
     )

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from pybuild.plugin.images import ImageLayer, ImageLayers, LayerEntry, image_layers, images, inspect_image
     from pybuild.plugin.linting import has_linters, run_linters
     from pybuild.plugin.option import Argument, Commands, Option
-    from pybuild.plugin.output import as_json, bar, new_file, table, write_line
+    from pybuild.plugin.output import as_json, bar, new_file, progress, table, write_line
+    from pybuild.plugin.settings import plugin_settings
     from pybuild.progress.amounts import human_bytes
     from pybuild.progress.escape import escape, one_line
 
@@ -49,7 +50,8 @@ _PLACES = {
     "pybuild.plugin.images": ("ImageLayer", "ImageLayers", "LayerEntry", "image_layers", "images", "inspect_image"),
     "pybuild.plugin.linting": ("has_linters", "run_linters"),
     "pybuild.plugin.option": ("Argument", "Commands", "Option"),
-    "pybuild.plugin.output": ("as_json", "bar", "new_file", "table", "write_line"),
+    "pybuild.plugin.output": ("as_json", "bar", "new_file", "progress", "table", "write_line"),
+    "pybuild.plugin.settings": ("plugin_settings",),
     "pybuild.progress.amounts": ("human_bytes",),
     "pybuild.progress.escape": ("escape", "one_line"),
 }
@@ -103,6 +105,8 @@ __all__ = [
     "one_line",
     "open_context",
     "parse_dockerfile",
+    "plugin_settings",
+    "progress",
     "read_dockerfile",
     "read_ignore_file",
     "run_linters",

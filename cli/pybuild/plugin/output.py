@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,6 +29,21 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[column]) + 3 for row in cells) for column in range(len(headers))]
     widths = [max(10, width) for width in widths]
     return ["".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in cells]
+
+
+@contextmanager
+def progress(label: str, total: int = 0) -> Iterator[Callable[[int], object]]:
+    """Give a function to call with each number of bytes that is done; a bar on standard error shows it.
+
+    `total` is 0 when nobody knows. Where standard error is no terminal nothing is shown.
+    """
+    if not sys.stderr.isatty():
+        yield lambda count: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total or None, desc=one_line(label), unit="B", unit_scale=True, leave=False) as shown:
+        yield shown.update
 
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"

@@ -69,6 +69,9 @@ def checked_lines(checked: Checked, about: dict[str, str], *, ci: bool = False) 
 
 def _finding_source(finding: Finding, source: list[str]) -> list[str]:
     shown = source[finding.line - 1 : min(finding.end_line, finding.line - 1 + _SOURCE_LINES)]
+    if not any(line.strip() for line in shown):
+        # About what is missing in an empty file
+        return []
     lines = [f"  {escape(line)}" for line in shown]
     if finding.end_line - finding.line >= _SOURCE_LINES:
         lines.append("  ...")
