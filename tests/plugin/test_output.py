@@ -1,9 +1,12 @@
 """What plugins show, and their settings."""
 
+import fcntl
 import os
 import pty
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,9 @@ def test_progress_is_for_terminals() -> None:
     quiet = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, timeout=60)
     assert (quiet.stdout, quiet.stderr) == ("end\n", "")
     master, slave = pty.openpty()
+    # A terminal without a width has no room for a bar
+    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    os.set_blocking(master, False)
     done = subprocess.run([sys.executable, "-c", CODE], stdout=subprocess.PIPE, stderr=slave, timeout=60, check=True)
     assert done.stdout == b"end\n"
     assert b"up:" in os.read(master, 65536)
