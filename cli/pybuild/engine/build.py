@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from threading import Event as Flag
 from threading import Lock
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
@@ -26,7 +26,6 @@ from pybuild.engine.grounds import Grounds
 from pybuild.engine.named import NamedContexts
 from pybuild.engine.networks import Networks
 from pybuild.engine.pulling import Puller
-from pybuild.engine.pushing import Push, Pusher
 from pybuild.engine.recorded import record
 from pybuild.engine.registries import RegistryClients
 from pybuild.engine.remotes import Remotes
@@ -45,6 +44,9 @@ from pybuild.plan.ops import BaseImage, NeedBases, Plan
 from pybuild.sandbox.cgroups import Limiter
 from pybuild.store.cache import CacheRecord
 from pybuild.store.store import Store
+
+if TYPE_CHECKING:
+    from pybuild.engine.pushing import Push
 
 
 def build(
@@ -107,11 +109,7 @@ def _build(
         puller = Puller(store, workers, stack.enter_context(clients), emit)
         found = Bases(dockerfile, store, workers, puller, request.pull, host)
         plan, bases = _plan(dockerfile, request, found, host, given.time)
-        pushes = [Push(output, tags) for output in request.outputs if output.type == exporting.REGISTRY]
-        pusher = Pusher(store, clients, emit)
-        for push in pushes:
-            # Before the work is done, and not after it
-            pusher.check(push.names)
+        pushes = _pushes(request, tags, store, clients, emit)
         shown = numbered(plan.stages)
         emit(Planned(tuple(PlannedStep(label, name, line) for _, label, name, line in shown), time.time()))
         if request.watch:
@@ -155,9 +153,9 @@ def _build(
             raise CancelledError("the build was cancelled")
         built = _commit(plan, state, store, tags, request)
         for push in pushes:
-            built = push.carry_out(pusher, store, built)
+            built = push.carry_out(built)
         if request.cache_to:
-            _give_cache(request, store, state, solver, pusher, emit)
+            _give_cache(request, store, state, solver, clients, emit)
         recorded(built.image_id)
         if request.remembers:
             # One for another platform than the build's is called by more than a name
@@ -175,6 +173,26 @@ def _timeouts(deadline: Deadline) -> Iterator[None]:
         if deadline.passed:
             raise deadline.error() from error
         raise
+
+
+def _pushes(
+    request: BuildRequest,
+    tags: list[Reference],
+    store: Store,
+    clients: RegistryClients,
+    emit: Callable[[Event], None],
+) -> "list[Push]":
+    """Return what is to be pushed when it is built; raise RegistryError where that is not allowed."""
+    outputs = [output for output in request.outputs if output.type == exporting.REGISTRY]
+    if not outputs:
+        return []
+    from pybuild.engine.pushing import Push, Pusher
+
+    pusher = Pusher(store, clients, emit)
+    pushes = [Push(output, tags, store, pusher) for output in outputs]
+    for push in pushes:
+        pusher.check(push.names)
+    return pushes
 
 
 def _elsewhere(
@@ -201,12 +219,14 @@ def _give_cache(
     store: Store,
     state: StageState,
     solver: Solver,
-    pusher: Pusher,
+    clients: RegistryClients,
     emit: Callable[[Event], None],
 ) -> None:
     """Write the results to the directories and registries that `--cache-to` names."""
     from pybuild.engine.caching import export
+    from pybuild.engine.pushing import Pusher
 
+    pusher = Pusher(store, clients, emit)
     for target in request.cache_to:
         if target.type not in ("local", "registry"):
             continue

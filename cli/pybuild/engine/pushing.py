@@ -72,7 +72,9 @@ def form_of(compression: str, level: str | int | None) -> Form:
 class Push:
     """One `--output type=registry` of a build; raises UsageError for what it cannot mean."""
 
-    def __init__(self, output: Output, tags: Sequence[Reference]) -> None:
+    def __init__(self, output: Output, tags: Sequence[Reference], store: Store, pusher: "Pusher") -> None:
+        self._store = store
+        self._pusher = pusher
         attrs = output.attrs
         self.names = [parse_reference(name) for name in attrs.get("name", "").split(",") if name] or [*tags]
         self._form = form_of(attrs.get("compression", ""), attrs.get("compression-level"))
@@ -81,11 +83,11 @@ class Push:
         if attrs.get("oci-mediatypes", "true").lower() not in ("true", "1"):
             raise UsageError("images are pushed in OCI's form alone: oci-mediatypes=false")
 
-    def carry_out(self, pusher: "Pusher", store: Store, built: Built) -> Built:
+    def carry_out(self, built: Built) -> Built:
         """Push what was built and return what to tell of it; raises as Pusher.push."""
-        record = store.images.get(Digest(built.image_id))
+        record = self._store.images.get(Digest(built.image_id))
         assert record is not None
-        moved = pusher.push(record, self.names, self._form)
+        moved = self._pusher.push(record, self.names, self._form)
         told = tuple(f"{one.name}@{one.digest}" for one in moved)
         return built._replace(digest=moved[0].digest, exported=(*built.exported, *told), time=time.time())
 

@@ -176,7 +176,9 @@ class TtyRenderer:
     def _live(self, width: int, height: int) -> list[str]:
         now = time()
         total = f"/{len(self._steps)}" if self._steps else ""
-        lines = [_cut(f"[+] Building {now - self._began:.1f}s ({self._finished}{total})", width)]
+        # Images may be pulled before there is a plan, or without one
+        doing = "Building" if self._steps or self._running else "Transferring"
+        lines = [_cut(f"[+] {doing} {now - self._began:.1f}s ({self._finished}{total})", width)]
         # However many steps run, the view must fit on the screen
         room = max(1, height - 2)
         logs = min(LOG_LINES, max(0, room // max(1, len(self._running)) - 1))
