@@ -147,3 +147,8 @@ def test_its_daemon_goes_on_when_the_client_has_ended(daemon: Pybuild, context: 
     # What it has not needed so far it imports now
     assert "app" in daemon("images").text
     assert daemon("daemon", "status").text.startswith("running since")
+
+
+@pytest.mark.userns
+def test_finds_that_it_works_here(inline: Pybuild) -> None:
+    assert inline("self", "check").text.endswith("\nall works\n")

@@ -135,10 +135,15 @@ def wait_for_start(where: Place) -> None:
 
 def daemon_command() -> list[str]:
     """Return the command that runs this same program as a daemon."""
+    return [*program_command(), "_child", "daemon"]
+
+
+def program_command() -> list[str]:
+    """Return the command that runs this same program, in the environment `program_environment`."""
     if getattr(sys, "frozen", False):
-        return [sys.executable, "_child", "daemon"]
+        return [sys.executable]
     # -P: without it `-m` would look for modules in the working directory, which is a build context as a rule
-    return [sys.executable, "-P", "-m", "pybuild", "_child", "daemon"]
+    return [sys.executable, "-P", "-m", "pybuild"]
 
 
 def _spawn(command: Sequence[str], log: int, ready: int) -> None:
@@ -150,7 +155,7 @@ def _spawn(command: Sequence[str], log: int, ready: int) -> None:
     os.posix_spawn(
         command[0],
         list(command),
-        _environment(),
+        program_environment(),
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_DUP2, log, 1),
@@ -161,8 +166,8 @@ def _spawn(command: Sequence[str], log: int, ready: int) -> None:
     )
 
 
-def _environment() -> dict[str, str]:
-    """Return the environment of the daemon: ours, with the way to a checkout."""
+def program_environment() -> dict[str, str]:
+    """Return our environment, with the way to a checkout where the program is one."""
     environment = dict(os.environ)
     if getattr(sys, "frozen", False):
         return environment

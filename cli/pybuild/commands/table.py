@@ -34,6 +34,7 @@ BUILT_IN: dict[str, Row] = {
     "daemon": Row("pybuild.commands.daemon:app", "Start, stop and look at the daemon"),
     "plugin": Row("pybuild.commands.plugins:app", "See which plugins there are, switch them on and off"),
     "doctor": Row("pybuild.commands.doctor:doctor", "Find out what builds can do here, and what would help"),
+    "self": Row("pybuild.commands.self_:app", "Test this program where it stands"),
     "version": Row("pybuild.commands.version:version", "Show versions"),
     "completion": Row("pybuild.commands.completion:completion", "Print a completion script for a shell"),
 }

@@ -52,7 +52,12 @@ def runtime_dir() -> Path:
 def config() -> dict[str, Any]:
     """Return the user's settings (`config.toml`), empty when there are none; raise UsageError for a broken file."""
     override = os.environ.get("PYBUILD_CONFIG")
-    path = Path(override) if override else _config_home() / "pybuild" / "config.toml"
+    if override:
+        path = Path(override)
+    elif home := _config_home():
+        path = home / "pybuild" / "config.toml"
+    else:
+        return {}
     try:
         text = path.read_bytes()
     except FileNotFoundError:
@@ -77,10 +82,20 @@ def _is_ours(path: Path) -> bool:
 def _data_home() -> Path:
     import platformdirs
 
-    return platformdirs.user_data_path()
+    try:
+        return platformdirs.user_data_path()
+    except RuntimeError as error:
+        raise PybuildError(
+            f"no home directory is known: HOME is not set, and user {os.getuid()} has no entry in /etc/passwd",
+            "set HOME, or PYBUILD_STORE to a directory of your own",
+        ) from error
 
 
-def _config_home() -> Path:
+def _config_home() -> Path | None:
+    """Return None where no home is known, and so no settings."""
     import platformdirs
 
-    return platformdirs.user_config_path()
+    try:
+        return platformdirs.user_config_path()
+    except RuntimeError:
+        return None
