@@ -227,7 +227,7 @@ def _make_device(dev: int, name: str, rdev: int) -> bool:
 def _put(volume: Volume, standins: Standins, emulation: Emulation) -> None:
     match volume:
         case Directory():
-            root = os.open(volume.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            root = os.open(volume.path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 _put_part(volume, root, standins)
             finally:
