@@ -294,3 +294,14 @@ def test_the_library_asks_a_registry(library: Any, remote: Registry) -> None:
     with pytest.raises(package.errors.NotFound):
         library.images.pull(remote.name("team/none"), "1", auth_config=login)
     library.images.remove(f"{name}:1")
+
+
+def test_what_env_prints_makes_docker_build_here(served: Pybuild) -> None:
+    printed = served("env").text
+    script = f'{printed}\ndocker image inspect -f "{{{{.RepoTags}}}} $DOCKER_BUILDKIT" base'
+    done = subprocess.run(["sh", "-c", script], env=served.env, capture_output=True, text=True, timeout=60)
+    assert "base:latest" in done.stdout, done.stderr
+    assert done.stdout.endswith(" 0\n")
+    assert served("env", "--shell=fish").text.startswith("set -gx DOCKER_HOST unix:///")
+    assert served("env", "--unset").text == "unset DOCKER_HOST\nunset DOCKER_BUILDKIT\n"
+    assert "known: sh, fish" in served("env", "--shell=csh", status=2).err
