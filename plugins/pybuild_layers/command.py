@@ -1,6 +1,7 @@
 """`pybuild layers`"""
 
 import re
+import sys
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -30,6 +31,7 @@ def layers(
         int, Option("-l", "--layer", help="Show what this layer did, path by path.", metavar="NUMBER")
     ] = 0,
     tree: Annotated[bool, Option("--tree", help="Show the files by size, with their layers.")] = False,
+    browse: Annotated[bool, Option("-b", "--browse", help="Look around on the terminal.")] = False,
     top: Annotated[int, Option("-n", "--top", help="How many of each kind to show (10).", metavar="COUNT")] = 10,
     json: Annotated[bool, Option("--json", help="As JSON.")] = False,
     ci: Annotated[bool, Option("--ci", help="Exit code 1 below an efficiency of 90 percent.")] = False,
@@ -47,7 +49,13 @@ def layers(
     if other:
         _compare(first, analyse(image_layers(other)), top, json=json)
         return ExitCode.OK
-    if json:
+    if browse:
+        if not (sys.stdin.isatty() and sys.stdout.isatty()):
+            raise UsageError("there is no terminal to look around on")
+        from pybuild_layers.screen import browse as look_around
+
+        look_around(first)
+    elif json:
         write_line(as_json(as_values(first)))
     elif layer:
         lines = [*text.layer(first.changes[layer - 1])]
@@ -56,7 +64,7 @@ def layers(
     else:
         write_line("\n".join(text.tree(first, top) if tree else text.overview(first, top)))
     failed = [*_failures(first, lowest_efficiency or (LOWEST if ci else 0), *limits)]
-    if failed and not json:
+    if failed and not json and not browse:
         write_line("\n".join(["", *failed]))
     return ExitCode.FAILED if failed else ExitCode.OK
 

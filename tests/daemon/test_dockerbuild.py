@@ -79,6 +79,8 @@ def test_quiet_tells_the_output_before_a_failure() -> None:
 def test_byte_counts_are_progress() -> None:
     [item] = DockerStream().objects(Transfer(2, "reading", 1, 2))
     assert item == {"status": "reading", "progressDetail": {"current": 1, "total": 2}, "id": "2"}
+    [item] = DockerStream().objects(Transfer(-1, "host/app 0123456789ab", 2, 2))
+    assert (item["status"], item["id"]) == ("Download complete", "0123456789ab")
 
 
 def test_ulimits_must_be_whole() -> None:

@@ -129,6 +129,16 @@ def test_a_quiet_build_answers_with_the_id_alone(connection: Connection) -> None
         "remote=/etc",
         "isolation=hyperv",
         "squash=1",
+        "version=3",
+        "outputs=%5B%7B%22Type%22%3A%22local%22%7D%5D",
+        "securityopt=%5B%22x%22%5D",
+        "cpushares=512",
+        "cpusetmems=0",
+        "cgroupparent=/a",
+        "networkmode=container:x",
+        "memory=-2",
+        "cachefrom=1",
+        "labels=%5B1%5D",
     ],
 )
 def test_a_build_that_cannot_be_meant_is_refused(connection: Connection, query: str) -> None:
@@ -138,7 +148,10 @@ def test_a_build_that_cannot_be_meant_is_refused(connection: Connection, query: 
 
 
 def test_parameters_that_say_nothing_are_taken_as_such(connection: Connection) -> None:
-    query = "buildargs=null&labels=&ulimits=null&networkmode=&shmsize=0&target=&cachefrom=null&memory=0&t="
+    query = (
+        "buildargs=null&labels=&ulimits=null&networkmode=&shmsize=0&target=&cachefrom=null&memory=0&t=&rm=1&forcerm=0"
+    )
+    query += "&version=1&outputs=&cpushares=0&cpusetmems=&cgroupparent=&isolation=&pull=&squash=false&remote="
     assert status_of(connection, "POST", f"/build?{query}", stream=tar_of("Dockerfile", "x"))[0] == 200
 
 
@@ -194,8 +207,8 @@ def test_images_are_pulled_and_pushed_as_docker_does(connection: Connection) -> 
         {"status": "Digest: sha256:" + "ef" * 32},
         {"status": "Status: Downloaded newer image for app"},
     ]
-    missing = stream(connection.request("POST", "/images/create?fromImage=host:5000/x/nope&tag=2"))
-    assert missing[-1]["errorDetail"] == {"message": "there is no such image: host:5000/x/nope:2"}
+    missing = status_of(connection, "POST", "/images/create?fromImage=host:5000/x/nope&tag=2")
+    assert missing == (404, "there is no such image: host:5000/x/nope:2")
     pushed = stream(connection.request("POST", "/images/app/push", body=b"{}"))
     assert pushed[-1]["aux"] == {"Tag": "app", "Digest": "sha256:" + "ef" * 32, "Size": 0}
     headers = {"X-Registry-Auth": "!!!"}
@@ -285,3 +298,22 @@ def test_events_are_kept_and_filtered(connection: Connection) -> None:
     assert len({event["timeNano"] for event in events()}) == 6
     for query in ("since=then", "since=nan", "filters=%7B%22sort%22%3A%5B%22x%22%5D%7D"):
         assert status_of(connection, "GET", f"/events?{query}")[0] == 400
+
+
+def test_what_fails_before_the_first_event_has_a_status(connection: Connection) -> None:
+    # The fake takes its orders from the context of ours
+    body = json.dumps({"context": "/", "dockerfile_text": "early"}).encode() + b"\n"
+    headers = {"Content-Type": "application/vnd.pybuild.build"}
+    ours = connection.request("POST", "/build", headers=headers, body=body)
+    assert ours.status == 200
+    assert json.loads(ours.read().splitlines()[-1])["failure"]["message"] == "it cannot begin"
+    assert status_of(connection, "POST", "/build?target=early", stream=tar_of("Dockerfile", "x")) == (
+        400,
+        "it cannot begin",
+    )
+    assert status_of(connection, "GET", "/_ping")[0] == 200
+
+
+def test_logins_that_cannot_be_meant_are_refused(connection: Connection) -> None:
+    for body in (b"", b"[]", b'{"serveraddress":"a/b"}', b'{"username":"u"}'):
+        assert status_of(connection, "POST", "/auth", body=body)[0] == 400

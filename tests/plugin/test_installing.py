@@ -192,6 +192,7 @@ def test_an_executable_is_installed_and_removed(pybuild: program.Pybuild, there:
     assert "exit code 1" in pybuild("plugin", "install", given, status=1).err
 
 
+@pytest.mark.slow
 def test_a_project_is_begun_installed_in_place_and_tested(pybuild: program.Pybuild, tmp_path: Path) -> None:
     made = pybuild("plugin", "new", "say-it", cwd=tmp_path)
     project = tmp_path / "pybuild-say-it"

@@ -181,6 +181,22 @@ def test_a_layer_that_is_another_is_not_taken(inline: Pybuild, other: Pybuild, i
     assert "ADD base.tar /" in result.redone()
 
 
+def test_a_result_that_cannot_be_taken_is_told_once(
+    inline: Pybuild, other: Pybuild, context: Path, tmp_path: Path
+) -> None:
+    (context / "f").write_text("f")
+    text, cache = "FROM scratch\nCOPY f /\n", tmp_path / "cache"
+    inline.build(context, "--cache-to", f"type=local,dest={cache},compression=uncompressed", dockerfile=text)
+    largest = max((cache / "blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[600] ^= 1
+    largest.write_bytes(data)
+    result = other.build(context, "--cache-from", f"type=local,src={cache}", dockerfile=text)
+    [told] = warnings(result)
+    assert "not what its name says" in told
+    assert result.redone() == ["COPY f /"]
+
+
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [

@@ -109,6 +109,7 @@ def test_findings_as_errors_fail_a_build_before_it_begins(pybuild: Pybuild, bad:
     error = ("--build-arg", "BUILDKIT_DOCKERFILE_CHECK=error=true")
     result = pybuild("build", "--progress=plain", *error, bad, status=1)
     assert "Dockerfile: lint violation found for rules: StageNameCasing, UndefinedVar\n" in result.err
+    assert "hint: `--build-arg BUILDKIT_DOCKERFILE_CHECK` asks for this" in result.err
     assert " - UndefinedVar: " in result.err
     assert "#1 " not in result.err
     assert "and an error" in pybuild("build", "--check", *error, bad, status=1).text

@@ -1,5 +1,6 @@
 """Docker's own command line and its library for Python find in our socket what they know."""
 
+import base64
 import io
 import json
 import os
@@ -12,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from support import busybox, program
+from support import busybox, program, registry
 from support.program import Pybuild
+from support.registry import Registry
 
 pytestmark = [pytest.mark.userns, pytest.mark.docker]
 
@@ -60,7 +62,9 @@ def docker(request: pytest.FixtureRequest, served: Pybuild) -> Docker:
     env = environment(served)
 
     def run(*args: str | Path, status: int = 0, stdin: bytes | None = None) -> "subprocess.CompletedProcess[str]":
-        done = subprocess.run([request.param, *map(str, args)], env=env, input=stdin, capture_output=True, timeout=120)
+        done = subprocess.run(
+            [request.param, *map(str, args)], env=env, input=stdin or b"", capture_output=True, timeout=120
+        )
         out, err = done.stdout.decode(errors="replace"), done.stderr.decode()
         assert done.returncode == status, f"{done.args} -> {done.returncode}\n{out}\n{err}"
         return subprocess.CompletedProcess(done.args, done.returncode, out, err)
@@ -237,3 +241,67 @@ def test_the_library_sends_contexts_of_all_kinds(library: Any, tmp_path: Path) -
         path=str(tmp_path / "c"), gzip=True, labels={"x": "y"}, extra_hosts={"h": "1.2.3.4"}
     )
     assert image.labels == {"of": "test", "x": "y"}
+
+
+@pytest.fixture
+def remote() -> Iterator[Registry]:
+    """A registry in memory that wants a password."""
+    with registry.fake() as found:
+        found.contents.challenge = 'Basic realm="tests"'
+        found.contents.accepted.add("Basic " + base64.b64encode(b"someone:secret").decode())
+        yield found
+
+
+def test_docker_logs_in_pushes_and_pulls(docker: Docker, remote: Registry) -> None:
+    name = remote.name("team/app:1")
+    docker("tag", "base", name)
+    assert "denied" in docker("push", name, status=1).stderr
+    wrong = docker("login", "-u", "someone", "--password-stdin", remote.address, stdin=b"wrong", status=1)
+    assert "password" in wrong.stderr
+    docker("login", "-u", "someone", "--password-stdin", remote.address, stdin=b"secret")
+    pushed = docker("push", name).stdout
+    digest = registry.digest(remote.contents.documents["team/app", "1"][1])
+    assert f"1: digest: {digest} size: " in pushed
+    docker("rmi", name)
+    assert f"Digest: {digest}\nStatus: " in docker("pull", name).stdout
+    assert docker("pull", "-q", name).stdout == f"{name}\n"
+    assert digest in docker("image", "inspect", "-f", "{{.RepoDigests}}", name).stdout
+    missing = docker("pull", remote.name("team/none:1"), status=1).stderr
+    assert "team/none" in missing
+    assert "{" not in missing
+    actions = docker("events", "--since=1m", "--until=-1s", "--format={{.Action}} {{.Actor.ID}}").stdout.splitlines()
+    assert {f"push {name}", f"pull {name}"} <= {*actions}
+    docker("rmi", name)
+    docker("logout", remote.address)
+
+
+def test_the_library_asks_a_registry(library: Any, remote: Registry) -> None:
+    import docker as package
+
+    name = remote.name("team/app")
+    library.images.get("base").tag(name, "1")
+    assert library.login("someone", "secret", registry=remote.address)["Status"] == "Login Succeeded"
+    with pytest.raises(package.errors.APIError, match="password"):
+        library.login("someone", "wrong", registry=remote.address, reauth=True)
+    login = {"username": "someone", "password": "secret"}
+    told = [*library.images.push(name, "1", auth_config=login, stream=True, decode=True)]
+    digest = registry.digest(remote.contents.documents["team/app", "1"][1])
+    assert told[-1]["aux"]["Digest"] == digest
+    known = library.images.get_registry_data(f"{name}:1", auth_config=login)
+    assert known.id == digest
+    assert known.has_platform("linux/amd64")
+    assert f"{name}:1" in library.images.pull(name, "1", auth_config=login).tags
+    with pytest.raises(package.errors.NotFound):
+        library.images.pull(remote.name("team/none"), "1", auth_config=login)
+    library.images.remove(f"{name}:1")
+
+
+def test_what_env_prints_makes_docker_build_here(served: Pybuild) -> None:
+    printed = served("env").text
+    script = f'{printed}\ndocker image inspect -f "{{{{.RepoTags}}}} $DOCKER_BUILDKIT" base'
+    done = subprocess.run(["sh", "-c", script], env=served.env, capture_output=True, text=True, timeout=60)
+    assert "base:latest" in done.stdout, done.stderr
+    assert done.stdout.endswith(" 0\n")
+    assert served("env", "--shell=fish").text.startswith("set -gx DOCKER_HOST unix:///")
+    assert served("env", "--unset").text == "unset DOCKER_HOST\nunset DOCKER_BUILDKIT\n"
+    assert "known: sh, fish" in served("env", "--shell=csh", status=2).err

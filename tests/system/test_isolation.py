@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,37 @@ def test_nothing_of_a_step_lives_on(inline_base: Pybuild, context: Path, world: 
     )
     build(inline_base, context, text, lack=world, status=1)
     assert processes.find("sleep", "4321") == []
+
+
+def test_what_takes_the_place_of_a_cache_is_none(inline_base: Pybuild, context: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir(mode=0o777)
+    (outside / "canary").write_text("seen")
+    mount = "--mount=type=cache,target=/c,id=swapped"
+    text = f"FROM base\nRUN {mount} echo > /c/own; mv /c /d; ln -s {outside} /c\n"
+    build(inline_base, context, text, "--isolation=chroot")
+    for isolation in ("chroot", "namespaces"):
+        text = f"FROM base\nRUN {mount} ls /c/; echo > /c/mine; echo {isolation}\n"
+        done = build(inline_base, context, text, f"--isolation={isolation}")
+        assert "canary" not in said(done)
+    assert os.listdir(outside) == ["canary"]
+
+
+def test_nothing_lives_on_when_the_worker_is_killed(inline_base: Pybuild, context: Path) -> None:
+    (context / "Dockerfile").write_text("FROM base\nRUN setsid sleep 4324 & sleep 4324\n")
+    process = inline_base.start("build", "--no-cache", context, lack="container")
+    own = processes.wait_for("sleep", "4324").pid
+    worker = processes.wait_for("_child", "worker", root=process.pid)
+    os.kill(worker.pid, signal.SIGKILL)
+    _, told = process.communicate(timeout=30)
+    assert b"the worker process ended" in told
+    # Orphans of it are nobody's descendants: they are looked for by number
+    for _ in range(200):
+        if not Path(f"/proc/{own}").exists():
+            return
+        time.sleep(0.02)
+    os.kill(own, signal.SIGKILL)
+    raise AssertionError("it lives on")
 
 
 @pytest.mark.slow

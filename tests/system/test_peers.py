@@ -40,7 +40,7 @@ def peer(inline: Pybuild, context: Path) -> Iterator["Peers"]:
     peers = Peers(inline, oci, docker)
     yield peers
     # podman keeps its namespaces by a process that never ends by itself.
-    processes.end_all(processes.find("catatonit", "-P"))
+    processes.end_all([*processes.find("catatonit", "-P"), *processes.find("podman")])
     remove_tree(peers.home)
 
 

@@ -30,6 +30,8 @@ DOCKER: list[tuple[str, str, Handler]] = [
     ("POST", r"/images/{name:[\s\S]+}/push", registries.docker_push),
     ("DELETE", r"/images/{name:[\s\S]+}", images.remove),
     ("GET", "/system/df", images.df),
+    ("POST", "/auth", registries.docker_auth),
+    ("GET", r"/distribution/{name:[\s\S]+}/json", registries.docker_distribution),
     ("GET", "/events", events),
     ("GET", "/containers/json", absent.no_containers),
     ("GET", "/networks", absent.no_containers),

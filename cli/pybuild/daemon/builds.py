@@ -14,11 +14,11 @@ from typing import BinaryIO, cast
 
 from aiohttp import StreamReader, web
 
-from pybuild.api.events import Built, Event, Failed, to_json
+from pybuild.api.events import Built, Event, Failed, Failure, to_json
 from pybuild.api.request import BuildRequest
-from pybuild.daemon.answers import boolean
+from pybuild.daemon.answers import boolean, error_body
 from pybuild.daemon.bridges import Body, Outbox, in_thread
-from pybuild.daemon.dockerbuild import DockerStream, given, request_from_query
+from pybuild.daemon.dockerbuild import DockerStream, error_object, given, request_from_query
 from pybuild.daemon.engine import Engine
 from pybuild.daemon.happenings import HAPPENINGS
 from pybuild.daemon.state import STATE
@@ -96,13 +96,17 @@ async def stream(
     *,
     sends_context: bool = False,
 ) -> web.StreamResponse:
-    """Do something of the engine's in a thread and send its events; a client that goes away cancels it."""
+    """Do something of the engine's in a thread and send its events; a client that goes away cancels it.
+
+    Docker's clients are told of what fails before the first event by a status, ours by the last event alone.
+    """
     state = request.app[STATE]
     response = web.StreamResponse(headers={"Content-Type": content_type})
     cancel = state.begin_build()
     outbox = Outbox()
     started = time()
     engine_running = False
+    raised: list[BaseException] = []
     try:
         engine = await state.engine()
         async with _body(request, first, cancel, wanted=sends_context) as body:
@@ -111,6 +115,7 @@ async def stream(
                 try:
                     return work(engine, state.store_root, outbox.put, cancel, body)
                 except BaseException as error:
+                    raised.append(error)
                     step = getattr(error, "step", -1)
                     return Failed(engine.failure_of(error), step if isinstance(step, int) else -1, time())
 
@@ -122,13 +127,19 @@ async def stream(
             engine_running = True
             worker.add_done_callback(ended)
             response.enable_chunked_encoding()
-            await response.prepare(request)
+            if content_type == EVENTS:
+                await response.prepare(request)
             async for events in outbox.batches():
+                if not response.prepared:
+                    await response.prepare(request)
                 await response.write(b"".join(map(encode, events)))
             last = await worker
             _tell(last, started)
             request.app[HAPPENINGS].done(last)
-            await response.write(encode(last))
+            if response.prepared or not isinstance(last, Failed):
+                if not response.prepared:
+                    await response.prepare(request)
+                await response.write(encode(last))
     except BaseException:
         # The client went away, or this handler was cancelled because it did
         if not cancel.is_set():
@@ -139,8 +150,18 @@ async def stream(
     finally:
         if not engine_running:
             state.end_build(cancel)
+    if not response.prepared:
+        assert isinstance(last, Failed)
+        return refusal(last.failure, raised[0])
     await response.write_eof()
     return response
+
+
+def refusal(failure: Failure, error: BaseException) -> web.Response:
+    """Return the answer to a Docker client for what failed before anything was sent."""
+    status, body = error_body(error)
+    # In a stream and as an answer it is the same sentence, with the line of the Dockerfile
+    return web.json_response({**body, "message": error_object(failure)["error"]}, status=status)
 
 
 def _tell(last: Event, started: float) -> None:

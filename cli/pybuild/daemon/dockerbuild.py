@@ -39,15 +39,10 @@ def request_from_query(query: Any) -> BuildRequest:
 
     `query` is a multi-dict. null, empty strings and zeros mean "not given": compose sends every parameter.
     """
-    if query.get("version") == "2":
-        raise UsageError("BuildKit sessions are not supported", "set DOCKER_BUILDKIT=0")
+    _refuse_what_cannot_be(query)
     remote = query.get("remote") or ""
     if remote and not names_remote(remote):
         raise UsageError("parameter `remote` is not an address")
-    if boolean(query, "squash"):
-        raise UsageError("squash is only supported with experimental mode")
-    if query.get("isolation", "") not in ("", "default") or query.get("securityopt"):
-        raise UsageError("security options are not supported on linux")
     arguments = json_parameter(query, "buildargs", {})
     return BuildRequest(
         context=remote,
@@ -66,6 +61,29 @@ def request_from_query(query: Any) -> BuildRequest:
         limits=_limits(query),
         cache_from=tuple(Output("registry", "", {"ref": str(ref)}) for ref in json_parameter(query, "cachefrom", [])),
     )
+
+
+def _refuse_what_cannot_be(query: Any) -> None:
+    """Raise UsageError for what would mean something to Docker and means nothing here.
+
+    rm and forcerm are about containers of steps, of which none is ever left: any value is right.
+    """
+    version = query.get("version") or "1"
+    if version == "2":
+        raise UsageError("BuildKit sessions are not supported: set DOCKER_BUILDKIT=0")
+    if version != "1":
+        raise UsageError(f"unknown version of the builder: {version[:200]}")
+    if json_parameter(query, "outputs", []):
+        raise UsageError("parameter `outputs` is for BuildKit: the image stays here, `save` gives an archive of it")
+    if boolean(query, "squash"):
+        raise UsageError("squash is only supported with experimental mode")
+    if query.get("isolation", "") not in ("", "default") or query.get("securityopt"):
+        raise UsageError("security options are not supported on linux")
+    if integer(query, "cpushares"):
+        raise UsageError("parameter `cpushares` has no meaning here: nothing shares with a build; cpuquota limits it")
+    for name in ("cpusetmems", "cgroupparent"):
+        if query.get(name):
+            raise UsageError(f"parameter `{name}` is not supported: {query[name][:200]}")
 
 
 def _limits(query: Any) -> Limits:
@@ -138,6 +156,8 @@ class DockerStream:
             case StepDone():
                 return [_stream(" ---> Using cache\n")] if event.cached else []
             case Transfer():
+                if event.step < 0:
+                    return [progress_object(event, "Downloading", "Download complete")]
                 detail = {"current": event.current, "total": event.total}
                 return [{"status": event.label, "progressDetail": detail, "id": str(event.step)}]
             case Notice():
@@ -157,6 +177,13 @@ class DockerStream:
                 return []
             case _ as unreachable:
                 assert_never(unreachable)
+
+
+def progress_object(event: Transfer, doing: str, done: str) -> dict[str, Any]:
+    """Return an object that clients draw as a bar: its id is the last word of the label, the layer's short digest."""
+    detail = {"current": event.current, "total": event.total}
+    status = done if event.current == event.total else doing
+    return {"status": status, "progressDetail": detail, "id": event.label.rpartition(" ")[2]}
 
 
 def error_object(failure: Failure) -> dict[str, Any]:

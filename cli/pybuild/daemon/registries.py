@@ -7,12 +7,17 @@ from typing import Any
 from aiohttp import web
 
 from pybuild.api.events import Event, Failed, Notice, Pulled, Pushed, Transfer
-from pybuild.api.request import PullRequest, PushRequest, Registries
+from pybuild.api.request import PullRequest, PushRequest, Registries, Secret
+from pybuild.daemon.answers import error_body
+from pybuild.daemon.bridges import in_thread
 from pybuild.daemon.builds import EVENTS, own_lines, stream
-from pybuild.daemon.dockerbuild import error_object, given, reference_of
+from pybuild.daemon.dockerbuild import error_object, given, progress_object, reference_of
 from pybuild.engine import reach
 from pybuild.errors import UsageError
 from pybuild.oci.reference import parse_reference
+
+DOCKER_SERVER = "https://index.docker.io/v1/"
+"""The registry of a login that names none."""
 
 
 async def pull(request: web.Request) -> web.StreamResponse:
@@ -59,8 +64,7 @@ async def docker_pull(request: web.Request) -> web.StreamResponse:
     def objects(event: Event) -> list[dict[str, Any]]:
         match event:
             case Transfer():
-                status = "Download complete" if event.current == event.total else "Downloading"
-                return [_progress(status, event)]
+                return [progress_object(event, "Downloading", "Download complete")]
             case Pulled():
                 return [
                     told
@@ -94,7 +98,7 @@ async def docker_push(request: web.Request) -> web.StreamResponse:
     def objects(event: Event) -> list[dict[str, Any]]:
         match event:
             case Transfer():
-                return [_progress("Pushed" if event.current == event.total else "Pushing", event)]
+                return [progress_object(event, "Pushing", "Pushed")]
             case Pushed():
                 return [
                     told
@@ -117,6 +121,31 @@ async def docker_push(request: web.Request) -> web.StreamResponse:
     )
 
 
+async def docker_auth(request: web.Request) -> web.Response:
+    """`POST /auth`: docker's AuthConfig as JSON; a registry is asked whether it takes it, and the client keeps it"""
+    from pybuild.engine import distribution
+    from pybuild.registry.errors import AuthError
+
+    entry = await _object(request, "to log in")
+    registry = str(entry.get("serveraddress") or DOCKER_SERVER)
+    secret = Secret(json.dumps(entry).encode())
+    try:
+        await in_thread(lambda: distribution.log_in(registry, secret, reach.settings(), reach.proxies()))
+    except AuthError as error:
+        # Only here: told so of a push, Docker's client asks for a password on its terminal
+        return web.json_response(error_body(error)[1], status=401)
+    return web.json_response({"Status": "Login Succeeded", "IdentityToken": ""})
+
+
+async def docker_distribution(request: web.Request) -> web.Response:
+    """`GET /distribution/{name}/json`: what a name stands for at its registry"""
+    from pybuild.engine import distribution
+
+    name = request.match_info["name"]
+    registries = await _registries(request, parse_reference(name).domain)
+    return web.json_response(await in_thread(lambda: distribution.described(name, registries, reach.proxies())))
+
+
 async def _registries(request: web.Request, domain: str) -> Registries:
     # Docker's clients send a body of no meaning
     await request.read()
@@ -128,11 +157,6 @@ def _docker_lines(objects: Callable[[Event], list[dict[str, Any]]]) -> Callable[
         return b"".join(json.dumps(item).encode() + b"\r\n" for item in objects(event))
 
     return lines
-
-
-def _progress(status: str, event: Transfer) -> dict[str, Any]:
-    detail = {"current": event.current, "total": event.total}
-    return {"status": status, "progressDetail": detail, "id": event.label.rpartition(" ")[2]}
 
 
 def _others(event: Event) -> list[dict[str, Any]]:

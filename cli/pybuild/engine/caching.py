@@ -98,6 +98,8 @@ class Elsewhere:
         except CancelledError:
             raise
         except PybuildError as error:
+            # A step may ask twice, before and after it has read its files: once is enough to fetch and to tell
+            self._found.pop(key, None)
             self._warn(error)
             return None
         self._store.cache.put(key, found.record)

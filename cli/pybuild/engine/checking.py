@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from pybuild.api.events import Checked, Event, Failure, Finding, Notice
 from pybuild.api.request import BuildRequest
-from pybuild.checks.check import Facts, Ignored, check, settings_of
+from pybuild.checks.check import BUILD_ARG, Facts, Ignored, check, settings_of
 from pybuild.context.local import LocalContext
 from pybuild.dockerfile.errors import DockerfileError, Span
 from pybuild.dockerfile.frontend import ARGUMENT as FRONTEND
@@ -50,7 +50,7 @@ def tell(
     for finding in found:
         emit(Notice("warning", finding.message, finding.line, finding.rule))
     if found and settings.error:
-        raise _violation(dockerfile, found)
+        raise _violation(dockerfile, request, found)
 
 
 def check_only(
@@ -84,7 +84,7 @@ def check_only(
         facts = _facts(request, host, bases, given.context, only if request.target else None)
         found = check(dockerfile, settings, facts)
         if failure is None and found and settings.error:
-            failure = _failure(_violation(dockerfile, found))
+            failure = _failure(_violation(dockerfile, request, found))
         if cancel.is_set():
             raise CancelledError("the check was cancelled")
         return Checked(dockerfile.name, shown, tuple(found), settings.error, time.time(), failure)
@@ -146,9 +146,12 @@ def _facts(
     )
 
 
-def _violation(dockerfile: Dockerfile, found: list[Finding]) -> DockerfileError:
+def _violation(dockerfile: Dockerfile, request: BuildRequest, found: list[Finding]) -> DockerfileError:
     rules = ", ".join(dict.fromkeys(finding.rule for finding in found))
-    hint = "the file asks for this with `# check=error=true`; `# check=skip=RULE` leaves a rule out"
+    if request.build_args.get(BUILD_ARG) is None:
+        hint = "the file asks for this with `# check=error=true`; `# check=skip=RULE` leaves a rule out"
+    else:
+        hint = f"`--build-arg {BUILD_ARG}` asks for this; `skip=RULE` in there leaves a rule out"
     return DockerfileError(f"lint violation found for rules: {rules}", hint, file=dockerfile.name)
 
 

@@ -72,7 +72,7 @@ class Attaching:
                 mount = self._part(self._attach_layers(volume), volume.source, volume.target)
                 read_only = volume.read_only
             case Directory():
-                directory = os.open(volume.path, _PLACE)
+                directory = os.open(volume.path, _PLACE | os.O_NOFOLLOW)
                 mount = self._part(directory, volume.source, volume.target)
                 read_only = volume.read_only
             case Memory():

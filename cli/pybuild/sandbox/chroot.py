@@ -50,6 +50,8 @@ _NAMESPACES = (
     0,
 )
 """Tried in this order: the first set that is allowed is taken."""
+_ORPHANED = signal.SIGHUP
+"""What init gets when its parent is gone."""
 _REFUSED = (errno.EPERM, errno.EACCES, errno.ENOSPC, errno.EINVAL, errno.ENOSYS, errno.EUSERS)
 
 
@@ -225,7 +227,7 @@ def _make_device(dev: int, name: str, rdev: int) -> bool:
 def _put(volume: Volume, standins: Standins, emulation: Emulation) -> None:
     match volume:
         case Directory():
-            root = os.open(volume.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            root = os.open(volume.path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 _put_part(volume, root, standins)
             finally:
@@ -276,7 +278,7 @@ def _begin(
     """Clone init; return its pid and where its records come from. Raises SandboxError, OSError."""
     needed = syscalls.CLONE_NEWNET if spec.network == "none" else 0
     reader, writer = os.pipe2(os.O_CLOEXEC)
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGTERM})
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGTERM, _ORPHANED})
     try:
         pid, flags = _clone(needed)
         if pid == 0:
@@ -321,7 +323,9 @@ def _init(
 ) -> NoReturn:
     """Be the parent of the payload, and end what it leaves."""
     try:
-        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+        # With a pid namespace all in it ends with init; else it must live to end them
+        own_pids = flags & syscalls.CLONE_NEWPID
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL if own_pids else _ORPHANED)
         if reader_is_gone(report):
             os._exit(1)
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
@@ -333,16 +337,16 @@ def _init(
             bring_loopback_up()
         if flags & syscalls.CLONE_NEWUTS:
             syscalls.sethostname(os.fsencode(spec.hostname))
-        if flags & syscalls.CLONE_NEWPID:
+        if own_pids:
             tree = _mount_if_possible(spec, tree)
         child = syscalls.clone(0)
         if child == 0:
             _payload(spec, mode, tree, report, streams, who)
         for fd in (tree, *streams):
             os.close(fd)
-        status = _wait(child)
+        status = _wait(child, report)
         # Alone in a pid namespace all others are its own
-        (_end_namespace if flags & syscalls.CLONE_NEWPID else end_children)()
+        (_end_namespace if own_pids else end_children)()
         tell(report, "status", status)
         os._exit(0)
     except BaseException as error:
@@ -413,11 +417,16 @@ def _payload(spec: SandboxSpec, mode: IdMode, tree: int, report: int, streams: l
         os._exit(1)
 
 
-def _wait(child: int) -> int:
-    """Wait for the payload and bury orphans; return its wait status. SIGTERM of this process's parent is passed on."""
+def _wait(child: int, report: int) -> int:
+    """Wait for the payload and bury orphans; return its wait status. SIGTERM of this process's parent is passed on.
+
+    Should the parent be gone, it returns at once: nobody is there to be told.
+    """
     parent = os.getppid()
     while True:
-        info = signal.sigwaitinfo({signal.SIGCHLD, signal.SIGTERM})
+        info = signal.sigwaitinfo({signal.SIGCHLD, signal.SIGTERM, _ORPHANED})
+        if info.si_signo == _ORPHANED and reader_is_gone(report):
+            return signal.SIGKILL
         if info.si_signo == signal.SIGTERM:
             # In a pid namespace of its own the parent has no number
             if info.si_pid == parent:

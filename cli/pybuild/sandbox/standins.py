@@ -90,11 +90,13 @@ class Standins:
         place = self.place(target)
         with _time_kept(place.directory):
             _rename(source_parent, source, place)
+        lent = _identity(place)
 
         def undo() -> None:
-            # Should the RUN have put something else there, that is not it
+            # Should the RUN have put something else there, such as a link, that must not get where the store trusts it
             with suppress(FileNotFoundError), _time_kept(place.directory):
-                os.rename(place.name, source, src_dir_fd=place.directory, dst_dir_fd=source_parent)
+                if _identity(place) == lent:
+                    os.rename(place.name, source, src_dir_fd=place.directory, dst_dir_fd=source_parent)
 
         self._undo.append(undo)
 
@@ -209,6 +211,11 @@ def _rename(source_parent: int, source: bytes, place: Place) -> None:
         if error.errno != errno.EXDEV:
             raise
         raise SandboxError(f"cannot lend a directory of another file system: {os.fsdecode(source)}") from error
+
+
+def _identity(place: Place) -> tuple[int, int]:
+    info = os.stat(place.name, dir_fd=place.directory, follow_symlinks=False)
+    return info.st_dev, info.st_ino
 
 
 def _has(directory: int, name: bytes) -> bool:
