@@ -46,6 +46,7 @@ DOCKER: list[tuple[str, str, Handler]] = [
 ]
 
 OURS: list[tuple[str, str, Handler]] = [
+    ("GET", "/pybuild/v1/openapi.json", system.openapi),
     ("GET", "/pybuild/v1/status", system.status),
     ("POST", "/pybuild/v1/stop", system.stop),
     ("POST", "/pybuild/v1/load", images.load_ours),

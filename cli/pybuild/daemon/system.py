@@ -96,6 +96,14 @@ def _has_release() -> bool:
     return os.path.exists("/etc/os-release") or os.path.exists("/usr/lib/os-release")
 
 
+async def openapi(request: web.Request) -> web.Response:
+    """`GET /pybuild/v1/openapi.json`: the description of all routes, which lies beside this file"""
+    from importlib.resources import files
+
+    text = await in_thread(lambda: files("pybuild.daemon").joinpath("openapi.json").read_text("utf-8"))
+    return web.Response(text=text, content_type="application/json")
+
+
 async def status(request: web.Request) -> web.Response:
     """`GET /pybuild/v1/status`"""
     return web.json_response(request.app[STATE].status())
