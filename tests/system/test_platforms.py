@@ -85,6 +85,16 @@ def test_a_base_for_another_platform_keeps_it(inline_base: Pybuild, context: Pat
     assert failed.events[-1]["failure"]["line"] == 1
 
 
+def test_a_local_image_for_another_platform_is_told(inline: Pybuild, context: Path) -> None:
+    # Nobody listens there
+    name = "localhost:1/a:1"
+    inline.build(context, "-t", name, "--platform=linux/arm64", dockerfile="FROM scratch\nENV A=1\n")
+    for image, told in ((name, True), ("localhost:1/entirely-other:1", False)):
+        text = f"FROM --platform={OTHER} {image}\n"
+        failure = inline.build(context, dockerfile=text, status=1).events[-1]["failure"]
+        assert failure["hint"].startswith("the local image is for linux/arm64; ") == told
+
+
 def test_run_without_an_emulator_tells_what_to_install(inline_base: Pybuild, foreign: Path) -> None:
     text = "FROM scratch\nCOPY sh /bin/sh\nRUN echo hi\n"
     failure = inline_base.build(foreign, "--platform", OTHER, dockerfile=text, status=1).events[-1]["failure"]

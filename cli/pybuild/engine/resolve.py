@@ -53,7 +53,7 @@ class Bases:
             except (CancelledError, DockerfileError):
                 raise
             except PybuildError as error:
-                raise self._at(needed.line, error.message, self._hint(needed.reference, error.hint)) from error
+                raise self._at(needed.line, error.message, self._hint(needed, error.hint)) from error
             found[key] = BaseImage(record.id, record.config)
         return found
 
@@ -101,14 +101,19 @@ class Bases:
             "it may not be pulled: bring it in with `pybuild pull`, `pybuild load` or `pybuild import`",
         )
 
-    def _hint(self, reference: str, hint: str) -> str:
-        """Return the hint, with a local image before it whose name is nearly the same."""
+    def _hint(self, needed: NeededBase, hint: str) -> str:
+        """Return the hint, with a local image before it: one for another platform, or of nearly the same name."""
         try:
-            name = parse_reference(reference).familiar()
+            name = parse_reference(needed.reference).familiar()
         except InvalidReferenceError:
             return hint
-        known = [tag for image in self._store.images.list() for tag in image.tags if tag != name]
-        near = difflib.get_close_matches(name, known, 1)
+        local = self._store.images.resolve(name, ids=False)
+        if local is not None and not fits(local.config, needed.platform):
+            return f"the local image is for {local.config.os}/{local.config.architecture}; {hint}".removesuffix("; ")
+        # What goes without saying makes no two names alike
+        known = {tag.removesuffix(":latest"): tag for image in self._store.images.list() for tag in image.tags}
+        short = name.removesuffix(":latest")
+        near = [known[tag] for tag in difflib.get_close_matches(short, known.keys() - {short}, 1)]
         return f"did you mean `{near[0]}`? {hint}".rstrip() if near else hint
 
     def _at(self, line: int, message: str, hint: str) -> DockerfileError:
