@@ -128,6 +128,12 @@ def test_docker_is_told_what_went_wrong(docker: Docker, tmp_path: Path) -> None:
     assert "{" not in failed.stderr
     failed = docker("build", "--target=none", make_context(tmp_path / "d"), status=1)
     assert "none" in failed.stderr
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        archive.add(make_context(tmp_path / "e"), ".")
+    failed = docker("build", "-", stdin=out.getvalue()[:-40], status=1)
+    assert failed.stderr.strip()
+    assert "{" not in failed.stderr
     failed = docker("load", stdin=b"no archive" * 100, status=1)
     assert failed.stderr.strip()
     assert "{" not in failed.stderr
