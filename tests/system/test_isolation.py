@@ -74,6 +74,22 @@ def test_nothing_of_a_step_lives_on(inline_base: Pybuild, context: Path, world: 
     assert processes.find("sleep", "4321") == []
 
 
+@pytest.mark.parametrize("door", ["killed build", "killed job"])
+def test_cache_of_a_killed_run_is_given_back(inline_base: Pybuild, context: Path, door: str) -> None:
+    mount = f"--mount=type=cache,target=/c,id='{door}'"
+    text = f"FROM base\nRUN {mount} echo before >> /c/x\nRUN {mount} sleep 4325\n"
+    (context / "Dockerfile").write_text(text)
+    process = inline_base.start("build", "--isolation=chroot", "--no-cache", context)
+    processes.wait_for("sleep", "4325")
+    job = processes.wait_for("_child", "worker", root=processes.wait_for("_child", "worker").pid)
+    os.kill(process.pid if door == "killed build" else job.pid, signal.SIGKILL)
+    process.communicate(timeout=30)
+    processes.wait_until_gone("sleep", "4325")
+    done = build(inline_base, context, f"FROM base\nRUN {mount} cat /c/x\n", "--isolation=chroot", "--no-cache")
+    assert said(done) == "before\n"
+    assert os.listdir(inline_base.store / "tmp") == []
+
+
 def test_what_takes_the_place_of_a_cache_is_none(inline_base: Pybuild, context: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir(mode=0o777)
@@ -211,7 +227,9 @@ def test_step_kept_as_changes_is_not_entered_without_what_is_below(inline_base: 
 def test_shell_on_pipes(inline_base: Pybuild) -> None:
     args = ("shell", "--isolation=chroot", "base", "--", "sh", "-c", "cat; test ! -e /own; echo > /own")
     for _ in range(2):
-        assert inline_base(*args, stdin=b"through\n").text == "through\n"
+        entered = inline_base(*args, stdin=b"through\n")
+        assert entered.text == "through\n"
+        assert entered.err.count(LESS) == 1
 
 
 @pytest.mark.slow

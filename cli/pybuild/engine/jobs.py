@@ -7,6 +7,7 @@ made and touch files of mapped ids.
 import errno
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -234,7 +235,13 @@ def make_cache(params: Any, fds: list[int]) -> None:
 
 
 def remove(params: Any, fds: list[int]) -> None:
-    """[directory]: remove it with all below it, whoever owns what."""
+    """[directory]: remove it with all below it, whoever owns what, but for what was only lent to it."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        directory = os.open(params[0], _DIRECTORY)
+        try:
+            ground.give_back(directory)
+        finally:
+            os.close(directory)
     parent, _, name = params[0].rstrip(b"/").rpartition(b"/")
     remove_tree(os.open(parent or b"/", _DIRECTORY), name)
 

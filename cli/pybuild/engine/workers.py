@@ -51,6 +51,7 @@ class Workers:
         self._worker: Worker | None = None
         self._ids = idmap.choose()
         self._why_single = ""
+        self._less_isolated = ""
         self._tell: Callable[[str], None] | None = None
         self._cancel_read, self._cancel_write = os.pipe2(os.O_CLOEXEC)
         self._stopped = False
@@ -109,10 +110,12 @@ class Workers:
         with self._lock:
             self._tell = lambda text: tell(text + _LOSSES.get(emulation, ""))
             self._inform = tell
+            # The worker may have been needed before anybody could be told
+            told = [self._less_isolated] if self._less_isolated else []
             if self.mode != "single":
-                return []
+                return told
             why = self._why_single or idmap.why_single() or f"{idmap.OVERRIDE} says so"
-        return [_one_id(why) + _LOSSES.get(emulation, "")]
+        return [_one_id(why) + _LOSSES.get(emulation, ""), *told]
 
     def stop(self) -> None:
         """End the jobs that run, and those to come."""
@@ -140,8 +143,10 @@ class Workers:
                 refused = refused or error
                 continue
             self._footing = footing
-            if footing != "namespaces" and self._inform is not None:
-                self._inform(footings.less_isolated(refused))
+            if footing != "namespaces":
+                self._less_isolated = footings.less_isolated(refused)
+                if self._inform is not None:
+                    self._inform(self._less_isolated)
             return worker
         assert refused is not None
         raise footings.explained(refused, self._footings)

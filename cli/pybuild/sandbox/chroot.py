@@ -137,7 +137,7 @@ def _prepared(spec: SandboxSpec, staging: int, tree: int, tools: Tools) -> Itera
     aside = ground.open_aside(spec, staging)
     assert aside is not None
     stubs = Stubs(tree, tree, aside)
-    standins = Standins(tree, aside, tools)
+    standins = Standins(tree, aside, tools, ground.Lent(staging).add)
     try:
         try:
             _fill(spec, stubs, standins)

@@ -14,6 +14,7 @@ from pybuild.sandbox import overlay, syscalls
 from pybuild.sandbox.overlay import UPPER
 from pybuild.sandbox.spec import SandboxSpec
 from pybuild.sandbox.stubs import Made, put_back, remove_stubs
+from pybuild.tree.notes import LENT
 
 VARIABLE = "PYBUILD_SNAPSHOTTER"
 
@@ -59,6 +60,8 @@ def finish(
     if spec.snapshotter == "overlay":
         overlay.clear(staging)
         return
+    with suppress(FileNotFoundError):
+        os.unlink(LENT, dir_fd=staging)
     aside = os.open(_ASIDE, _DIRECTORY, dir_fd=staging)
     try:
         # What the RUN itself has removed or replaced is not as it was
@@ -94,6 +97,36 @@ def touched(staging: int) -> list[bytes]:
     """Return the paths whose ctime was changed by mounts."""
     data = noted(staging, _TOUCHED)
     return [] if data is None else msgspec.msgpack.decode(data, type=list[bytes])
+
+
+class Lent:
+    """The note of what was moved into a tree and is to be moved back, should the RUN's own job be killed."""
+
+    def __init__(self, staging: int) -> None:
+        self._staging = staging
+        self._found: list[tuple[bytes, bytes, int]] = []
+
+    def add(self, path: bytes, home: bytes, inode: int) -> None:
+        """Note that the directory of that inode, from the path `home`, is about to be at `path` of the tree."""
+        self._found.append((path, home, inode))
+        note(self._staging, os.fsencode(LENT), msgspec.msgpack.encode(self._found))
+
+
+def give_back(staging: int) -> None:
+    """Move back what a killed RUN had in its tree, as far as it is there and is not made anew."""
+    data = noted(staging, os.fsencode(LENT))
+    if data is None:
+        return
+    for path, home, inode in msgspec.msgpack.decode(data, type=list[tuple[bytes, bytes, int]]):
+        above, _, name = (UPPER + b"/" + path).rpartition(b"/")
+        # What is gone is lost, and what is there again is newer
+        with suppress(OSError):
+            parent = syscalls.openat2(staging, above, os.O_RDONLY | os.O_DIRECTORY, syscalls.RESOLVE_NO_SYMLINKS)
+            try:
+                if os.stat(name, dir_fd=parent, follow_symlinks=False).st_ino == inode:
+                    os.rename(name, home, src_dir_fd=parent)
+            finally:
+                os.close(parent)
 
 
 def forget(staging: int) -> None:

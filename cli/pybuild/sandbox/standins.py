@@ -36,9 +36,13 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Standins:
-    """Puts things into the tree `root`, until `take_back`; `aside` is a directory on the same file system."""
+    """Puts things into the tree `root`, until `take_back`; `aside` is a directory on the same file system.
 
-    def __init__(self, root: int, aside: int, tools: Tools) -> None:
+    `lend` is told of what is moved before it is: its path in the tree, where it came from, and its inode.
+    """
+
+    def __init__(self, root: int, aside: int, tools: Tools, lend: Callable[[bytes, bytes, int], None]) -> None:
+        self._lend = lend
         self._root = root
         self._aside = aside
         self._tools = tools
@@ -88,6 +92,10 @@ class Standins:
     def moved(self, target: bytes, source_parent: int, source: bytes) -> None:
         """Move a directory of the same file system to a path, until it is taken back."""
         place = self.place(target)
+        within = self.path_of(place.directory)
+        home = os.readlink(b"/proc/self/fd/%d" % source_parent) + b"/" + source
+        inode = os.stat(source, dir_fd=source_parent, follow_symlinks=False).st_ino
+        self._lend(within + b"/" + place.name if within else place.name, home, inode)
         with _time_kept(place.directory):
             _rename(source_parent, source, place)
         lent = _identity(place)

@@ -21,6 +21,7 @@ from pybuild.store.images import ImageRecord
 from pybuild.store.least import Limits, Victim, choose, excess
 from pybuild.store.place import allocated, hold_reserve, is_left_over, release_reserve, remove_own
 from pybuild.store.sizes import layer_size
+from pybuild.tree.notes import LENT
 
 if TYPE_CHECKING:
     from pybuild.store.store import Store
@@ -380,7 +381,8 @@ def _entries(directory: Path) -> list[Path]:
 
 def sweep(store: "Store") -> list[Path]:
     """See Store.sweep."""
-    return [path for path in _left_over(store) if not remove_own(path)]
+    # What a RUN that was killed had borrowed is given back by a worker
+    return [path for path in _left_over(store) if (path / LENT).exists() or not remove_own(path)]
 
 
 def df(store: "Store") -> list[Usage]:

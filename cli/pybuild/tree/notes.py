@@ -14,6 +14,9 @@ NODE_XATTR = b"user.pybuild.node"
 LINK_XATTR = b"security.capability"
 """Of what is neither file nor directory: `link_note`."""
 
+LENT = "lent"
+"""Name of a file beside a tree, which tells what in it is only lent to it."""
+
 NO_ID = (1 << 32) - 1
 _LINK = struct.Struct("<5I")
 _VERSION = 0x02000000
