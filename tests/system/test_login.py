@@ -142,6 +142,7 @@ def test_a_client_of_dockers_brings_its_own_credentials(daemon: Pybuild, guarded
     import base64
 
     from pybuild.client.wire import Connection
+    from pybuild.errors import PybuildError
 
     daemon("daemon", "start")
     [path] = daemon.runtime.rglob("*.sock")
@@ -150,8 +151,8 @@ def test_a_client_of_dockers_brings_its_own_credentials(daemon: Pybuild, guarded
     connection = Connection(path)
     try:
         where = f"/v1.45/images/create?fromImage={guarded.name('app')}&tag=latest"
-        denied = connection.request("POST", where).read()
-        assert b"access is denied" in denied
+        with pytest.raises(PybuildError, match="access is denied"):
+            connection.request("POST", where)
         told = connection.request("POST", where, headers={"X-Registry-Auth": header}).read()
         assert b"Status: Downloaded newer image" in told
         assert PASSWORD.encode() not in told
