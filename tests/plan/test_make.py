@@ -10,7 +10,18 @@ from pybuild.oci.digest import Digest
 from pybuild.oci.image import DEFAULT_PATH, ImageConfig, RunConfig
 from pybuild.oci.platform import Platform
 from pybuild.plan.make import make
-from pybuild.plan.ops import BaseImage, CopyOp, FromImage, FromStage, NeedBases, Plan, RunOp, WorkdirOp
+from pybuild.plan.ops import (
+    BaseImage,
+    CopyOp,
+    FromImage,
+    FromStage,
+    NeedBases,
+    Plan,
+    RemoteFile,
+    RemoteTree,
+    RunOp,
+    WorkdirOp,
+)
 
 LINUX = Platform("linux", "amd64")
 
@@ -333,6 +344,117 @@ def test_several_platforms_at_once_are_refused() -> None:
         planned("FROM scratch\n", platform="linux/amd64,linux/arm64")
 
 
+def dated(text: str, asked: list[object], bases: dict[str, BaseImage] | None = None, **request: object) -> Plan:
+    """Plan where all that is fetched is of second 99; what was asked for is in `asked`."""
+
+    def moment(source: object) -> int:
+        asked.append(source)
+        return 99
+
+    plan = make(parse(text), BuildRequest(**request), bases or {}, LINUX, 77, moment)  # type: ignore[arg-type]
+    assert isinstance(plan, Plan), plan
+    return plan
+
+
+def test_source_date_epoch_of_a_named_context() -> None:
+    named = {"Src": "https://h/a.git", "here": "/somewhere"}
+    use = "FROM scratch\nARG SOURCE_DATE_EPOCH\nRUN x\n"
+    asked: list[object] = []
+    given = {"SOURCE_DATE_EPOCH": "src"}
+    for plan in (
+        dated("ARG SOURCE_DATE_EPOCH=src\n" + use, asked, build_contexts=named),
+        dated("ARG SOURCE_DATE_EPOCH=5\n" + use, asked, build_contexts=named, build_args=given),
+        dated(use, asked, build_contexts=named, build_args=given),
+        # A context goes before a stage
+        dated("FROM alpine AS src\n" + use, asked, build_contexts=named, build_args=given),
+    ):
+        assert plan.source_date_epoch == 99
+        run = plan.target.steps[-1].op
+        assert isinstance(run, RunOp)
+        assert ("SOURCE_DATE_EPOCH", "99") in run.env
+    assert asked == ["https://h/a.git"] * 4
+    asked.clear()
+    plan = dated(use, asked, build_contexts=named, build_args={"SOURCE_DATE_EPOCH": "here"}, rewrite_timestamp=True)
+    assert (plan.source_date_epoch, asked) == (None, [])
+    assert "no effect without" in plan.warnings[0].message
+
+
+@pytest.mark.parametrize("value", ["docker-image://img", "oci-layout:///l"])
+def test_source_date_epoch_of_an_image(value: str) -> None:
+    text = "ARG A\nARG SOURCE_DATE_EPOCH=i\nFROM scratch\n"
+    request = BuildRequest(build_contexts={"i": value})
+    need = make(parse(text), request, {}, LINUX)
+    assert isinstance(need, NeedBases)
+    [(key, needed)] = need.images.items()
+    assert (needed.line, needed.reference) == (2, value.removeprefix("docker-image://"))
+    for created, seconds in (
+        ("2001-09-09T01:46:40.123456789Z", 1_000_000_000),
+        ("", None),
+        ("0001-01-01T00:00:00Z", None),
+    ):
+        image = BaseImage(Digest("sha256:" + "0" * 64), ImageConfig(architecture="amd64", os="linux", created=created))
+        plan = make(parse(text), request, {key: image}, LINUX)
+        assert isinstance(plan, Plan)
+        assert plan.source_date_epoch == seconds
+
+
+def test_source_date_epoch_of_a_stage() -> None:
+    asked: list[object] = []
+    text = """\
+ARG SOURCE_DATE_EPOCH=SRC
+ARG HOST=wrong
+FROM scratch AS src
+ARG HOST=h NAME=${SOURCE_DATE_EPOCH:-f}
+ADD https://$HOST/$NAME /
+FROM scratch
+ARG SOURCE_DATE_EPOCH
+COPY --from=src / /
+RUN x
+"""
+    plan = dated(text, asked)
+    assert plan.source_date_epoch == 99
+    assert asked == [RemoteFile("https://h/f", "f")]
+    run = plan.target.steps[-1].op
+    assert isinstance(run, RunOp)
+    assert ("SOURCE_DATE_EPOCH", "99") in run.env
+    asked.clear()
+    # The stage counts although nothing else needs it, wherever it stands
+    late = "FROM scratch AS main\nFROM scratch AS src\nADD https://h/a.git#v1 /\n"
+    assert dated(late, asked, target="main", build_args={"SOURCE_DATE_EPOCH": "src"}).source_date_epoch == 99
+    assert isinstance(asked[0], RemoteTree)
+    assert asked[0].ref == "v1"
+
+
+def test_what_cannot_be_fetched_for_source_date_epoch_is_told_at_its_line() -> None:
+    def moment(source: object) -> int:
+        raise UsageError("gone", "look")
+
+    text = "ARG SOURCE_DATE_EPOCH=src\nFROM scratch AS src\nADD https://h/f /\nFROM scratch\n"
+    with pytest.raises(DockerfileError) as caught:
+        make(parse(text), BuildRequest(), {}, LINUX, 0, moment)
+    assert caught.value.span is not None
+    assert (caught.value.span.start_line, caught.value.message, caught.value.hint) == (3, "gone", "look")
+
+
+@pytest.mark.parametrize(
+    ("stage", "line", "message"),
+    [
+        ("FROM alpine AS s\nADD https://h/f /\n", 2, "must be FROM scratch"),
+        ("FROM scratch AS s\nADD https://h/f /\nENV A=1\n", 4, "nothing but one ADD"),
+        ("FROM scratch AS s\nADD https://h/f /\nADD https://h/g /\n", 4, "ADD one URL"),
+        ("FROM scratch AS s\nADD https://h/f https://h/g /\n", 3, "ADD one URL"),
+        ("FROM scratch AS s\nADD file https://h/g /\n", 3, "ADD one URL"),
+        ("FROM scratch AS s\n", 2, "ADD one URL"),
+    ],
+)
+def test_source_date_epoch_of_a_stage_that_has_none(stage: str, line: int, message: str) -> None:
+    asked: list[object] = []
+    with pytest.raises(DockerfileError, match=message) as caught:
+        dated(f"ARG SOURCE_DATE_EPOCH=s\n{stage}FROM scratch\n", asked)
+    assert caught.value.span is not None
+    assert (caught.value.span.start_line, asked) == (line, [])
+
+
 def test_source_date_epoch_must_be_a_number() -> None:
     assert planned("FROM scratch\n", build_args={"SOURCE_DATE_EPOCH": "5"}).source_date_epoch == 5
     assert planned("ARG SOURCE_DATE_EPOCH=7\nFROM scratch\n").source_date_epoch == 7
@@ -352,6 +474,9 @@ def test_source_date_epoch_must_be_a_number() -> None:
         assert ("SOURCE_DATE_EPOCH", "77") in run.env
     with pytest.raises(UsageError):
         planned("FROM scratch\n", build_args={"SOURCE_DATE_EPOCH": "x"})
+    with pytest.raises(UsageError) as unknown:
+        planned("FROM scratch AS Two\n", build_args={"SOURCE_DATE_EPOCH": "x"}, build_contexts={"one": "/d"})
+    assert unknown.value.hint.endswith("contexts and stages: one, two")
     with pytest.raises(DockerfileError) as caught:
         planned("ARG A=-1\nARG SOURCE_DATE_EPOCH=$A\nFROM scratch\n")
     assert caught.value.span is not None

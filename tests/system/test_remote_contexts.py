@@ -160,3 +160,36 @@ def test_the_time_of_the_context_dates_the_image(
         [image] = read_oci(out)
         assert datetime.fromisoformat(image.config["created"]).timestamp() == moment
         assert {node.mtime for node in image.layers[0]} == {moment}
+
+
+def test_the_time_of_a_named_context_and_of_a_stage_dates_the_image(
+    inline: Pybuild, repository: Repository, git: Web, web: Web, context: Path, tmp_path: Path
+) -> None:
+    seconds = int(repository.git("log", "-1", "--format=%ct"))
+    web.answers["/f"] = Answer(b"text", modified="Sun, 09 Sep 2001 01:46:40 GMT")
+    main = "FROM scratch AS main\nCOPY . /\n"
+    (context / "file").write_text("new")
+    for address, moment in ((git.url("/a.git"), seconds), (web.url("/f"), 1_000_000_000)):
+        stage = f"{main}FROM scratch AS src\nADD {address} /\n"
+        for text, args in (
+            (main, [f"--build-context=src={address}"]),
+            # A Dockerfile may name this machine's servers only where that is allowed
+            (stage, ["--target=main", "--network=host", "--allow=network.host"]),
+        ):
+            (context / "Dockerfile").write_text(text)
+            out = tmp_path / "dated"
+            inline("build", "-o", f"type=oci,dest={out}", "--build-arg=SOURCE_DATE_EPOCH=src", *args, context)
+            assert inline.build(context, "--build-arg=SOURCE_DATE_EPOCH=src", *args, dockerfile=text).redone() == []
+            [image] = read_oci(out)
+            assert datetime.fromisoformat(image.config["created"]).timestamp() == moment
+            assert {node.mtime for node in image.layers[0]} == {moment}
+
+
+def test_the_time_of_a_layout_dates_the_image(inline: Pybuild, context: Path, tmp_path: Path) -> None:
+    layout, out = tmp_path / "layout", tmp_path / "dated"
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY . /\n")
+    inline("build", "-o", f"type=oci,dest={layout},tar=false", "--build-arg=SOURCE_DATE_EPOCH=1234", context)
+    named = f"--build-context=old=oci-layout://{layout}"
+    inline("build", "-o", f"type=oci,dest={out}", named, "--build-arg=SOURCE_DATE_EPOCH=old", context)
+    [image] = read_oci(out)
+    assert datetime.fromisoformat(image.config["created"]).timestamp() == 1234

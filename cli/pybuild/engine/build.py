@@ -39,6 +39,7 @@ from pybuild.oci.digest import Digest
 from pybuild.oci.image import ImageConfig, RootFS, encode
 from pybuild.oci.platform import Platform
 from pybuild.oci.reference import Reference, parse_reference
+from pybuild.plan.epoch import Moment
 from pybuild.plan.make import make
 from pybuild.plan.ops import BaseImage, NeedBases, Plan
 from pybuild.sandbox.cgroups import Limiter
@@ -108,7 +109,9 @@ def _build(
         clients = RegistryClients(request.registries, request.proxies, request.ca_bundle, cancel)
         puller = Puller(store, workers, stack.enter_context(clients), emit)
         found = Bases(dockerfile, store, workers, puller, request.pull, host)
-        plan, bases = _plan(dockerfile, request, found, host, given.time)
+        plan, bases = _plan(
+            dockerfile, request, found, host, given.time, partial(inputs.moment, store=store, remotes=remotes)
+        )
         pushes = _pushes(request, tags, store, clients, emit)
         shown = numbered(plan.stages)
         emit(Planned(tuple(PlannedStep(label, name, line) for _, label, name, line in shown), time.time()))
@@ -266,11 +269,11 @@ def _serialised(emit: Callable[[Event], None]) -> Callable[[Event], None]:
 
 
 def _plan(
-    dockerfile: Dockerfile, request: BuildRequest, images: Bases, host: Platform, context_time: int
+    dockerfile: Dockerfile, request: BuildRequest, images: Bases, host: Platform, context_time: int, moment: Moment
 ) -> tuple[Plan, dict[str, BaseImage]]:
     bases: dict[str, BaseImage] = {}
     while True:
-        step = make(dockerfile, request, bases, host, context_time)
+        step = make(dockerfile, request, bases, host, context_time, moment)
         if isinstance(step, Plan):
             return step, bases
         assert isinstance(step, NeedBases)

@@ -22,7 +22,10 @@ from pybuild.dockerfile.errors import InvalidValueError
 from pybuild.engine.remotes import Remotes
 from pybuild.engine.workers import POLL_SECONDS, Workers
 from pybuild.errors import CancelledError, NotFoundError, PybuildError, UsageError
+from pybuild.oci.digest import Digest
 from pybuild.oci.platform import Platform, host_platform
+from pybuild.plan.epoch import EPOCH
+from pybuild.plan.ops import Remote, RemoteFile
 from pybuild.store.store import Store
 
 MAX_DOCKERFILE = 4 << 20
@@ -121,13 +124,30 @@ def fetch(address: str, store: Store, remotes: Remotes, *, keep_git_dir: bool = 
         return Fetched(store.blobs.open(file.digest), name, file.mtime)
     if isinstance(found, Repository):
         digest = remotes.layer(tree_of(found, keep_git_dir=keep_git_dir or None), by_user=True)
-        # All files of a repository have the time of the commit
-        moments = [entry.mtime for entry in store.layers.toc(digest)]
-        return Fetched(store.blobs.open(digest), "", max(moments, default=0) // 1_000_000_000)
+        return Fetched(store.blobs.open(digest), "", _committed(store, digest))
     raise UsageError(
         f"the context is neither a directory nor an address: {redacted(address)}",
         "addresses begin with https://, http://, git://, ssh:// or git@",
     )
+
+
+def moment(source: str | Remote, store: Store, remotes: Remotes) -> int:
+    """Return when what a user's address or an ADD fetches was committed or changed, in seconds since the epoch.
+
+    0 is for what the server does not tell of. Raises what `fetch` does.
+    """
+    if isinstance(source, str):
+        fetched = fetch(source, store, remotes)
+        os.close(fetched.fd)
+        return fetched.time
+    if isinstance(source, RemoteFile):
+        return remotes.file(source.url, source.checksum, remotes.telling(EPOCH)).mtime
+    return _committed(store, remotes.layer(source))
+
+
+def _committed(store: Store, layer: Digest) -> int:
+    """Return the time of the commit, which all files of a repository have."""
+    return max((entry.mtime for entry in store.layers.toc(layer)), default=0) // 1_000_000_000
 
 
 @contextmanager

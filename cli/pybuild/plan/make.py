@@ -6,13 +6,15 @@ from collections.abc import Mapping
 import msgspec
 
 from pybuild.api.request import BuildRequest
-from pybuild.dockerfile.errors import Span
-from pybuild.dockerfile.instructions import Copy, From, Instruction, Onbuild, Run
+from pybuild.dockerfile.addresses import names_remote
+from pybuild.dockerfile.errors import DockerfileError, Span
+from pybuild.dockerfile.instructions import Arg, Copy, From, Instruction, Onbuild, Run
 from pybuild.dockerfile.parse import Dockerfile, Stage, parse_onbuild
-from pybuild.errors import NotFoundError, UsageError
+from pybuild.errors import CancelledError, NotFoundError, PybuildError, UsageError
 from pybuild.oci.image import RunConfig
 from pybuild.oci.platform import Platform, normalise, parse_platform, runs_on
-from pybuild.plan import contexts, mounting, predefined
+from pybuild.plan import contexts, epoch, mounting, predefined
+from pybuild.plan.epoch import EPOCH, OF_CONTEXT
 from pybuild.plan.lower import StageBuilder
 from pybuild.plan.ops import (
     Base,
@@ -28,12 +30,11 @@ from pybuild.plan.ops import (
     NeededBase,
     Plan,
     PlannedStage,
+    Remote,
     Warned,
 )
 from pybuild.plan.scope import Scope
 from pybuild.plan.text import Text
-
-EPOCH, OF_CONTEXT = "SOURCE_DATE_EPOCH", "context"
 
 
 class _Making(msgspec.Struct):
@@ -60,14 +61,16 @@ def make(
     bases: Mapping[str, BaseImage],
     host: Platform,
     context_time: int = 0,
+    moment: epoch.Moment = epoch.no_moment,
 ) -> Plan | NeedBases:
     """Return what the request needs of the Dockerfile, or the images whose config is missing.
 
     `bases` are by `FromImage.key`.
     `host` is the platform that the build runs on, and builds for if the request does not say; `context_time` is when
-    the context was committed or changed, in seconds since the epoch, 0 if it has no such time. Raises
-    DockerfileError for what the file says wrongly, with its place, and UsageError or NotFoundError
-    for what the request asks wrongly (`--target`, `--platform`).
+    the context was committed or changed, in seconds since the epoch, 0 if it has no such time; `moment` is asked
+    that of what else SOURCE_DATE_EPOCH may name, and what it raises for a named context passes. Raises
+    DockerfileError for what the file says wrongly, with its place, and UsageError or NotFoundError for what the
+    request asks wrongly (`--target`, `--platform`, SOURCE_DATE_EPOCH).
     """
     platform = _target_platform(request, host)
     request = _dated(request, context_time)
@@ -78,6 +81,9 @@ def make(
     _read_global_args(making)
     if making.globals.get(EPOCH) == OF_CONTEXT:
         making.globals[EPOCH] = str(context_time or "")
+    _date_by_name(making, moment)
+    if making.missing:
+        return NeedBases(dict(making.missing))
     target = _target_index(dockerfile, request.target)
     needed = _static_needs(making, target)
     while True:
@@ -97,11 +103,11 @@ def make(
 
 def _finish(making: _Making, order: list[int], target: int) -> Plan:
     stages = [making.done[index][0] for index in order if index <= target]
-    epoch = _epoch(making)
+    seconds = _epoch(making)
     making.warnings += predefined.warnings(making.request.build_args, making.used_args)
     return Plan(
         tuple(stages),
-        epoch,
+        seconds,
         tuple(dict.fromkeys(making.warnings)),
         dict(making.request.labels),
     )
@@ -114,21 +120,87 @@ def _dated(request: BuildRequest, context_time: int) -> BuildRequest:
     return request._replace(build_args={**request.build_args, EPOCH: str(context_time or "")})
 
 
+def _epoch_text(making: _Making) -> str:
+    return making.globals.get(EPOCH) or making.request.build_args.get(EPOCH) or ""
+
+
 def _epoch(making: _Making) -> int | None:
-    """Return SOURCE_DATE_EPOCH of the request or of an ARG before the first FROM."""
-    text = making.globals.get(EPOCH) or making.request.build_args.get(EPOCH)
+    """Return SOURCE_DATE_EPOCH of the request or of an ARG before the first FROM, which is a number by now."""
+    text = _epoch_text(making)
     if making.request.rewrite_timestamp and not text:
         making.warnings.append(Warned(f"rewrite-timestamp=true has no effect without {EPOCH}"))
-    if not text:
+    return epoch.seconds(text) if text else None
+
+
+def _date_by_name(making: _Making, moment: epoch.Moment) -> None:
+    """Put the time of a named context or a stage in place of its name, or note the image whose config tells it.
+
+    What has no time, such as a directory, leaves SOURCE_DATE_EPOCH unset, as with BuildKit.
+    """
+    text = _epoch_text(making)
+    if not text or epoch.seconds(text) is not None:
+        return
+    seconds = _moment_named(making, text, moment)
+    if seconds is None:
+        return
+    value = str(seconds or "")
+    if EPOCH in making.globals:
+        making.globals[EPOCH] = value
+    if making.request.build_args.get(EPOCH) is not None:
+        making.request = making.request._replace(build_args={**making.request.build_args, EPOCH: value})
+
+
+def _moment_named(making: _Making, name: str, moment: epoch.Moment) -> int | None:
+    """Return the time that a name stands for, None when an image is missing; contexts go before stages."""
+    stages = making.dockerfile.stages
+    arg = _epoch_arg(making)
+    span = stages[0].from_.span if arg is None else arg.span
+    found = _named(making, name, len(stages), span)
+    if isinstance(found, FromNamed):
+        address = making.contexts[found.name]
+        return moment(address) if names_remote(address) else 0
+    if isinstance(found, FromImage):
+        _need(making, found, span.start_line)
+        base = making.bases.get(found.key)
+        return None if base is None else epoch.created(base.config)
+    index = found.index if isinstance(found, FromStage) else _stage_named(making, name, len(stages))
+    if index is None:
+        raise _no_epoch(making, name, arg)
+    source, span = _epoch_source(making, stages[index])
+    try:
+        return moment(source)
+    except CancelledError:
+        raise
+    except PybuildError as error:
+        raise making.text.error(error.message, span, error.hint) from error
+
+
+def _epoch_source(making: _Making, stage: Stage) -> tuple[Remote, Span]:
+    """Return what a stage fetches that gives its time, and where; what is looked for has no value for its ARGs."""
+    named = making.globals.pop(EPOCH, None)
+    epoch.check_stage(stage, making.text.expand(stage.from_.reference, making.globals, stage.from_.span), making.text)
+    builder = _start(making, stage, FromScratch())
+    assert builder is not None, "scratch lacks no image"
+    for instruction in stage.instructions:
+        _apply(making, builder, stage.index, instruction)
+    if named is not None:
+        making.globals[EPOCH] = named
+    return epoch.source_of(stage, builder.steps, making.text)
+
+
+def _epoch_arg(making: _Making) -> Arg | None:
+    """Return the ARG before the first FROM whose default is SOURCE_DATE_EPOCH, None if the request gives it."""
+    if making.request.build_args.get(EPOCH) is not None:
         return None
-    if text.isascii() and text.isdigit() and len(text) < 12:
-        return int(text)
-    message = f"{EPOCH} must be a number of seconds or `{OF_CONTEXT}`, not: {text}"
-    hint = "such as that of `date +%s`"
-    for arg in making.dockerfile.args:
-        if EPOCH in dict(arg.args) and making.request.build_args.get(EPOCH) is None:
-            raise making.text.error(message, arg.span, hint)
-    raise UsageError(message, hint)
+    declared = [arg for arg in making.dockerfile.args if EPOCH in dict(arg.args)]
+    return declared[0] if declared else None
+
+
+def _no_epoch(making: _Making, text: str, arg: Arg | None) -> DockerfileError | UsageError:
+    message = f"{EPOCH} must be a number of seconds, `{OF_CONTEXT}`, or a named context or stage, not: {text}"
+    named = sorted({*making.contexts, *(stage.name for stage in making.dockerfile.stages if stage.name)})
+    hint = f"such as that of `date +%s`; contexts and stages: {', '.join(named) or 'none'}"
+    return UsageError(message, hint) if arg is None else making.text.error(message, arg.span, hint)
 
 
 def _target_platform(request: BuildRequest, host: Platform) -> Platform:
