@@ -3,10 +3,12 @@
 import ctypes
 import os
 import signal
+import subprocess
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -81,7 +83,7 @@ def wait_until_gone(*words: str, seconds: float = 10) -> None:
 
 
 waited_for: set[int] = set()
-"""Leaders of sessions that somebody else waits for."""
+"""Those that somebody else waits for: whoever started them here."""
 
 
 def adopt_orphans() -> None:
@@ -92,7 +94,19 @@ def adopt_orphans() -> None:
     """
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "cannot adopt orphans")
+    _note_children()
     threading.Thread(target=_bury, name="reaper", daemon=True).start()
+
+
+def _note_children() -> None:
+    """Note what is started from here from now on: who started it waits for it, and orphans are the rest."""
+    begin = subprocess.Popen.__init__
+
+    def noting(self: Any, *args: Any, **options: Any) -> None:
+        begin(self, *args, **options)
+        waited_for.add(self.pid)
+
+    subprocess.Popen.__init__ = noting  # type: ignore[method-assign]
 
 
 def _bury() -> None:

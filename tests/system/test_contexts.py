@@ -18,7 +18,6 @@ def test_an_empty_context(pybuild: Pybuild, context: Path) -> None:
     assert [node.path for node in image.layers[0]] in (["empty"], [])
 
 
-@pytest.mark.slow
 def test_twenty_thousand_files(daemon: Pybuild, context: Path) -> None:
     for number in range(20_000):
         directory = context / f"d{number % 500}"
@@ -34,7 +33,6 @@ def test_twenty_thousand_files(daemon: Pybuild, context: Path) -> None:
     assert again.read("all/d7/f7") == "changed\n"
 
 
-@pytest.mark.slow
 def test_a_gibibyte_in_a_few_files(daemon: Pybuild, context: Path, tmp_path: Path) -> None:
     block = os.urandom(1 << 20)
     wanted = {}

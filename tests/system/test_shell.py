@@ -67,7 +67,8 @@ def test_a_failed_step_is_mended_by_hand(base: Pybuild, context: Path) -> None:
         processes.wait_for("sleep", "62.5")
         terminal.type("\x1a")
         terminal.expect("Stopped")
-        terminal.type("kill -9 %1; wait %1; touch /tmp/mended; exit 3\n")
+        # A shell that still takes it for stopped would not exit
+        terminal.type("kill -9 %1; wait %1; touch /tmp/mended; exec sh -c 'exit 3'\n")
         terminal.expect(QUESTION)
         terminal.type("r\n")
         terminal.expect("continued by hand")
