@@ -1,5 +1,6 @@
 """Why steps were not cached: in plain output, and by `pybuild explain`, with what really changed."""
 
+import base64
 import hashlib
 import json
 import os
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from support import program
+from support import program, registry
 from support.program import Pybuild
 
 pytestmark = pytest.mark.userns
@@ -150,6 +151,65 @@ def test_a_cache_from_elsewhere_explains_too(shared: Pybuild, inline: Pybuild, p
         path for path in (tmp_path / "cache" / "blobs" / "sha256").iterdir() if b'"account"' in path.read_bytes()
     ]
     assert b"src/a" not in index.read_bytes()
+
+
+CARRIED = """FROM scratch
+ARG V=1
+COPY src /src
+COPY --from=base /bin/busybox /bin/sh
+RUN --mount=type=bind,target=/m echo $V
+WORKDIR /w
+"""
+
+
+def records(image: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what an image's config carries of its results."""
+    found: list[dict[str, Any]] = json.loads(base64.b64decode(image["moby.buildkit.cache.v0"]))
+    return found
+
+
+@pytest.mark.parametrize("way", ["archive", "registry"])
+def test_an_image_explains_what_is_built_from_it(
+    shared: Pybuild, inline: Pybuild, project: Path, tmp_path: Path, way: str
+) -> None:
+    (project / "Dockerfile").write_text(CARRIED)
+    (project / "src" / "way").write_text(way)
+    inline.add_base()
+    with registry.fake() as remote:
+        name = remote.name("app:1") if way == "registry" else "app"
+        out = "--push" if way == "registry" else f"-otype=docker,dest={tmp_path / 'app.tar'}"
+        shared.build(project, "--cache-to=inline", "-t", name, out)
+        if way == "archive":
+            inline("load", "-i", tmp_path / "app.tar")
+        (project / "src" / "a").write_text("here")
+        (project / "src" / "new").write_text("new")
+        inline.build(project, "--build-arg=V=2", "--cache-from", name)
+    told = steps(inline)
+    assert [*told] == ["COPY /src", "COPY /bin/sh", "RUN $V", "WORKDIR /w"]
+    assert told["COPY /src"]["reason"] == "file src/a and 1 more changed"
+    (changed, _) = told["COPY /src"]["changes"]
+    assert changed["old"].startswith(digest("a"))
+    assert changed["new"].startswith(digest("here"))
+    assert changes(told["COPY /bin/sh"]) == [("layer", "COPY src /src")]
+    assert changes(told["RUN $V"]) == [("arg", "V"), ("mount", "type=bind,target=/m"), ("layer", "COPY src /src")]
+    assert changes(told["WORKDIR /w"])[0] == ("layer", "COPY src /src")
+
+
+def test_a_carried_account_is_the_same_wherever_it_is_made(
+    shared: Pybuild, inline: Pybuild, project: Path, tmp_path: Path
+) -> None:
+    """Whether its step was cached or not, and whatever another one with the same key was called."""
+    text = "FROM scratch\nCOPY src /src\nCOPY . /all\n"
+    dated = ("--build-arg=SOURCE_DATE_EPOCH=7", "--cache-to=inline")
+    shared.build(project, dockerfile="FROM scratch AS other\nADD   src   /src\n")
+    found = [world.image(project, *dated, dockerfile=text) for world in (shared, shared, inline)]
+    assert len({image.config_digest for image in found}) == 1
+    first, second = records(found[0].config)
+    assert first["pybuild"]["told"]["account"]["below"] == [["scratch", ""]]
+    assert "below" not in second["pybuild"]["told"]["account"]
+    assert [row[0] for row in first["pybuild"]["told"]["files"]] == ["src", "src/a", "src/b"]
+    # Nobody who does not ask for it has any of that
+    assert "moby.buildkit.cache.v0" not in inline.image(project, dated[0], dockerfile=text).config
 
 
 def test_why_there_is_nothing_to_compare(shared: Pybuild, project: Path) -> None:

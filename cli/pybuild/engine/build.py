@@ -125,7 +125,7 @@ def _build(
         for told in limits_told:
             emit(Notice("warning", told))
         context = ContextSource(given.context)
-        explainer = Explainer(store, request, dockerfile.name, plan.stages, emit)
+        explainer = Explainer(store, request, dockerfile.name, plan.stages, emit, carries=_carries_cache(request))
         recorded = stack.enter_context(explainer.recording(len(shown) - len(plan.stages)))
         named = stack.enter_context(NamedContexts(store, workers, request, remotes))
         solving = Inputs(
@@ -323,9 +323,13 @@ def _commit(
 
 def _inline_cache(request: BuildRequest, state: StageState, diff_ids: list[Digest], epoch: int | None) -> bytes | None:
     """Return what the image's config is to carry of the results, if it was asked for."""
-    wanted = request.build_args.get("BUILDKIT_INLINE_CACHE") or ""
-    if wanted.lower() not in ("1", "true") and all(target.type != "inline" for target in request.cache_to):
+    if not _carries_cache(request):
         return None
     from pybuild.engine.caching import inline
 
-    return inline(state.results, diff_ids, epoch)
+    return inline(state.results, state.told, diff_ids, epoch)
+
+
+def _carries_cache(request: BuildRequest) -> bool:
+    wanted = request.build_args.get("BUILDKIT_INLINE_CACHE") or ""
+    return wanted.lower() in ("1", "true") or any(target.type == "inline" for target in request.cache_to)

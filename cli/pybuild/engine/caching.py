@@ -4,7 +4,7 @@ What a source has is read when a build begins; a layer is taken into the store o
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -14,7 +14,7 @@ import msgspec
 
 from pybuild.api.events import Event, Notice
 from pybuild.api.request import Output
-from pybuild.engine.carrying import Given, take
+from pybuild.engine.carrying import Given, Told, put_inline, take, take_inline
 from pybuild.engine.exporting import compressor
 from pybuild.engine.importing import LayoutDirectory, take_layer
 from pybuild.engine.pushing import Pusher
@@ -174,11 +174,14 @@ class Elsewhere:
     def _add_all(
         self, records: Iterable[Record], layers: Sequence[tuple[Descriptor | None, Digest]], take: Take | None
     ) -> None:
+        sound: list[tuple[Record, Digest | None]] = []
         for record in records:
             placed = [layers[result.layer] for result in record.layers if 0 <= result.layer < len(layers)]
             if len(placed) == len(record.layers):
                 descriptor, diff_id = placed[-1] if placed else (None, Digest(""))
                 self._add(record, diff_id or None, take, descriptor)
+                sound.append((record, diff_id or None))
+        take_inline(self._store, sound)
 
     def _add(self, record: Record, diff_id: Digest | None, take_it: Take | None, layer: Descriptor | None) -> None:
         # Results of other builders have keys that mean nothing here
@@ -281,14 +284,24 @@ def _record(key: str, record: CacheRecord, places: list[Result], created: float)
     return Record(Digest(f"sha256:{key}"), places, Ours(created, record.size, record.description))
 
 
-def inline(results: Results, diff_ids: Sequence[Digest], epoch: int | None) -> bytes:
-    """Return what an image's config says of the results whose layers it has; `epoch` dates them all."""
+def inline(results: Results, told: Mapping[str, Told], diff_ids: Sequence[Digest], epoch: int | None) -> bytes:
+    """Return what an image's config says of the results whose layers it has, `epoch` dating them all.
+
+    `told` says what their keys were made of.
+    """
     places = {diff_id: place for place, diff_id in enumerate(diff_ids)}
-    records: list[Record] = []
-    for key, record in results:
+    records: list[tuple[Record, Digest | None]] = []
+    for key, found in results:
+        # The description is that of whoever made it, perhaps an ADD where this is a COPY
+        account, _ = told.get(key, (None, None))
+        record = msgspec.structs.replace(found, description=account.text if account else found.description)
         created = record.created if epoch is None else float(epoch)
         if record.diff_id is None:
-            records.append(_record(key, record, [], created))
+            records.append((_record(key, record, [], created), None))
         elif record.diff_id in places:
-            records.append(_record(key, record, [Result(places[record.diff_id], timestamp(created))], created))
-    return encode(records)
+            result = Result(places[record.diff_id], timestamp(created))
+            records.append((_record(key, record, [result], created), record.diff_id))
+        else:
+            # Its times were rewritten. Who does the step again has another layer, and other keys from there on
+            break
+    return encode(put_inline(records, told))

@@ -26,6 +26,7 @@ from pybuild.store.store import Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pybuild.engine.carrying import Told
     from pybuild.plan.account import Account
     from pybuild.tree.listing import Listing
 
@@ -100,6 +101,7 @@ class Look:
         self._account: Account | None = None
         self._listing: Listing | None = None
         self.below: Sequence[tuple[str, str]] = ()
+        self.told: Told | None = None
         self.record = record
 
     @property
@@ -112,25 +114,34 @@ class Look:
         """Return why it was not cached."""
         return self.record.reason
 
-    def hit(self, key: Key) -> None:
-        """Note that there is a result."""
+    def hit(self, key: Key, listing: Callable[[], "Listing | None"]) -> None:
+        """Note that there is a result; `listing` gives the files of a COPY, for an image to carry."""
         self.record.key, self.record.kind, self.record.state = key.text, key.kind, "cached"
+        if self._explainer.carries:
+            self.told = self._account_of(key), listing()
 
     def miss(self, key: Key, listing: Callable[[], "Listing | None"]) -> None:
         """Note that there is none, and find out why; `listing` gives the files that the key is about."""
-        from pybuild.plan.account import account_of
-
         record = self.record
         record.key, record.kind = key.text, key.kind
-        self._account = account_of(
-            key, stage=record.stage, place=record.place, text=record.text, args=self._args, below=self.below
-        )
+        self._account = self._account_of(key)
         self._listing = listing()
+        if self._explainer.carries:
+            # What a RUN reads by a mount need not be in the image, and then its names are not for all who have that
+            self.told = self._account, self._listing if key.kind == "copy" else None
         if self._no_cache:
             record.reason = NO_CACHE
         else:
             self._explainer.explain(record, self._account, self._listing)
         self._explainer.emit(StepMissed(record.number, record.reason))
+
+    def _account_of(self, key: Key) -> "Account":
+        from pybuild.plan.account import account_of
+
+        record = self.record
+        return account_of(
+            key, stage=record.stage, place=record.place, text=record.text, args=self._args, below=self.below
+        )
 
     def done(self) -> None:
         """Note that the step has its result."""
@@ -165,8 +176,12 @@ class Explainer:
         file: str,
         stages: Sequence[PlannedStage],
         emit: Callable[[Event], None],
+        *,
+        carries: bool = False,
     ) -> None:
+        """`carries` tells that the image is to have accounts of all its steps, those of cached ones as well."""
         self.store = store
+        self.carries = carries
         self._request = request
         self._file = file
         self.emit = emit

@@ -9,7 +9,7 @@ from functools import partial
 from itertools import pairwise
 from threading import Event as Flag
 from threading import Lock
-from typing import NamedTuple, assert_never
+from typing import TYPE_CHECKING, NamedTuple, assert_never
 
 import msgspec
 
@@ -57,6 +57,10 @@ from pybuild.store.cache import CacheRecord
 from pybuild.store.store import Store
 from pybuild.tree.copy import Selected
 
+if TYPE_CHECKING:
+    from pybuild.engine.carrying import Told
+    from pybuild.tree.listing import Listing
+
 HISTORY_COMMENT = "buildkit.dockerfile.v0"
 BY_HAND_COMMENT = f"{HISTORY_COMMENT}; continued by hand after it had failed"
 BY_HAND = "by_hand"
@@ -79,6 +83,8 @@ class StageState(msgspec.Struct):
     base_layers: int = 0
     results: list[tuple[str, CacheRecord]] = msgspec.field(default_factory=list)
     """Keys and results of its steps, those of the stage it is built from first."""
+    told: "dict[str, Told]" = msgspec.field(default_factory=dict)
+    """What their keys were made of, when an image is to carry that."""
     below: list[tuple[str, str]] = msgspec.field(default_factory=list)
     """The base and each step that does something, with a digest of what came of it: what an account says of them."""
 
@@ -200,9 +206,11 @@ class Solver:
                 step, number, partial(self._solve_op, stage=stage, state=state, number=number, look=look)
             )
             look.done()
-            state.below.append((step.display, record.diff_id or ""))
+            state.below.append((look.record.text, record.diff_id or ""))
             if BY_HAND not in record.value:
                 state.results.append((look.record.key, record))
+                if look.told is not None:
+                    state.told[look.record.key] = look.told
             if record.diff_id is not None:
                 state.diff_ids.append(record.diff_id)
             state.created = self._created(record)
@@ -224,6 +232,7 @@ class Solver:
                 state = StageState(list(parent.diff_ids), list(parent.history), parent.created)
                 state.base_layers = parent.base_layers
                 state.results = list(parent.results)
+                state.told = dict(parent.told)
                 state.below = list(parent.below)
             case FromImage():
                 config = self._in.images[stage.base.key]
@@ -302,7 +311,9 @@ class Solver:
             case _ as unreachable:
                 assert_never(unreachable)
 
-    def _lookup(self, key: Key, stage: PlannedStage, look: Look) -> CacheRecord | None:
+    def _lookup(
+        self, key: Key, stage: PlannedStage, look: Look, listing: "Callable[[], Listing | None]" = no_listing
+    ) -> CacheRecord | None:
         if stage.no_cache:
             return None
         record = self._in.store.cache.get(key.text)
@@ -310,7 +321,7 @@ class Solver:
             record = self._in.elsewhere(key.text)
         if record is None:
             return None
-        look.hit(key)
+        look.hit(key, listing)
         return record
 
     def _record(self, key: Key, diff_id: Digest | None, size: int, description: str, look: Look) -> CacheRecord:
@@ -376,13 +387,13 @@ class Solver:
             unread = step.unread()
             if not unread or step.small(unread) or op.unpack:
                 key = copy_key(op, chain, step.content(), self._plan.source_date_epoch)
-                record = self._lookup(key, stage, look)
+                record = self._lookup(key, stage, look, step.listing)
                 if record is not None:
                     return record
             with self._in.store.blobs.create() as blob:
                 packed = copying.pack(step, image, self._in.store, self._in.workers, blob)
                 key = copy_key(op, chain, step.content(), self._plan.source_date_epoch)
-                record = self._lookup(key, stage, look)
+                record = self._lookup(key, stage, look, step.listing)
                 if record is not None:
                     return record
                 self._keep(blob, packed)

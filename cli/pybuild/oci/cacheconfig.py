@@ -42,7 +42,8 @@ class Result(msgspec.Struct, frozen=True):
 class Ours(msgspec.Struct, frozen=True):
     """`created` in seconds since the epoch, as exact as a record of the store has it; `size` of the layer's tar.
 
-    `account` says what the key was made of, `files` which files: packed by zlib, as base64.
+    `account` says what the key was made of, `files` which files: packed by zlib, as base64. In an image's config `told`
+    says both, as JSON: what zlib makes is not the same everywhere, and an image's id has to be.
     """
 
     created: float
@@ -50,6 +51,7 @@ class Ours(msgspec.Struct, frozen=True):
     description: str = ""
     account: str | msgspec.UnsetType = msgspec.UNSET
     files: str | msgspec.UnsetType = msgspec.UNSET
+    told: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True):

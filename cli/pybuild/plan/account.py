@@ -80,9 +80,16 @@ def account_of(
         parts["more variables"] = _digest(repr(variables[MAX_ITEMS:]))
     # Both ends matter: what the base is, and what comes right before
     kept = tuple((_text(name), digest) for name, digest in below)
-    if len(kept) > MAX_ITEMS:
-        kept = (kept[0], *kept[-MAX_ITEMS:])
-    return Account(key.kind, stage, place, _text(text), parts, shown, tuple(args[:MAX_ITEMS]), kept)
+    return Account(key.kind, stage, place, _text(text), parts, shown, tuple(args[:MAX_ITEMS]), _both_ends(kept))
+
+
+def below_next(account: Account, digest: str) -> tuple[tuple[str, str], ...]:
+    """Return what is below the next step of the same stage, `digest` being that of this one's layer, or ""."""
+    return _both_ends((*account.below, (account.text, digest)))
+
+
+def _both_ends(below: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    return below if len(below) <= MAX_ITEMS else (below[0], *below[1 - MAX_ITEMS :])
 
 
 def identity(kind: str, text: str) -> str:
