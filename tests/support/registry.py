@@ -65,6 +65,18 @@ class Contents:
     uploads: dict[str, bytearray] = field(default_factory=dict)
     stored: dict[str, set[str]] = field(default_factory=dict)
     """Blobs that were pushed, by repository; those of `blob` are everywhere."""
+    referrers: int = 0
+    """How many referrers a page of their list has; with 0 the registry knows nothing of them."""
+
+    def referring(self, repository: str, subject: str) -> list[dict[str, Any]]:
+        """Return descriptors of the manifests of a repository that refer to another one."""
+        found: dict[str, dict[str, Any]] = {}
+        for (where, _), (kind, data) in self.documents.items():
+            document = json.loads(data)
+            if where == repository and document.get("subject", {}).get("digest") == subject:
+                more = {"artifactType": document["artifactType"], "annotations": document.get("annotations", {})}
+                found[digest(data)] = descriptor(data, kind, **more)
+        return [*found.values()]
 
     def blob(self, data: bytes) -> str:
         self.blobs[digest(data)] = data
@@ -197,7 +209,11 @@ class _Handler(BaseHTTPRequestHandler):
         name = path.rpartition("/")[2]
         if "/manifests/" in path:
             contents.document(repository, name, self.headers["Content-Type"], body)
-            return self._send(201, {"Docker-Content-Digest": digest(body)}, b"")
+            headers = {"Docker-Content-Digest": digest(body)}
+            subject = json.loads(body).get("subject")
+            if contents.referrers and subject:
+                headers["OCI-Subject"] = subject["digest"]
+            return self._send(201, headers, b"")
         stored = contents.stored.setdefault(repository, set())
         if self.command == "POST":
             wanted, others = query.get("mount", [""])[0], query.get("from", [""])[0]
@@ -237,6 +253,9 @@ class _Handler(BaseHTTPRequestHandler):
         return Fault()
 
     def _serve(self, contents: Contents, path: str, fault: Fault) -> None:
+        listed = re.fullmatch(r"/v2/(.+)/referrers/([^/]+)", path)
+        if listed is not None and contents.referrers:
+            return self._list(contents, *listed.groups())
         match = re.fullmatch(r"/v2/(.+)/(manifests|blobs)/([^/]+)", path)
         if match is None:
             return self._send(200 if path == "/v2/" else 404, {}, b"{}")
@@ -262,6 +281,17 @@ class _Handler(BaseHTTPRequestHandler):
             start = int(asked_range.removeprefix("bytes=").removesuffix("-"))
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
         return self._send(206 if start else 200, headers, data[start:], fault.cut)
+
+    def _list(self, contents: Contents, repository: str, subject: str) -> None:
+        """Send a page of referrers, unfiltered as the specification allows, with a link to the next."""
+        start = int(parse_qs(urlsplit(self.path).query).get("start", ["0"])[0])
+        rows = contents.referring(repository, subject)
+        headers = {"Content-Type": INDEX}
+        if start + contents.referrers < len(rows):
+            more = f"/v2/{repository}/referrers/{subject}?start={start + contents.referrers}"
+            headers["Link"] = f'<{more}>; rel="next"'
+        page = {"schemaVersion": 2, "mediaType": INDEX, "manifests": rows[start : start + contents.referrers]}
+        return self._send(200, headers, json.dumps(page).encode())
 
     def _send(self, status: int, headers: dict[str, str], body: bytes, cut: int = -1) -> None:
         self.send_response(status)

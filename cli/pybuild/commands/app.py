@@ -111,6 +111,8 @@ def tell(error: PybuildError, status: int) -> int:
     remote_trace: str = getattr(error, "traceback", "")
     if status == ExitCode.BUG and remote_trace:
         # A bug of the daemon's side
+        from pybuild.engine.buglog import write_bug_log
+
         error.hint = f"this is a bug in pybuild; the details are in {write_bug_log(remote_trace)}"
     failure = Failure(type(error).__name__, error.message, error.hint)
     _write("\n".join(failure_lines(failure, ci=in_ci())) + "\n")
@@ -125,39 +127,14 @@ def _bug(error: BaseException, arguments: Sequence[str]) -> int:
     # Arguments may hold secrets (--build-arg), so only the command is kept
     command = next((word for word in arguments if not word.startswith("-")), "")
     trace = "".join(traceback.format_exception(error))
-    path = write_bug_log(f"command: {command}\n{trace}")
+    from pybuild.engine.buglog import write_bug_log
     from pybuild.progress.escape import one_line
+
+    path = write_bug_log(f"command: {command}\n{trace}")
 
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     _write(f"error: unexpected {one_line(what)[:500]}\nhint: this is a bug in pybuild; the details are in {path}\n")
     return ExitCode.BUG
-
-
-def write_bug_log(text: str) -> str:
-    """Write what is known of a bug to a file of its own and return its path."""
-    import platform
-    import tempfile
-    from time import strftime
-
-    from pybuild import __version__
-
-    system = f"pybuild {__version__}, Python {platform.python_version()}, {platform.platform()}"
-    name = f"bug-{strftime('%Y%m%d-%H%M%S')}-"
-    try:
-        from pybuild.engine.paths import store_root
-
-        directory = store_root() / "logs"
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor, path = tempfile.mkstemp(".log", name, directory)
-    except (OSError, PybuildError):
-        # The store may be what is broken
-        try:
-            descriptor, path = tempfile.mkstemp(".log", f"pybuild-{name}")
-        except OSError as error:
-            return f"no file: {error.strerror}"
-    with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(f"{system}\n{text}\n")
-    return path
 
 
 def _debugging() -> bool:

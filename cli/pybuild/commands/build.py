@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 from pybuild.api.events import Built, Failed, Reads, ShellEnded, ShellOpened
 from pybuild.api.request import BuildRequest, Output
-from pybuild.commands.option import Argument, Option
+from pybuild.commands.option import Argument, InsecureRegistries, Option, ProgressKind
 from pybuild.errors import ExitCode, PybuildError, UsageError
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 MAX_DOCKERFILE = 4 << 20
 """Largest Dockerfile taken from standard input, in bytes."""
-
-_SHOWN = ("auto", "tty", "plain", "json")
 
 
 def build(
@@ -66,7 +64,7 @@ def build(
     iidfile: Annotated[str, Option(help="Write the image id to this file.", metavar="FILE")] = "",
     metadata_file: Annotated[str, Option(help="Write what was built to this file.", metavar="FILE")] = "",
     quiet: Annotated[bool, Option("-q", "--quiet", help="Print the image id only.")] = False,
-    progress: Annotated[str, Option(help="auto, tty, plain or json (one event a line).", metavar="KIND")] = "auto",
+    progress: ProgressKind = "auto",
     inline: Annotated[
         bool | None,
         Option("--inline/--no-inline", help="In this process, or in the daemon; the default is what is ready."),
@@ -159,14 +157,12 @@ def build(
         Option(bare="always", help="Ask registries for images: always, if missing (default), never.", metavar="WHEN"),
     ] = "missing",
     push: Annotated[bool, Option("--push", help="Push the image under its names, as -o type=registry.")] = False,
-    insecure_registry: Annotated[
-        list[str] | None,
-        Option(help="A registry that may speak plain HTTP, or show any certificate.", metavar="HOST[:PORT]"),
-    ] = None,
+    insecure_registry: InsecureRegistries = None,
 ) -> int:
     """Build an image from a Dockerfile and the files of CONTEXT."""
     from pybuild.commands import caches, flags, given, registries
     from pybuild.engine import room
+    from pybuild.plugin.events import check_progress
 
     form = _check_form(check, call, format_) if check or call or format_ else ""
     if watch and (form or context == "-" or given.is_remote(context)):
@@ -269,12 +265,6 @@ def _proxies(settings: Mapping[str, Any]) -> dict[str, str]:
     return proxies.configured(settings, os.environ)
 
 
-def check_progress(kind: str) -> None:
-    """Raise UsageError for a kind of progress that nobody knows."""
-    if kind not in _SHOWN:
-        raise UsageError(f"unknown kind of progress: {kind}", f"known: {', '.join(_SHOWN)}")
-
-
 def _run(
     request: BuildRequest,
     context: BinaryIO | None,
@@ -289,6 +279,7 @@ def _run(
     observe: Callable[[Reads], None] | None = None,
 ) -> int:
     from pybuild.client import connect
+    from pybuild.plugin.events import exit_code_of
     from pybuild.plugin.listening import Listeners
     from pybuild.progress import open_renderer
 
@@ -312,7 +303,7 @@ def _run(
 
                         attend(event, backend)
         if isinstance(last, Failed):
-            return failed(last)
+            return exit_code_of(last)
         if last is None:
             raise PybuildError("the build ended without a result")
         if to_stdout is not None:
@@ -340,20 +331,6 @@ def _to_plugin(output: Output, built: Built, backend: "Backend") -> None:
     plugin = exporters()[output.type]
     with exporter(plugin, built.image_id, built.tags, output.attrs) as out:
         backend.export(built.image_id, "oci", out, {})
-
-
-def failed(last: Failed) -> int:
-    """Return the exit status; the renderer has told the failure."""
-    trace = last.failure.traceback
-    if trace and os.environ.get("PYBUILD_DEBUG", "") not in ("", "0"):
-        from pybuild.progress.escape import escape
-
-        sys.stderr.write(escape(trace))
-    if last.failure.exit_code == ExitCode.BUG:
-        from pybuild.commands.app import write_bug_log
-
-        sys.stderr.write(f"hint: the details are in {write_bug_log(trace)}\n")
-    return last.failure.exit_code
 
 
 def _write_results(built: Built, iidfile: str, metadata_file: str) -> None:

@@ -48,12 +48,12 @@ def check(request: BuildRequest, context: BinaryIO | None, *, inline: bool | Non
             if isinstance(event, Checked | Failed):
                 last = event
     if isinstance(last, Failed):
-        from pybuild.commands.build import failed
+        from pybuild.plugin.events import exit_code_of
         from pybuild.progress import open_renderer
 
         with closing(open_renderer("quiet", sys.stderr)) as renderer:
             renderer.show(last)
-        return failed(last)
+        return exit_code_of(last)
     if last is None:
         raise PybuildError("the check ended without a result")
     if form in ("sarif", "github"):

@@ -3,7 +3,7 @@
 import sys
 from typing import Annotated
 
-from pybuild.commands.option import Argument, Option
+from pybuild.commands.option import Argument, InsecureRegistries, Option
 from pybuild.commands.output import write_line
 from pybuild.errors import UsageError
 
@@ -16,10 +16,7 @@ def login(
         str, Option("-u", "--username", help="Who logs in; asked for without it.", metavar="NAME")
     ] = "",
     password_stdin: Annotated[bool, Option("--password-stdin", help="Read the password from standard input.")] = False,
-    insecure_registry: Annotated[
-        list[str] | None,
-        Option(help="A registry that may speak plain HTTP, or show any certificate.", metavar="HOST[:PORT]"),
-    ] = None,
+    insecure_registry: InsecureRegistries = None,
 ) -> None:
     """Log in to a registry; the password comes from standard input or is asked for, and is kept as docker does."""
     from threading import Event as Flag

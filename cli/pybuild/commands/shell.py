@@ -102,11 +102,11 @@ def _ended(event: ShellEnded) -> int:
 
 
 def _failed(event: Failed) -> int:
-    from pybuild.commands.build import failed
+    from pybuild.plugin.events import exit_code_of
     from pybuild.progress.failure import failure_lines
 
     _tell("\n".join(failure_lines(event.failure)))
-    return failed(event)
+    return exit_code_of(event)
 
 
 def _tell(text: str) -> None:

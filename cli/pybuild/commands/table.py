@@ -11,7 +11,7 @@ BUILT_IN: dict[str, Row] = {
     "build": Row("pybuild.commands.build:build", "Build an image from a Dockerfile"),
     "shell": Row("pybuild.commands.shell:shell", "Look around in an image or a failed step"),
     "pull": Row("pybuild.commands.pull:pull", "Bring images here from their registries"),
-    "push": Row("pybuild.commands.push:push", "Bring images to their registries"),
+    "push": Row("pybuild_push.command:push", "Bring images to their registries"),
     "login": Row("pybuild.commands.login:login", "Log in to a registry"),
     "logout": Row("pybuild.commands.logout:logout", "Forget the credentials for a registry"),
     "auth": Row("pybuild.commands.auth:app", "See which credentials are used, and why"),

@@ -45,7 +45,7 @@ def verify(
     It is built from what the store remembers of the image, and what is given here. Nothing of it stays in the cache.
     """
     from pybuild.client import connect
-    from pybuild.commands.build import failed
+    from pybuild.plugin.events import exit_code_of
     from pybuild.progress import open_renderer
 
     ignored = _ignored(ignore or ())
@@ -66,7 +66,7 @@ def verify(
                     last = event
                 renderer.show(event)
         if isinstance(last, Failed):
-            return failed(last)
+            return exit_code_of(last)
         if last is None:
             raise PybuildError("the build ended without a result")
         found = backend.compare(image, last.image_id)

@@ -40,6 +40,7 @@ from pybuild.store.store import Store
 
 if TYPE_CHECKING:
     from pybuild.registry.blobs import Source
+    from pybuild.registry.upload import InMemory
 
 PARALLEL_BLOBS = 4
 """How many blobs go at a time."""
@@ -237,7 +238,9 @@ class _Blob:
     def push_bytes(self, descriptor: Descriptor, data: bytes) -> None:
         """Send a small blob, unless it is there."""
         if not self._is_there(descriptor.digest):
-            self._send(_Bytes(data, descriptor.digest), "config", len(data))
+            from pybuild.registry.upload import InMemory
+
+            self._send(InMemory(data, descriptor.digest), "config", len(data))
             self._done(descriptor.digest)
 
     def push_layer(self, diff_id: Digest, form: Form) -> Descriptor:
@@ -289,7 +292,7 @@ class _Blob:
             self._store.origins.add(registry, digest, target.repository)
         return there
 
-    def _send(self, content: "_Bytes | _File | _Compressed", label: str, total: int) -> None:
+    def _send(self, content: "InMemory | _File | _Compressed", label: str, total: int) -> None:
         from pybuild.registry.upload import push_blob
 
         def progress(done: int) -> None:
@@ -305,22 +308,6 @@ class _Blob:
     def _done(self, digest: Digest) -> None:
         self._lacking(digest)
         self._store.origins.add(self._target.client.host.name, digest, self._target.repository)
-
-
-class _Bytes:
-    """Content in memory."""
-
-    def __init__(self, data: bytes, digest: Digest) -> None:
-        self._data, self._digest = data, digest
-
-    def read(self, offset: int) -> bytes:
-        return self._data[offset:]
-
-    def length(self) -> int | None:
-        return len(self._data)
-
-    def digest(self) -> Digest:
-        return self._digest
 
 
 class _File:

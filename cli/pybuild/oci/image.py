@@ -17,6 +17,7 @@ OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
 OCI_LAYER_GZIP = OCI_LAYER + "+gzip"
 OCI_LAYER_ZSTD = OCI_LAYER + "+zstd"
+OCI_EMPTY = "application/vnd.oci.empty.v1+json"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_MANIFEST_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
@@ -43,6 +44,7 @@ class Descriptor(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True
     size: int
     annotations: dict[str, str] = {}
     platform: dict[str, Any] | None = None
+    artifact_type: str = ""
 
 
 class Healthcheck(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -107,13 +109,15 @@ class ImageConfig(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """An image manifest."""
+    """An image manifest, or, with an `artifact_type`, that of something else; `subject` is what it refers to."""
 
     schema_version: int = msgspec.field(default=2)
     media_type: str = ""
     config: Descriptor | None = None
     layers: list[Descriptor] | None = None
     annotations: dict[str, str] = {}
+    artifact_type: str = ""
+    subject: Descriptor | None = None
 
 
 class Index(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):

@@ -11,7 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pybuild.api.events import Checked, Failure, Finding
+    from pybuild.api.artifacts import Artifact, ArtifactFile
+    from pybuild.api.events import Checked, Event, Failed, Failure, Finding, Moved, Notice, Pushed, Transfer
     from pybuild.context.effects import Effect
     from pybuild.context.errors import ContextError, IgnoreError
     from pybuild.context.survey import Seen, Survey
@@ -22,26 +23,32 @@ if TYPE_CHECKING:
     from pybuild.plugin.checking import build_check_rules, check_dockerfile
     from pybuild.plugin.context import Context, IgnoreLine, Uses, ignore_pattern, open_context, read_ignore_file
     from pybuild.plugin.dockerfiles import parse_dockerfile, read_dockerfile
+    from pybuild.plugin.events import exit_code_of, show_events
     from pybuild.plugin.exporting import ExportedImage
     from pybuild.plugin.findings import FORMATS, LintRule, findings_report
     from pybuild.plugin.found import API_VERSION
     from pybuild.plugin.images import ImageLayer, ImageLayers, LayerEntry, image_layers, images, inspect_image
     from pybuild.plugin.linting import has_linters, run_linters
-    from pybuild.plugin.option import Argument, Commands, Option
+    from pybuild.plugin.option import Argument, Commands, InsecureRegistries, Option, ProgressKind
     from pybuild.plugin.output import as_json, bar, new_file, progress, table, write_line
+    from pybuild.plugin.registries import fetch_artifact, list_artifacts, push_artifact, push_images
     from pybuild.plugin.settings import plugin_settings
     from pybuild.progress.amounts import human_bytes
     from pybuild.progress.escape import escape, one_line
 
 _PLACES = {
     "pybuild.errors": ("CancelledError", "ConflictError", "ExitCode", "NotFoundError", "PybuildError", "UsageError"),
-    "pybuild.api.events": ("Checked", "Failure", "Finding"),
+    "pybuild.api.artifacts": ("Artifact", "ArtifactFile"),
+    "pybuild.api.events": (
+        *("Checked", "Event", "Failed", "Failure", "Finding", "Moved", "Notice", "Pushed", "Transfer"),
+    ),
     "pybuild.context.effects": ("Effect",),
     "pybuild.context.errors": ("ContextError", "IgnoreError"),
     "pybuild.context.survey": ("Seen", "Survey"),
     "pybuild.dockerfile.errors": ("DockerfileError",),
     "pybuild.dockerfile.parse": ("Dockerfile", "Stage"),
     "pybuild.plugin.context": ("Context", "IgnoreLine", "Uses", "ignore_pattern", "open_context", "read_ignore_file"),
+    "pybuild.plugin.events": ("exit_code_of", "show_events"),
     "pybuild.plugin.exporting": ("ExportedImage",),
     "pybuild.plugin.findings": ("FORMATS", "LintRule", "findings_report"),
     "pybuild.plugin.checking": ("build_check_rules", "check_dockerfile"),
@@ -49,8 +56,9 @@ _PLACES = {
     "pybuild.plugin.found": ("API_VERSION",),
     "pybuild.plugin.images": ("ImageLayer", "ImageLayers", "LayerEntry", "image_layers", "images", "inspect_image"),
     "pybuild.plugin.linting": ("has_linters", "run_linters"),
-    "pybuild.plugin.option": ("Argument", "Commands", "Option"),
+    "pybuild.plugin.option": ("Argument", "Commands", "InsecureRegistries", "Option", "ProgressKind"),
     "pybuild.plugin.output": ("as_json", "bar", "new_file", "progress", "table", "write_line"),
+    "pybuild.plugin.registries": ("fetch_artifact", "list_artifacts", "push_artifact", "push_images"),
     "pybuild.plugin.settings": ("plugin_settings",),
     "pybuild.progress.amounts": ("human_bytes",),
     "pybuild.progress.escape": ("escape", "one_line"),
@@ -61,6 +69,8 @@ __all__ = [
     "API_VERSION",
     "FORMATS",
     "Argument",
+    "Artifact",
+    "ArtifactFile",
     "CancelledError",
     "Checked",
     "Commands",
@@ -70,22 +80,30 @@ __all__ = [
     "Dockerfile",
     "DockerfileError",
     "Effect",
+    "Event",
     "ExitCode",
     "ExportedImage",
+    "Failed",
     "Failure",
     "Finding",
     "IgnoreError",
     "IgnoreLine",
     "ImageLayer",
     "ImageLayers",
+    "InsecureRegistries",
     "LayerEntry",
     "LintRule",
+    "Moved",
     "NotFoundError",
+    "Notice",
     "Option",
+    "ProgressKind",
+    "Pushed",
     "PybuildError",
     "Seen",
     "Stage",
     "Survey",
+    "Transfer",
     "UsageError",
     "Uses",
     "as_json",
@@ -93,6 +111,8 @@ __all__ = [
     "build_check_rules",
     "check_dockerfile",
     "escape",
+    "exit_code_of",
+    "fetch_artifact",
     "findings_report",
     "has_linters",
     "human_bytes",
@@ -101,15 +121,19 @@ __all__ = [
     "images",
     "inspect_image",
     "instructions",
+    "list_artifacts",
     "new_file",
     "one_line",
     "open_context",
     "parse_dockerfile",
     "plugin_settings",
     "progress",
+    "push_artifact",
+    "push_images",
     "read_dockerfile",
     "read_ignore_file",
     "run_linters",
+    "show_events",
     "table",
     "write_line",
 ]

@@ -6,7 +6,7 @@ are, without typer, whose import takes longer than many a command. A group of co
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 
 class Option:
@@ -47,3 +47,17 @@ class Commands:
 
     def __init__(self, help: str, rows: Mapping[str, tuple[str, str]]) -> None:
         self.help, self.rows = help, {name: Row(*row) for name, row in rows.items()}
+
+
+ProgressKind = Annotated[str, Option(help="auto, tty, plain or json (one event a line).", metavar="KIND")]
+"""`--progress`"""
+
+InsecureRegistries = Annotated[
+    list[str] | None,
+    Option(
+        "--insecure-registry",
+        help="A registry that may speak plain HTTP, or show any certificate.",
+        metavar="HOST[:PORT]",
+    ),
+]
+"""`--insecure-registry`"""

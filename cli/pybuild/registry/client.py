@@ -99,7 +99,7 @@ class Client:
         """Return the address in the Location of an answer to `path`, or that of `path` itself; raise RegistryError."""
         url = self._absolute(path)
         location = response.headers.get("Location", "")
-        return self._next(url, location) if location else url
+        return self.next(url, location) if location else url
 
     def _absolute(self, path: str) -> str:
         return path if path.startswith(("http://", "https://")) else self.url(path)
@@ -140,10 +140,12 @@ class Client:
             response.close()
             if limit is Reach.LOCAL:
                 limit = self.transport.reach(url)
-            url = self._next(url, location)
+            url = self.next(url, location)
         raise RegistryError(f"{method} {shown(url)}: more than {MAX_REDIRECTS} redirects")
 
-    def _next(self, url: str, location: str) -> str:
+    def next(self, url: str, location: str) -> str:
+        """Return the address that an answer leads to from a path or address; raise RegistryError for an unsafe one."""
+        url = self._absolute(url)
         try:
             led = urljoin(url, location)
             scheme = urlsplit(led).scheme

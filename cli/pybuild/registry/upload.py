@@ -90,15 +90,36 @@ def push_blob(target: Source, content: Content, progress: Callable[[int], object
     _Upload(target, content, progress).run()
 
 
-def put_manifest(target: Source, name: str, media_type: str, data: bytes, digest: Digest) -> None:
-    """Give a manifest to a repository under a tag or its digest; raise RegistryError."""
+class InMemory:
+    """Content that is bytes."""
+
+    def __init__(self, data: bytes, digest: Digest) -> None:
+        self._data, self._digest = data, digest
+
+    def read(self, offset: int) -> bytes:
+        return self._data[offset:]
+
+    def length(self) -> int | None:
+        return len(self._data)
+
+    def digest(self) -> Digest:
+        return self._digest
+
+
+def put_manifest(target: Source, name: str, media_type: str, data: bytes, digest: Digest) -> str:
+    """Give a manifest to a repository under a tag or its digest; raise RegistryError.
+
+    Returns the digest of the subject that the registry has taken note of, "" for none.
+    """
     path = f"{target.repository}/manifests/{name}"
     headers = {"Content-Type": media_type}
     scopes = push_scope(target.repository)
     with target.client.send("PUT", path, scopes, headers=headers, body=data, accept=(201,)) as response:
         told = response.headers.get("Docker-Content-Digest", "")
+        subject = response.headers.get("OCI-Subject", "")
     if told.startswith("sha256:") and told != digest:
         raise RegistryError(f"PUT {target.client.url(path)}: the registry has other content than was sent: {told}")
+    return subject
 
 
 class _Upload:

@@ -1,0 +1,1 @@
+"""`pybuild push`: images to their registries."""
