@@ -5,7 +5,6 @@ InvalidValueError       HTTP 400: a value, often known only after expansion, can
 └── ExpansionError      HTTP 400: a variable form is wrong, or demands a variable that is not set
 """
 
-import difflib
 from collections.abc import Iterable
 
 import msgspec
@@ -65,6 +64,9 @@ def shown(text: str) -> str:
 
 def near(word: str, known: Iterable[str]) -> str | None:
     """Return the known word that `word` is most likely a slip of."""
+    # Only a mistake needs it, and importing it takes time
+    import difflib
+
     # The matcher is quadratic in the length, and long words are no slips
     found = difflib.get_close_matches(word, list(known), 1) if len(word) <= 32 else []
     return found[0] if found else None

@@ -13,9 +13,10 @@ from pybuild.dockerfile.errors import InvalidValueError, shown
 
 MAX_MODE = 0o7777
 
-_OCTAL = re.compile(r"[0-7]{1,8}")
-_CLAUSE = re.compile(r"([ugoa]*+)((?:[-+=](?:[ugo]|[rwxXst]*+))++)")
-_ACTION = re.compile(r"([-+=])([ugo]|[rwxXst]*+)")
+# Compiled by `re` when first used, as few files have them
+_OCTAL = r"[0-7]{1,8}"
+_CLAUSE = r"([ugoa]*+)((?:[-+=](?:[ugo]|[rwxXst]*+))++)"
+_ACTION = r"([-+=])([ugo]|[rwxXst]*+)"
 
 _SHIFT = {"u": 6, "g": 3, "o": 0}
 _SPECIAL = {"u": 0o4000, "g": 0o2000, "o": 0o1000}
@@ -53,17 +54,17 @@ class Chmod(msgspec.Struct, frozen=True):
 
 def parse_chmod(text: str) -> Chmod:
     """Return the mode that an expanded --chmod means; raise InvalidValueError."""
-    if _OCTAL.fullmatch(text) and int(text, 8) <= MAX_MODE:
+    if re.fullmatch(_OCTAL, text) and int(text, 8) <= MAX_MODE:
         return Chmod(octal=int(text, 8))
     actions: list[Action] = []
     for clause in text.split(","):
-        match = _CLAUSE.fullmatch(clause)
+        match = re.fullmatch(_CLAUSE, clause)
         if match is None:
             raise InvalidValueError(
                 f"invalid chmod parameter: {shown(text)!r}", "write an octal mode up to 7777, or one as in `u=rwX,go-w`"
             )
         who = "ugo" if "a" in match[1] or not match[1] else match[1]
-        actions += [Action(who, operator, what) for operator, what in _ACTION.findall(match[2])]
+        actions += [Action(who, operator, what) for operator, what in re.findall(_ACTION, match[2])]
     return Chmod(actions=tuple(actions))
 
 

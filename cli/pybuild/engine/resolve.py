@@ -1,8 +1,6 @@
 """Images that a Dockerfile names: found in the store, or pulled."""
 
-import difflib
-
-from pybuild.dockerfile.errors import DockerfileError, Span
+from pybuild.dockerfile.errors import DockerfileError, Span, near
 from pybuild.dockerfile.parse import Dockerfile
 from pybuild.engine.pulling import Puller
 from pybuild.engine.workers import Workers
@@ -113,8 +111,8 @@ class Bases:
         # What goes without saying makes no two names alike
         known = {tag.removesuffix(":latest"): tag for image in self._store.images.list() for tag in image.tags}
         short = name.removesuffix(":latest")
-        near = [known[tag] for tag in difflib.get_close_matches(short, known.keys() - {short}, 1)]
-        return f"did you mean `{near[0]}`? {hint}".rstrip() if near else hint
+        meant = near(short, known.keys() - {short})
+        return f"did you mean `{known[meant]}`? {hint}".rstrip() if meant else hint
 
     def _at(self, line: int, message: str, hint: str) -> DockerfileError:
         text = self._dockerfile.text.split("\n")[line - 1]

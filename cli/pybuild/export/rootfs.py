@@ -1,7 +1,6 @@
 """The final file system of an image: as one flat tar, or as a directory of the user's own."""
 
 import os
-import secrets
 import shutil
 import stat
 from collections.abc import Callable
@@ -78,7 +77,7 @@ def write_directory(content: Content, dest: Path, mtime: int | None = None) -> N
     """
     try:
         existed = _prepare(dest)
-        aside = (dest if existed else dest.parent) / f".pybuild-{secrets.token_hex(8)}.partial"
+        aside = (dest if existed else dest.parent) / f".pybuild-{os.urandom(8).hex()}.partial"
         aside.mkdir(mode=0o777)
         try:
             directories = _unpack(content, aside, mtime)

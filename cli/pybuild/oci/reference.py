@@ -30,12 +30,13 @@ MAX_PATH = 255
 MAX_DOMAIN = 259
 """Longest host name of DNS and a port."""
 
+# Compiled when first used, by `re`, which keeps them.
 # ASCII is meant: Python's \w and \d know more letters than the specification does.
 _LABEL = r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)"
-_DOMAIN = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9A-Fa-f:]{{2,45}}\])(?::[0-9]{{1,5}})?")
-_COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*")
-_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-_HEX64 = re.compile(r"[0-9a-f]{64}")
+_DOMAIN = rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9A-Fa-f:]{{2,45}}\])(?::[0-9]{{1,5}})?"
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
+_TAG = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
+_HEX64 = r"[0-9a-f]{64}"
 
 
 class InvalidReferenceError(UsageError):
@@ -74,7 +75,7 @@ class Reference(NamedTuple):
 
     def with_tag(self, tag: str) -> "Reference":
         """Return the same repository with another tag and no digest; raise InvalidReferenceError."""
-        if not _TAG.fullmatch(tag):
+        if not re.fullmatch(_TAG, tag):
             raise InvalidReferenceError(f"invalid tag: {tag[:100]!r}")
         return self._replace(tag=tag, digest=None)
 
@@ -100,9 +101,9 @@ def parse_reference(text: str) -> Reference:
     colon = rest.rfind(":")
     if colon > rest.rfind("/"):
         rest, tag = rest[:colon], rest[colon + 1 :]
-        if not _TAG.fullmatch(tag):
+        if not re.fullmatch(_TAG, tag):
             raise _invalid(text, "a tag is up to 128 letters, digits, `_`, `.` and `-`")
-    if _HEX64.fullmatch(rest):
+    if re.fullmatch(_HEX64, rest):
         raise _invalid(text, "64 hex digits are an image id, not a name")
     domain, path = _split(rest)
     _check_domain(domain, text)
@@ -127,7 +128,7 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _check_domain(domain: str, text: str) -> None:
-    if len(domain) > MAX_DOMAIN or not _DOMAIN.fullmatch(domain):
+    if len(domain) > MAX_DOMAIN or not re.fullmatch(_DOMAIN, domain):
         raise _invalid(text, "the part before the first slash is no host name")
 
 
@@ -135,9 +136,9 @@ def _check_path(path: str, text: str) -> None:
     if len(path) > MAX_PATH:
         raise _invalid(text, f"a repository name has at most {MAX_PATH} characters")
     for component in path.split("/"):
-        if not _COMPONENT.fullmatch(component):
+        if not re.fullmatch(_COMPONENT, component):
             hint = "write `[host/]name[:tag]`, the name of lower-case letters, digits, `.`, `_` and `-`"
-            if component.isascii() and _COMPONENT.fullmatch(component.lower()):
+            if component.isascii() and re.fullmatch(_COMPONENT, component.lower()):
                 hint = "a repository name must be lower case"
             raise _invalid(text, hint)
 

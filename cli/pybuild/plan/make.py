@@ -1,13 +1,12 @@
 """`make`: a Dockerfile, a request and the configs of its bases become a Plan."""
 
-import difflib
 from collections.abc import Mapping
 
 import msgspec
 
 from pybuild.api.request import BuildRequest
 from pybuild.dockerfile.addresses import names_remote
-from pybuild.dockerfile.errors import DockerfileError, Span
+from pybuild.dockerfile.errors import DockerfileError, Span, near
 from pybuild.dockerfile.instructions import Arg, Copy, From, Instruction, Onbuild, Run
 from pybuild.dockerfile.parse import Dockerfile, Stage, parse_onbuild
 from pybuild.errors import CancelledError, NotFoundError, PybuildError, UsageError
@@ -252,8 +251,8 @@ def _target_index(dockerfile: Dockerfile, target: str) -> int:
         return named[wanted]
     if wanted.isdigit() and int(wanted) < len(dockerfile.stages):
         return int(wanted)
-    near = difflib.get_close_matches(wanted, named, 1)
-    hint = f"did you mean `{near[0]}`?" if near else "stages with a name: " + (", ".join(sorted(named)) or "none")
+    meant = near(wanted, named)
+    hint = f"did you mean `{meant}`?" if meant else "stages with a name: " + (", ".join(sorted(named)) or "none")
     raise NotFoundError(f"target stage could not be found: {target}", hint)
 
 

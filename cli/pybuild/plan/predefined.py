@@ -1,8 +1,8 @@
 """Build arguments that mean something without an ARG."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 
+from pybuild.dockerfile.errors import near
 from pybuild.plan.ops import Warned
 from pybuild.plan.scope import PROXY_NAMES
 
@@ -36,9 +36,7 @@ def warnings(given: Mapping[str, str | None], used: Iterable[str]) -> list[Warne
             if (value or "").lower() not in ("", "0", "false"):
                 found.append(Warned(f"build argument has no effect yet, {_WITHOUT_EFFECT[name]}: {name}"))
             continue
-        near = (
-            difflib.get_close_matches(name, _UNDERSTOOD | _WITHOUT_EFFECT.keys(), 1) if name.startswith(PREFIX) else []
-        )
-        meant = f" (did you mean {near[0]}?)" if near else ""
-        found.append(Warned(f"build argument is not used by any ARG: {name}{meant}"))
+        meant = near(name, _UNDERSTOOD | _WITHOUT_EFFECT.keys()) if name.startswith(PREFIX) else None
+        hint = f" (did you mean {meant}?)" if meant else ""
+        found.append(Warned(f"build argument is not used by any ARG: {name}{hint}"))
     return found

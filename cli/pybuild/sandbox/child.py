@@ -11,6 +11,7 @@ import signal
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
 
 import msgspec
@@ -62,6 +63,8 @@ def _serve(control: socket.socket, mode: IdMode, jobs: Mapping[str, Job], footin
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     seccomp_program()
     if mode == "single":
+        # Nearly every RUN will need it; where there are more ids, only who asks
+        import_module("pybuild.sandbox.emulate.supervisor")
         build_programs()
     # Forks share memory until it is written to, and a collection writes to all of it
     gc.collect()

@@ -12,13 +12,12 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache, partial
-from typing import NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeVar
 
 import msgspec
 
 from pybuild.sandbox import ground, overlay, payload, resolv, syscalls, wire
 from pybuild.sandbox.emulate.install import build_programs
-from pybuild.sandbox.emulate.supervisor import Supervisor
 from pybuild.sandbox.holder import bring_loopback_up, join
 from pybuild.sandbox.idmap import IdMode
 from pybuild.sandbox.machine import this_machine
@@ -27,6 +26,9 @@ from pybuild.sandbox.reports import cannot_execute, judge, note, reader_is_gone,
 from pybuild.sandbox.seccomp import build_filter
 from pybuild.sandbox.spec import Network, RunEnd, SandboxSpec
 from pybuild.sandbox.users import Identity, resolve_user
+
+if TYPE_CHECKING:
+    from pybuild.sandbox.emulate.supervisor import Supervisor
 
 T = TypeVar("T")
 
@@ -113,7 +115,7 @@ def run(
     supervisor: Supervisor | None = None
     try:
         if spec.emulation == "full":
-            supervisor = Supervisor()
+            supervisor = _make_supervisor()
         streams = [stdout, stderr, *stdin, *([supervisor.handover.fileno()] if supervisor else [])]
         with orders, suppress(ConnectionError):
             # Should it be gone, its report says why
@@ -145,6 +147,13 @@ def run(
     for fd in (reader, wake_reader, wake_writer, upper, staging):
         os.close(fd)
     return end, packed
+
+
+def _make_supervisor() -> "Supervisor":
+    # Who has more than one id does without all that it imports
+    from pybuild.sandbox.emulate.supervisor import Supervisor
+
+    return Supervisor()
 
 
 def _begin(
