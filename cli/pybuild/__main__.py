@@ -35,6 +35,9 @@ def _child(words: list[str]) -> int:
             # First the namespaces: the parent maps their ids while the rest is imported
             if not enter(int(control), footing):
                 return 1
+            from pybuild.engine.light import import_msgspec
+
+            import_msgspec()
             from pybuild.engine.jobs import JOBS
             from pybuild.sandbox.child import serve
 

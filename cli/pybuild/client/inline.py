@@ -73,6 +73,7 @@ class Inline:
 
     def build(self, request: BuildRequest, context: BinaryIO | None = None) -> Generator[Event, None, None]:
         """Run the build in a thread and yield its events; closing the iterator cancels it and waits for its end."""
+        from pybuild.engine.light import import_msgspec
 
         def work(emit: Callable[[Event], None], cancel: Flag) -> Event:
             if self._build is None:
@@ -81,6 +82,8 @@ class Inline:
                 build = self._build
             return build(request, store_root=self._root, context_stream=context, emit=emit, cancel=cancel)
 
+        # Here, where there is no other thread yet
+        import_msgspec()
         return self._events("build", work)
 
     def shell(self, request: ShellRequest) -> Generator[Event, None, None]:
