@@ -81,6 +81,13 @@ class Backend(Protocol):
         """
         ...
 
+    def files(self, name: str, paths: Sequence[str], out: BinaryIO) -> None:
+        """Write a tar of the files at these paths of an image's tree to `out`; paths are as `layers` tells them.
+
+        No link is followed, and what is no file is left out.
+        """
+        ...
+
     def tag(self, name: str, new_name: str) -> None:
         """Give an image another name."""
         ...

@@ -190,6 +190,9 @@ class Inline:
         result: dict[str, Any] = self._images.layers(name)
         return result
 
+    def files(self, name: str, paths: Sequence[str], out: BinaryIO) -> None:
+        self._images.files(name, list(paths), out)
+
     def tag(self, name: str, new_name: str) -> None:
         self._images.tag(name, new_name)
 

@@ -151,6 +151,12 @@ class Remote:
         result: dict[str, Any] = self._get("/pybuild/v1/layers", {"name": name})
         return result
 
+    def files(self, name: str, paths: Sequence[str], out: BinaryIO) -> None:
+        body = json.dumps({"paths": list(paths)}).encode()
+        self._connection.request(
+            "POST", f"/pybuild/v1/files?{_query({'name': name})}", headers=JSON, body=body
+        ).copy_to(out)
+
     def tag(self, name: str, new_name: str) -> None:
         query = _query({"repo": new_name})
         self._connection.request("POST", f"/images/{_in_path(name)}/tag?{query}").read()

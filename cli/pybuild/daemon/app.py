@@ -55,6 +55,7 @@ OURS: list[tuple[str, str, Handler]] = [
     ("GET", "/pybuild/v1/inputs", images.inputs),
     ("GET", "/pybuild/v1/compare", images.compare),
     ("GET", "/pybuild/v1/layers", images.layers),
+    ("POST", "/pybuild/v1/files", images.files),
     ("POST", "/pybuild/v1/prune", images.prune_ours),
     ("GET", "/pybuild/v1/df", images.df_ours),
     ("GET", "/pybuild/v1/builds", images.builds),

@@ -72,6 +72,16 @@ async def layers(request: web.Request) -> web.Response:
     return web.Response(text=text, content_type="application/json")
 
 
+async def files(request: web.Request) -> web.StreamResponse:
+    """`POST /pybuild/v1/files?name=` with `{"paths": [...]}`: a tar of the files at these paths"""
+    images, name = await _images(request), request.query.get("name", "")
+    data = await request.json()
+    paths = data.get("paths") if isinstance(data, dict) else None
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+        raise UsageError("`paths` must be a list of strings")
+    return await _download(request, lambda out: images.files(name, paths, out))
+
+
 async def tag(request: web.Request) -> web.Response:
     """`POST /images/{name}/tag?repo=&tag=`"""
     images, name, new_name = await _images(request), request.match_info["name"], reference_of(request.query)

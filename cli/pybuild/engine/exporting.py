@@ -14,7 +14,7 @@ from pybuild.export.archive import write_docker, write_oci
 from pybuild.export.errors import ExportError
 from pybuild.export.image import ExportImage
 from pybuild.export.layout import write_layout
-from pybuild.export.rootfs import spool, write_directory, write_tar
+from pybuild.export.rootfs import spool, write_directory, write_files, write_tar
 from pybuild.layer.compress import compress
 from pybuild.oci.digest import Digest
 from pybuild.oci.image import OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Descriptor
@@ -114,6 +114,12 @@ def write(
                 spool(lambda fd: write_tar(source, fd, mtime), out, scratch.fd)
         case _:
             raise _unknown_type(type)
+
+
+def files(store: Store, record: ImageRecord, paths: Sequence[bytes], out: BinaryIO) -> None:
+    """Write the files at some paths of an image's tree as a tar."""
+    with stage_source(store, record.config.rootfs.diff_ids) as source, store.blobs.create() as scratch:
+        spool(lambda fd: write_files(source, paths, fd), out, scratch.fd)
 
 
 def save(

@@ -160,6 +160,15 @@ class Images:
                 )
             return {"image": record.id, "names": [*record.tags], "size": record.size, "layers": layers}
 
+    def files(self, name: str, paths: Sequence[str], out: BinaryIO) -> None:
+        """Write a tar of the files at these paths of the image's tree, which are as `layers` tells them.
+
+        No link is followed, and what is no file is left out. Raises NotFoundError before the first byte.
+        """
+        with self._store() as store, store.session():
+            record = _resolve(store, name)
+            exporting.files(store, record, [path.encode(errors="surrogateescape") for path in paths], out)
+
     def tag(self, name: str, new_name: str) -> None:
         """Give the image another name; raise NotFoundError or InvalidReferenceError."""
         with self._store() as store, store.session():

@@ -3,7 +3,7 @@
 import os
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -37,6 +37,18 @@ def write_tar(content: Content, fd: int, mtime: int | None = None) -> None:
     writer = TarWriter(fd)
     for entry in sorted_entries(content.tree, mtime):
         writer.add(entry, content.open(entry.path) if entry.type == FILE else None)
+    writer.finish()
+
+
+def write_files(content: Content, paths: Iterable[bytes], fd: int) -> None:
+    """Write the files at these paths as a tar; no link is followed, and what is no file is left out."""
+    from msgspec.structs import replace
+
+    writer = TarWriter(fd)
+    for path in sorted({*paths}):
+        entry = content.tree.get(path)
+        if entry is not None and entry.type in (FILE, HARDLINK):
+            writer.add(replace(entry, type=FILE, link=b""), content.open(path))
     writer.finish()
 
 

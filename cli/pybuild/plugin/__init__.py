@@ -26,8 +26,18 @@ if TYPE_CHECKING:
     from pybuild.plugin.events import exit_code_of, show_events
     from pybuild.plugin.exporting import ExportedImage
     from pybuild.plugin.findings import FORMATS, LintRule, findings_report
-    from pybuild.plugin.found import API_VERSION
-    from pybuild.plugin.images import ImageLayer, ImageLayers, LayerEntry, image_layers, images, inspect_image
+    from pybuild.plugin.found import API_VERSION, VERSION
+    from pybuild.plugin.images import (
+        ImageLayer,
+        ImageLayers,
+        ImageTree,
+        LayerEntry,
+        image_layers,
+        image_tree,
+        images,
+        inspect_image,
+        read_image_files,
+    )
     from pybuild.plugin.linting import has_linters, run_linters
     from pybuild.plugin.option import Argument, Commands, InsecureRegistries, Option, ProgressKind
     from pybuild.plugin.output import as_json, bar, new_file, progress, table, write_line
@@ -53,8 +63,18 @@ _PLACES = {
     "pybuild.plugin.findings": ("FORMATS", "LintRule", "findings_report"),
     "pybuild.plugin.checking": ("build_check_rules", "check_dockerfile"),
     "pybuild.plugin.dockerfiles": ("parse_dockerfile", "read_dockerfile"),
-    "pybuild.plugin.found": ("API_VERSION",),
-    "pybuild.plugin.images": ("ImageLayer", "ImageLayers", "LayerEntry", "image_layers", "images", "inspect_image"),
+    "pybuild.plugin.found": ("API_VERSION", "VERSION"),
+    "pybuild.plugin.images": (
+        "ImageLayer",
+        "ImageLayers",
+        "ImageTree",
+        "LayerEntry",
+        "image_layers",
+        "image_tree",
+        "images",
+        "inspect_image",
+        "read_image_files",
+    ),
     "pybuild.plugin.linting": ("has_linters", "run_linters"),
     "pybuild.plugin.option": ("Argument", "Commands", "InsecureRegistries", "Option", "ProgressKind"),
     "pybuild.plugin.output": ("as_json", "bar", "new_file", "progress", "table", "write_line"),
@@ -68,6 +88,7 @@ _PLACE_OF = {name: module for module, names in _PLACES.items() for name in names
 __all__ = [
     "API_VERSION",
     "FORMATS",
+    "VERSION",
     "Argument",
     "Artifact",
     "ArtifactFile",
@@ -90,6 +111,7 @@ __all__ = [
     "IgnoreLine",
     "ImageLayer",
     "ImageLayers",
+    "ImageTree",
     "InsecureRegistries",
     "LayerEntry",
     "LintRule",
@@ -118,6 +140,7 @@ __all__ = [
     "human_bytes",
     "ignore_pattern",
     "image_layers",
+    "image_tree",
     "images",
     "inspect_image",
     "instructions",
@@ -132,6 +155,7 @@ __all__ = [
     "push_images",
     "read_dockerfile",
     "read_ignore_file",
+    "read_image_files",
     "run_linters",
     "show_events",
     "table",

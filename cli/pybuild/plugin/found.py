@@ -10,10 +10,14 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from pybuild import __version__
 from pybuild.plugin import places
 
+VERSION = __version__
+"""That of pybuild, and so of what Python plugins may use."""
+
 API_VERSION = 1
-"""Of what executables are given and answer. That of Python plugins is the version of pybuild itself."""
+"""Of what executables are given and answer."""
 
 COMMAND, LINTER, EXPORTER, EVENTS, EXECUTABLE = "command", "linter", "exporter", "events", "executable"
 GROUPS = {

@@ -1,0 +1,1 @@
+"""`pybuild sbom`: which packages an image has, as a bill of materials."""
