@@ -134,7 +134,7 @@ def test_context_and_dockerfile_come_from_standard_input(program: Program) -> No
         (["build", "--pull=often", "."], "unknown value for --pull: often"),
         (["build", "--insecure-registry", "A/b", "."], "not a registry: A/b"),
         (["pull"], "missing argument 'NAME...'"),
-        (["build", "--tg", "x", "."], "did you mean `--tag`"),
+        (["build", "--tg", "x", "."], "or `--tag` or"),
         (["build", "-t", "A B", "."], "invalid name for --tag"),
         (["build", "--shm-size", "x", "."], "invalid size"),
         (["build", "--ulimit", "x", "."], "unknown limit"),

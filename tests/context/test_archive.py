@@ -78,7 +78,7 @@ def test_packs_what_a_context_may_hold(tmp_path: Path) -> None:
     (tmp_path / ("n" * 200)).touch()
     with _packed(tmp_path) as archive:
         members = {os.fsencode(member.name): member for member in archive}
-        assert set(members) == {b"d", b"d/f", b"old", b"link", b"loop", b"pipe", b"bad\xff\nname", b"n" * 200}
+        assert set(members) == {b".", b"d", b"d/f", b"old", b"link", b"loop", b"pipe", b"bad\xff\nname", b"n" * 200}
         file = members[b"d/f"]
         assert (file.mode, file.uid, file.gid, file.uname, file.mtime) == (0o640, 0, 0, "", 1_500_000_000.25)
         assert members[b"old"].mtime == -1.5
@@ -96,14 +96,15 @@ def test_the_dockerfile_and_the_ignore_file_always_go_along(tmp_path: Path) -> N
     for name in ("Dockerfile", ".dockerignore", "other", "sub/My.Dockerfile", "sub/x"):
         (tmp_path / name).write_text(name)
     with _packed(tmp_path, "*\n") as archive:
-        assert archive.getnames() == [".dockerignore", "Dockerfile"]
+        assert archive.getnames() == [".", ".dockerignore", "Dockerfile"]
     with _packed(tmp_path, "*\n", always=[b"sub/My.Dockerfile", b"missing/x"]) as archive:
-        assert archive.getnames() == ["sub", "sub/My.Dockerfile"]
+        assert archive.getnames() == [".", "sub", "sub/My.Dockerfile"]
 
 
-def test_an_empty_context_is_an_empty_archive(tmp_path: Path) -> None:
+def test_an_empty_context_is_its_root(tmp_path: Path) -> None:
+    tmp_path.chmod(0o751)
     with _packed(tmp_path) as archive:
-        assert archive.getnames() == []
+        assert [(member.name, member.mode) for member in archive] == [(".", 0o751)]
 
 
 def test_an_archive_is_the_same_each_time(tmp_path: Path) -> None:

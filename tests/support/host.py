@@ -9,7 +9,7 @@ import subprocess
 from urllib.parse import urlsplit
 
 from pybuild.sandbox import cgroups
-from support import debian, frozen
+from support import debian, frozen, sshd
 
 REQUIRE = "PYBUILD_TEST_REQUIRE"
 """Names of markers, separated by spaces, whose tests must run: a lack is then a failure and not a skip."""
@@ -125,6 +125,11 @@ def lacks_docker() -> str:
     return f"not installed: {', '.join(missing)}" if missing else ""
 
 
+def lacks_sshd() -> str:
+    """Return why there can be no ssh to this machine, or ""."""
+    return "" if sshd.SSHD and shutil.which("ssh") else "openssh-server is not installed"
+
+
 LACKS = {
     "frozen": lacks_frozen,
     "cgroups": lacks_cgroups,
@@ -136,6 +141,7 @@ LACKS = {
     "git": lacks_git,
     "tls": lacks_tls,
     "docker": lacks_docker,
+    "sshd": lacks_sshd,
 }
 
 

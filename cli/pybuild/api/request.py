@@ -113,7 +113,8 @@ class BuildRequest(NamedTuple):
     `context` is the absolute path of a directory read in place, "" when the context is a tar stream that comes with
     the request, else an address (`dockerfile/remotes.py`). `dockerfile` is an absolute host path, a path inside of a
     context that is streamed or fetched, or "" for the default `Dockerfile`; `dockerfile_text` wins over it when not
-    None (from standard input).
+    None (from standard input, or from another machine: then `dockerfile` is what messages call it). `ignore_text` is
+    the content of an ignore file that wins over those of the context, when not None.
     `build_args` with value None are declared without a value. `no_cache_filter` names stages.
     `network` is private, host, none, or default: private where possible, else host. `shm_size` is in bytes, 0
     the default. `extra_hosts` are "name:ip", where "host-gateway" stands for the host's address.
@@ -138,6 +139,7 @@ class BuildRequest(NamedTuple):
     context: str = ""
     dockerfile: str = ""
     dockerfile_text: str | None = None
+    ignore_text: str | None = None
     tags: tuple[str, ...] = ()
     build_args: Mapping[str, str | None] = _NOTHING
     target: str = ""

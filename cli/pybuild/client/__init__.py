@@ -1,4 +1,4 @@
-"""The two doors to the engine, behind one Protocol: a daemon on a unix socket, or this same process.
+"""The doors to the engine, behind one Protocol: a daemon on a unix socket or another machine, or this same process.
 
 `connect` picks one. Both give the same values, events and errors. Imports are few and late: a cached build
 spends most of its time starting Python.
@@ -7,6 +7,7 @@ spends most of its time starting Python.
 import os
 
 from pybuild.client.backend import Backend
+from pybuild.errors import UsageError
 
 __all__ = ["Backend", "connect", "wants_inline"]
 
@@ -16,8 +17,10 @@ def connect(*, inline: bool | None = None, start: bool = False) -> Backend:
 
     When none of them says which, it is the daemon that runs; where none does, this process does the work, which
     takes less time than waiting for one, and with `start` a daemon comes up meanwhile for those that follow.
-    Raises PybuildError when no daemon can be started or reached.
+    Where PYBUILD_HOST names a daemon it is that one. Raises PybuildError when no daemon can be started or reached.
     """
+    if os.environ.get("PYBUILD_HOST", "").strip():
+        return _distant(inline)
     wanted = wants_inline(inline)
     if wanted is None:
         from pybuild.client.start import place, start_in_background, try_connect
@@ -39,6 +42,25 @@ def connect(*, inline: bool | None = None, start: bool = False) -> Backend:
     return Remote.connect()
 
 
+def _distant(inline: bool | None) -> Backend:
+    from pybuild.client.distant import Distant
+    from pybuild.client.hosts import VARIABLE, chosen
+
+    host = chosen()
+    assert host is not None
+    if inline or (inline is None and _inline_variable()):
+        raise UsageError(
+            f"{'--inline' if inline else 'PYBUILD_INLINE'} builds here, and the host is another: {host.name}",
+            f"leave one of them out: --inline, PYBUILD_INLINE, --host, {VARIABLE}",
+        )
+    return Distant(host)
+
+
+def _inline_variable() -> bool | None:
+    value = os.environ.get("PYBUILD_INLINE", "").strip().lower()
+    return value not in ("0", "no", "false", "off") if value else None
+
+
 def wants_inline(flag: bool | None = None) -> bool | None:
     """Tell whether to work in this process: the flag, else `PYBUILD_INLINE`, else `inline` of the configuration.
 
@@ -46,9 +68,9 @@ def wants_inline(flag: bool | None = None) -> bool | None:
     """
     if flag is not None:
         return flag
-    value = os.environ.get("PYBUILD_INLINE", "").strip().lower()
-    if value:
-        return value not in ("0", "no", "false", "off")
+    variable = _inline_variable()
+    if variable is not None:
+        return variable
     from pybuild.engine.paths import config
 
     setting = config().get("inline")

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from pybuild.client.errors import DaemonError, DaemonGoneError, error_from
-from pybuild.client.wire import connect
+from pybuild.client.links import connect
 from pybuild.sandbox.wire import receive_with_fds
 
 _MAX_ANSWER = 1 << 20

@@ -100,13 +100,19 @@ class Remote:
     def attach(self, token: str) -> list[int]:
         from pybuild.client.descriptors import fetch
 
+        assert self._connection.path is not None
         return fetch(self._connection.path, f"/pybuild/v1/attach?{_query({'token': token})}")
 
     def decide(self, token: str, decision: str) -> None:
         # The connection of the build is still telling its events
-        with closing(Connection(self._connection.path)) as another:
+        with closing(self._another()) as another:
             query = _query({"token": token, "decision": decision})
             another.request("POST", f"/pybuild/v1/decide?{query}").read()
+
+    def _another(self) -> Connection:
+        """Return one more connection to the same daemon."""
+        assert self._connection.path is not None
+        return Connection(self._connection.path)
 
     def _events(self, response: Response) -> Generator[Event, None, None]:
         ended = False

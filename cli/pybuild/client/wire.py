@@ -1,48 +1,32 @@
-"""HTTP/1.1 (RFC 9112) over a unix socket, as much as talking to our own daemon takes.
+"""HTTP/1.1 (RFC 9112) over a socket, as much as talking to our own daemon takes.
 
 `http.client` would do, but it imports the e-mail parser: 15 ms of a cached build that should take 60.
 """
 
 import json
-import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from pybuild.client.errors import DaemonError, DaemonGoneError, error_from
+from pybuild.client.links import Link, Plain, connect
+from pybuild.errors import PybuildError
 
 _CHUNK = 1 << 20
+_SMALL = 1 << 16
 _MAX_LINE = 1 << 16
-_MAX_PATH = 107
-"""Longest path of a unix socket (unix(7), sun_path)."""
-
-
-def connect(path: Path) -> socket.socket:
-    """Return a connected socket; raises OSError."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        if len(os.fsencode(path)) <= _MAX_PATH:
-            connection.connect(str(path))
-        else:
-            # A long directory is reached through a descriptor of it
-            directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                connection.connect(f"/proc/self/fd/{directory}/{path.name}")
-            finally:
-                os.close(directory)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
 
 
 class Connection:
     """A connection that carries one request after the other. Not for several threads."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._socket = connect(path)
+    def __init__(self, where: Path | Link) -> None:
+        """Connect to the socket at a path, or take a link that is open already."""
+        self.path = where if isinstance(where, Path) else None
+        self._link: Link = Plain(connect(where)) if isinstance(where, Path) else where
+        self._socket = self._link.socket
+        self._failed: PybuildError | None = None
         self._reader = cast(BinaryIO, self._socket.makefile("rb", buffering=1 << 16))
 
     def close(self) -> None:
@@ -54,7 +38,7 @@ class Connection:
             # Closed by the other side already
             pass
         self._reader.close()
-        self._socket.close()
+        self._link.close()
 
     def request(
         self,
@@ -64,25 +48,28 @@ class Connection:
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
         stream: BinaryIO | None = None,
+        write: Callable[[BinaryIO], None] | None = None,
     ) -> "Response":
         """Send a request and return its answer with the body still to be read; raise what a status >= 400 tells.
 
-        The body is `body`, and then, sent in chunks from a thread of its own, all of `stream`: a build may answer
-        before it has read everything.
+        The body is `body`, and then, sent in chunks from a thread of its own, all of `stream`, or what `write` writes:
+        a build may answer before it has read everything. What `write` raises of PybuildError is raised here, or by who
+        reads the answer.
         """
         head = [f"{method} {target} HTTP/1.1", "Host: pybuild"]
         head += [f"{name}: {value}" for name, value in (headers or {}).items()]
-        if stream is not None:
+        write = write if stream is None else lambda out: _copy(stream, out)
+        if write is not None:
             head.append("Transfer-Encoding: chunked")
         elif body or method in ("POST", "PUT"):
             head.append(f"Content-Length: {len(body)}")
         start = "\r\n".join(head).encode("ascii") + b"\r\n\r\n"
         try:
-            if stream is None:
+            if write is None:
                 self._socket.sendall(start + body)
             else:
                 self._socket.sendall(start)
-                self._send_in_background(body, stream)
+                self._send_in_background(body, write)
         except (BrokenPipeError, ConnectionResetError):
             # It may have answered before it hung up
             pass
@@ -91,20 +78,18 @@ class Connection:
             raise error_from(response.status, response.json())
         return response
 
-    def _send_in_background(self, body: bytes, stream: BinaryIO) -> None:
+    def _send_in_background(self, body: bytes, write: Callable[[BinaryIO], None]) -> None:
         from threading import Thread
 
-        Thread(target=self._send_chunks, args=(body, stream), daemon=True, name="upload").start()
+        Thread(target=self._send_chunks, args=(body, write), daemon=True, name="upload").start()
 
-    def _send_chunks(self, body: bytes, stream: BinaryIO) -> None:
+    def _send_chunks(self, body: bytes, write: Callable[[BinaryIO], None]) -> None:
+        out = _Chunks(self._socket)
         try:
-            if body:
-                self._send_chunk(body)
-            # What a pipe has now, instead of waiting for a full chunk. Past the buffer, in which nothing is yet: its
-            # lock, held by this thread while it waits, would make the interpreter abort at its end
-            read = getattr(stream, "raw", stream).read
-            while data := read(_CHUNK):
-                self._send_chunk(data)
+            out.write(body)
+            out.flush()
+            write(cast(BinaryIO, out))
+            out.flush()
             self._socket.sendall(b"0\r\n\r\n")
         except ValueError:
             # The stream was closed under us: the main thread has given up
@@ -113,15 +98,14 @@ class Connection:
             # Either the daemon hung up, and the main thread reads why; or the input broke, and then the daemon
             # must not take the part for the whole
             self._break()
+        except PybuildError as error:
+            # The main thread, which waits for an answer, is to raise it
+            self._failed = error
+            self._break(socket.SHUT_RDWR)
 
-    def _send_chunk(self, data: bytes) -> None:
-        self._socket.sendall(b"%x\r\n" % len(data))
-        self._socket.sendall(data)
-        self._socket.sendall(b"\r\n")
-
-    def _break(self) -> None:
+    def _break(self, how: int = socket.SHUT_WR) -> None:
         try:
-            self._socket.shutdown(socket.SHUT_WR)
+            self._socket.shutdown(how)
         except OSError:
             # Closed already
             pass
@@ -136,35 +120,79 @@ class Connection:
         while line := self._line():
             name, _, value = line.partition(b":")
             headers[name.decode("latin-1").lower()] = value.strip().decode("latin-1")
-        return Response(int(code), headers, self._reader)
+        return Response(int(code), headers, self._reader, self._gone)
 
     def _line(self) -> bytes:
         try:
             line = self._reader.readline(_MAX_LINE)
         except OSError as error:
-            raise _gone() from error
+            raise self._gone() from error
         if not line.endswith(b"\n"):
-            raise _gone()
+            raise self._gone()
         return line.rstrip(b"\r\n")
+
+    def _gone(self) -> PybuildError:
+        return self._failed or self._link.why() or _gone()
+
+
+class _Chunks:
+    """Sends what is written as chunks of a body (RFC 9112, 7.1); what is small is kept until it is worth one."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self._kept = bytearray()
+
+    def write(self, data: bytes) -> int:
+        if len(self._kept) + len(data) < _SMALL:
+            self._kept += data
+            return len(data)
+        self.flush()
+        if len(data) < _SMALL:
+            self._kept += data
+        else:
+            self._send(data)
+        return len(data)
+
+    def flush(self) -> None:
+        if self._kept:
+            self._send(self._kept)
+            self._kept.clear()
+
+    def _send(self, data: bytes | bytearray) -> None:
+        self._socket.sendall(b"%x\r\n" % len(data))
+        self._socket.sendall(data)
+        self._socket.sendall(b"\r\n")
+
+
+def _copy(stream: BinaryIO, out: BinaryIO) -> None:
+    # What a pipe has now, instead of waiting for a full chunk. Past the buffer, in which nothing is yet: its
+    # lock, held by this thread while it waits, would make the interpreter abort at its end
+    read = getattr(stream, "raw", stream).read
+    while data := read(_CHUNK):
+        out.write(data)
+        out.flush()
 
 
 class Response:
     """An answer; its body is read once, by one of the methods."""
 
-    def __init__(self, status: int, headers: Mapping[str, str], reader: BinaryIO) -> None:
+    def __init__(
+        self, status: int, headers: Mapping[str, str], reader: BinaryIO, gone: Callable[[], PybuildError]
+    ) -> None:
         self.status = status
         self.headers = headers
         self._reader = reader
+        self._gone = gone
 
     def pieces(self) -> Iterator[bytes]:
-        """Yield the body as it comes; raises DaemonGoneError when it is cut short."""
+        """Yield the body as it comes; raises DaemonGoneError, or what ended the sending, when it is cut short."""
         try:
             if self.headers.get("transfer-encoding", "").lower() == "chunked":
                 yield from self._chunks()
             else:
                 yield from self._counted(int(self.headers.get("content-length", "0")))
         except (OSError, ValueError) as error:
-            raise _gone() from error
+            raise self._gone() from error
 
     def lines(self) -> Iterator[bytes]:
         """Yield the lines of the body, each as soon as it is there."""

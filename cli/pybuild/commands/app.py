@@ -75,7 +75,16 @@ def _result(arguments: list[str]) -> object:
         return make_root().main(args=arguments, prog_name="pybuild", standalone_mode=False)
     if values.pop("debug", False):
         os.environ["PYBUILD_DEBUG"] = "1"
+    host = values.pop("host", None)
+    if host is not None:
+        choose_host(host)
     return command(**values)
+
+
+def choose_host(host: str) -> None:
+    """Have the daemon of `--host` asked; what the environment says of daemons counts no more."""
+    os.environ["PYBUILD_HOST"] = host
+    os.environ.pop("PYBUILD_INLINE", None)
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -1,4 +1,4 @@
-"""`pybuild daemon start|stop|status|run|logs`"""
+"""`pybuild daemon start|stop|status|run|logs|dial-stdio`"""
 
 import sys
 from typing import Annotated, Any
@@ -95,6 +95,27 @@ def run() -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     return main()
+
+
+@app.command("dial-stdio", hidden=True)
+def dial_stdio(
+    socket: Annotated[str, typer.Option("--socket", help="That of the daemon; this user's without it.")] = "",
+) -> None:
+    """Be a connection to the daemon, started if none runs: what `--host ssh://` runs on the far side."""
+    import os
+    import signal
+    from pathlib import Path
+
+    from pybuild.client.start import connect_or_start, place
+    from pybuild.client.stdio import relay
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    if not socket:
+        where = place()
+        connect_or_start(where).close()
+    os.chdir("/")
+    relay(Path(socket) if socket else where.socket)
 
 
 @app.command()

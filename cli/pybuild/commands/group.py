@@ -92,7 +92,7 @@ def load(name: str, found: Any) -> Any:
         command = to_command(group_of(found))
     else:
         command = to_command(typer_of(found, name))
-        command.params.append(debug_option())
+        command.params += [debug_option(), host_option()]
     command.name = name
     return command
 
@@ -161,6 +161,25 @@ def _debug(ctx: Any, param: Any, value: bool) -> None:
         os.environ["PYBUILD_DEBUG"] = "1"
 
 
+def host_option() -> TyperOption:
+    """Return `--host`, which every command takes: whose daemon is asked is no matter of the command either."""
+    return TyperOption(
+        param_decls=["--host"],
+        is_eager=True,
+        expose_value=False,
+        callback=_host,
+        metavar="HOST",
+        help="The daemon to ask: ssh://[USER@]MACHINE, tcp://..., unix://... or a name of the configuration.",
+    )
+
+
+def _host(ctx: Any, param: Any, value: str | None) -> None:
+    if value is not None:
+        from pybuild.commands.app import choose_host
+
+        choose_host(value)
+
+
 def nearest(name: str, names: list[str]) -> str:
     """Return the name most like `name`, "" when none is."""
     from difflib import get_close_matches
@@ -188,7 +207,7 @@ def make_root() -> Any:
             typer.echo(ctx.get_help())
 
     command = to_command(app)
-    command.params.append(debug_option())
+    command.params += [debug_option(), host_option()]
     version = TyperOption(
         param_decls=["--version"],
         is_flag=True,

@@ -13,12 +13,13 @@ from typing import Any, get_args
 from pybuild.commands.option import Argument, Option
 
 DEBUG = ("-v", "--debug")
+HOST = "--host"
 
 _NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 
 def parse(function: Callable[..., Any], words: Sequence[str]) -> dict[str, Any] | None:
-    """Return the arguments for a command's function, `debug` among them; None when typer is to read `words`."""
+    """Return the arguments for a command's function, `debug` and `host` among them; None when typer is to read."""
     command = _Command(function)
     if not command.readable:
         return None
@@ -32,6 +33,11 @@ def parse(function: Callable[..., Any], words: Sequence[str]) -> dict[str, Any] 
             break
         if word in DEBUG:
             values["debug"] = True
+        elif word == HOST or word.startswith(HOST + "="):
+            _, equals, text = word.partition("=")
+            if not equals and not words:
+                return None
+            values["host"] = text if equals else words.pop(0)
         elif len(word) < 2 or word[0] != "-":
             left.append(word)
         elif not command.take(word, words, values):

@@ -68,8 +68,7 @@ def pack_context(root: Path, ignore: IgnoreMatcher, out: BinaryIO, *, always: Se
                 if entry is not None:
                     entries[place] = (everything, entry)
         for path in sorted(entries, key=lambda path: path.split(b"/")):
-            if path:
-                _add(out, *entries[path])
+            _add(out, *entries[path])
     out.write(bytes(_END))
 
 
@@ -82,7 +81,8 @@ def _add(out: BinaryIO, context: LocalContext, entry: Entry) -> None:
     import tarfile
 
     types = {FILE: tarfile.REGTYPE, DIR: tarfile.DIRTYPE, SYMLINK: tarfile.SYMTYPE, FIFO: tarfile.FIFOTYPE}
-    member = tarfile.TarInfo(entry.path.decode(errors="surrogateescape"))
+    # COPY of all gives the root's mode to what it makes
+    member = tarfile.TarInfo(entry.path.decode(errors="surrogateescape") or ".")
     member.type = types[entry.type]
     member.mode = entry.mode
     member.linkname = entry.link.decode(errors="surrogateescape")

@@ -92,7 +92,7 @@ def export(store: Store, image_id: Digest, names: Sequence[Reference], output: O
         image = _image(store, record, names, output.attrs)
         write_layout(image, dest, compression=_compression(output.attrs, "gzip"))
         return str(dest)
-    with _whole_file(dest) as file:
+    with whole_file(dest) as file:
         write(store, record, names, output.type, file, output.attrs)
     return str(dest)
 
@@ -211,7 +211,7 @@ def _no_more(attrs: Mapping[str, str], known: Sequence[str]) -> None:
 
 
 @contextmanager
-def _whole_file(dest: Path) -> Iterator[BinaryIO]:
+def whole_file(dest: Path) -> Iterator[BinaryIO]:
     """Open a file that appears at `dest` when all went well."""
     aside = dest.with_name(f".{dest.name}.{os.getpid()}.tmp")
     try:

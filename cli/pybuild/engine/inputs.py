@@ -161,7 +161,9 @@ def _unpacked(request: BuildRequest, fd: int, called: str, store: Store, workers
     staging = store.snapshots.staging()
     try:
         root = staging / "context"
-        root.mkdir(mode=0o700)
+        root.mkdir()
+        # What COPY makes of a context's root; an archive that has one says it again
+        root.chmod(0o755)
         workers.unpack_context(fd, root)
         given = _from_directory(request, root, store, remembers=False)
         with given.context:
@@ -225,12 +227,13 @@ def _from_directory(request: BuildRequest, root: Path, store: Store, *, remember
     path: Path | None = None
     if request.dockerfile_text is not None:
         text: str | bytes = request.dockerfile_text
-        name = "Dockerfile"
+        name = request.dockerfile or DOCKERFILE
     else:
         path, name = _dockerfile_path(request, root, streamed=not remembers)
         text = _read_dockerfile(path, name)
     memory = store.context_memory(memory_key(root)) if remembers else None
-    return Given(text, name, LocalContext(root, load_ignore(root, path), memory), remembers)
+    ignore = load_ignore(root, path) if request.ignore_text is None else IgnoreMatcher.parse(request.ignore_text)
+    return Given(text, name, LocalContext(root, ignore, memory), remembers)
 
 
 def _dockerfile_path(request: BuildRequest, root: Path, *, streamed: bool) -> tuple[Path, str]:

@@ -83,7 +83,9 @@ class NamedContexts:
         staging = self._store.snapshots.staging()
         self._undo.callback(shutil.rmtree, staging, ignore_errors=True)
         root = staging / "context"
-        root.mkdir(mode=0o700)
+        root.mkdir()
+        # What COPY makes of a context's root; an archive that has one says it again
+        root.chmod(0o755)
         fetched = inputs.fetch(address, self._store, self._remotes)
         try:
             if sniff(os.pread(fetched.fd, 1024, 0)) == "text":
