@@ -3,16 +3,17 @@
 import json
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pybuild.plugin import fetch_artifact, list_artifacts
 from pybuild_sbom import dpkg, npm, python
 from pybuild_sbom.licences import licence
 from pybuild_sbom.model import Files
-from support import rpmdb
+from support import registry, rpmdb
 from support.here import Here
 from support.program import Pybuild
 
@@ -407,3 +408,82 @@ def test_nothing_of_the_libraries_is_imported_before_it_is_needed(inline_base: P
     done = inline_base("sbom", "base", "--format", "table", env={"PYTHONPROFILEIMPORTTIME": "1"})
     assert "cyclonedx" not in done.err
     assert "aiohttp" not in done.err
+
+
+def test_how_an_image_was_built(here: Here, tmp_path: Path) -> None:
+    root = files(tmp_path / "root", {"a": "a"})
+    here("build", "-q", "-t", "base:1", "-f", "-", root, stdin=b"FROM scratch\nCOPY a /\n")
+    text = b"FROM base:1\nARG with\nCOPY a /b\n"
+    here("build", "-q", "-t", "app", "-f", "-", "--build-arg", "with=x", root, stdin=text)
+    statement = json.loads(here("sbom", "app", "--provenance", "--builder-id", "https://ci.example/builder").text)
+    assert statement["_type"] == "https://in-toto.io/Statement/v1"
+    assert statement["predicateType"] == "https://slsa.dev/provenance/v1"
+    ids = {name: json.loads(here("inspect", name).text)[0]["Id"].partition(":")[2] for name in ("app", "base:1")}
+    assert statement["subject"] == [{"name": "app", "digest": {"sha256": ids["app"]}}]
+    definition = statement["predicate"]["buildDefinition"]
+    assert definition["externalParameters"]["build_args"] == {"with": "x"}
+    assert definition["externalParameters"]["dockerfile_text"] == text.decode()
+    assert str(root) not in json.dumps(statement)
+    assert definition["resolvedDependencies"] == [
+        {
+            "uri": "pkg:docker/base@1",
+            "digest": {"sha256": ids["base:1"]},
+            "annotations": {"digest-of": "image config"},
+        }
+    ]
+    assert statement["predicate"]["runDetails"]["builder"]["id"] == "https://ci.example/builder"
+
+
+def test_how_a_loaded_image_was_built_is_not_known(here: Here, image: Image, tmp_path: Path) -> None:
+    image({"a": "a"})
+    here("save", "-o", tmp_path / "saved.tar", "app")
+    here("rmi", "app")
+    here("prune", "--all", "--force")
+    here("load", "-i", tmp_path / "saved.tar")
+    assert "how it was built is not known here: app" in here("sbom", "app", "--provenance", status=1).err
+
+
+@pytest.fixture(params=["fake", pytest.param("program", marks=pytest.mark.peers)])
+def repository(request: pytest.FixtureRequest, here: Here, tmp_path: Path) -> Iterator[str]:
+    """A repository at a registry with an API of referrers, or at docker's, which has none."""
+    opened = registry.fake() if request.param == "fake" else registry.program(tmp_path / "registry")
+    with opened as found:
+        if isinstance(found, registry.Registry):
+            found.contents.referrers = 2
+        yield found.name("team/app")
+
+
+def test_it_is_attached_to_the_pushed_image(here: Here, repository: str, tmp_path: Path) -> None:
+    name = f"{repository}:1"
+    root = files(tmp_path / "root", {"lib/apk/db/installed": APK})
+    here("build", "-q", "-t", name, "-f", "-", root, stdin=b"FROM scratch\nCOPY . /\n")
+    told = here("sbom", name, "--attach", status=1).err
+    assert told.splitlines()[1] == f"hint: run `pybuild push {name}` first"
+    pushed = here("push", "-q", name).text.strip()
+    lines = here("sbom", name, "--attach", "--provenance").text.splitlines()
+    assert here("sbom", name, "--attach", "--format", "cyclonedx").text.startswith("application/vnd.cyclonedx+json ")
+    found = {one.artifact_type: one for one in list_artifacts(name)}
+    assert sorted(found) == [
+        "application/spdx+json",
+        "application/vnd.cyclonedx+json",
+        "application/vnd.in-toto+json",
+    ]
+    assert {one.subject for one in found.values()} == {pushed}
+    assert lines[0] == f"application/spdx+json {repository}@{found['application/spdx+json'].digest}"
+    [document] = fetch_artifact(name, found["application/spdx+json"].digest)
+    assert document.data.decode() == here("sbom", name).text
+    [statement] = fetch_artifact(name, found["application/vnd.in-toto+json"].digest)
+    assert json.loads(statement.data)["subject"] == [
+        {"name": repository, "digest": {"sha256": pushed.removeprefix("sha256:")}}
+    ]
+    purl = json.loads(document.data)["packages"][0]["externalRefs"][0]["referenceLocator"]
+    assert purl.startswith(f"pkg:oci/app@{pushed}?")
+    # Once more is nothing new
+    here("sbom", name, "--attach")
+    assert len(list_artifacts(name)) == 3
+
+
+def test_what_cannot_be_attached_is_told(here: Here, image: Image) -> None:
+    image({"a": "a"})
+    assert "a table is for people" in here("sbom", "app", "--attach", "--format", "table", status=2).err
+    assert "exclude each other" in here("sbom", "app", "--attach", "-o", "x", status=2).err

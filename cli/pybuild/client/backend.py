@@ -65,7 +65,10 @@ class Backend(Protocol):
         ...
 
     def inputs(self, name: str) -> dict[str, Any]:
-        """Return what an image was built from: `{"request", "secrets", "ssh", "allow", "changed_bases"}`, or {}."""
+        """Return what an image was built from: `{"request", "secrets", "ssh", "allow", "bases", "changed_bases"}`.
+
+        It is {} when that is not known.
+        """
         ...
 
     def compare(self, name: str, other: str) -> dict[str, Any]:

@@ -161,9 +161,7 @@ def _build(
             _give_cache(request, store, state, solver, clients, emit)
         recorded(built.image_id)
         if request.remembers:
-            # One for another platform than the build's is called by more than a name
-            named_bases = {name: base.id for name, base in bases.items() if " " not in name}
-            record(store, Digest(built.image_id), request, named_bases)
+            record(store, Digest(built.image_id), request, {name: base.id for name, base in bases.items()})
         return built
 
 

@@ -107,7 +107,8 @@ class Images:
         """Return what an image was built from, {} when that is not known; raise NotFoundError.
 
         `request` is a BuildRequest as JSON values, `secrets`, `ssh` and `allow` are names of what it had besides,
-        `changed_bases` are base images whose names mean something else by now, or nothing.
+        `bases` are ids of base images by name, with a platform behind it where that is not the build's;
+        `changed_bases` are those whose names mean something else by now, or nothing.
         """
         with self._store() as store:
             found = recorded(store, _resolve(store, name).id)
@@ -120,6 +121,7 @@ class Images:
                 "secrets": found.secrets,
                 "ssh": found.ssh,
                 "allow": found.allow,
+                "bases": found.bases,
                 "changed_bases": changed,
             }
 

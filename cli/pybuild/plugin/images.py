@@ -123,6 +123,19 @@ def read_image_files(name: str, paths: Iterable[str]) -> Iterator[tuple[str, byt
                             yield member.name, file.read()
 
 
+def build_record(name: str) -> dict[str, Any]:
+    """Return what an image of the store was built from; raise NotFoundError. It is {} for one that was not built here.
+
+    `request` is what the build was asked for, less what is secret; `secrets`, `ssh` and `allow` are names of what it
+    was given besides; `bases` are ids of its base images by name, with a platform behind it where that is not the
+    build's; `changed_bases` are those whose names mean something else by now.
+    """
+    from pybuild.client import connect
+
+    with connect() as backend:
+        return backend.inputs(name)
+
+
 def images(name: str = "") -> list[dict[str, Any]]:
     """Return the images of the store, newest first, in the shape of `GET /images/json` of the Docker Engine API."""
     from pybuild.client import connect
