@@ -81,8 +81,13 @@ def test_agents_are_sockets_or_keys(tmp_path: Path) -> None:
 
 def test_permissions_are_known_ones() -> None:
     assert given.entitlements(["network.host", "security.insecure"]) == ("network.host", "security.insecure")
-    with pytest.raises(UsageError, match=r"known|unknown permission for --allow: device"):
-        given.entitlements(["device"])
+    devices = ["device", "device=v.com/a", "device=v.com/a=b,alias=v.com/c=d"]
+    assert given.entitlements(devices) == tuple(devices)
+    for wrong in ("devices", "device=", "device=v.com/a,x=y", "network"):
+        with pytest.raises(UsageError, match=f"unknown permission for --allow: {wrong}"):
+            given.entitlements([wrong])
+    with pytest.raises(UsageError, match="invalid name of a device: a"):
+        given.entitlements(["device=a"])
 
 
 def test_a_request_carries_them_and_shows_no_secret() -> None:

@@ -16,6 +16,7 @@ from pybuild.plan.ops import (
     FromStage,
     NeedBases,
     Plan,
+    RunDevice,
     RunMount,
     RunOp,
     SecretMount,
@@ -110,7 +111,7 @@ def test_history_shows_neither_mounts_nor_what_a_secret_replaces() -> None:
         ("RUN --mount=type=tmpfs,target=/a,size=$X x", "invalid size", "64m"),
         ("RUN --network=host x", "permission", "--allow network.host"),
         ("RUN --security=insecure x", "permission", "--allow security.insecure"),
-        ("RUN --device=vendor.com/gpu=all,required x", "no devices for RUN: vendor.com/gpu=all", "without"),
+        ("RUN --device=gpu x", "invalid name of a device: gpu", "vendor.com/class"),
     ],
 )
 def test_errors_name_the_line_and_a_way_out(line: str, message: str, hint: str) -> None:
@@ -127,8 +128,10 @@ def test_permissions_and_devices() -> None:
     assert op("--security=insecure", allow=("security.insecure",)).insecure
     assert not op("--security=sandbox").insecure
     assert op("--network=none", network="host").network == "none"
-    [warning] = plan("FROM scratch\nRUN --device=vendor.com/gpu=all x\n").warnings
-    assert (warning.line, "vendor.com/gpu=all" in warning.message) == (2, True)
+    both = "--device=v.com/gpu=a,required --device=v.com/cam"
+    assert op(both).devices == (RunDevice("v.com/gpu=a", required=True), RunDevice("v.com/cam"))
+    assert [device.allowed for device in op(both, allow=("device=v.com/gpu",)).devices] == [True, False]
+    assert [device.name for device in op(both, allow=("device=v.com/x=y,alias=v.com/cam",)).devices][1] == "v.com/x=y"
     with pytest.raises(DockerfileError, match="without a network"):
         op("--network=host", allow=("network.host",), network="none")
 

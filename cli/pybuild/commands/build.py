@@ -115,7 +115,7 @@ def build(
     ] = None,
     allow: Annotated[
         list[str] | None,
-        Option(help="What RUN may ask for: network.host, security.insecure.", metavar="NAME"),
+        Option(help="What RUN may ask for: network.host, security.insecure, device[=NAME].", metavar="NAME"),
     ] = None,
     shell_on_fail: Annotated[
         bool,

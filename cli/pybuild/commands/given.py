@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Mapping, Sequence
 
-from pybuild.api.entitlements import KNOWN
+from pybuild.api.entitlements import KNOWN, device_name
 from pybuild.api.request import Agent, Secret
 from pybuild.errors import UsageError
 
@@ -150,6 +150,19 @@ def is_remote(context: str) -> bool:
 def entitlements(names: Sequence[str]) -> tuple[str, ...]:
     """Return the permissions, checked."""
     for name in names:
-        if name not in KNOWN:
-            raise UsageError(f"unknown permission for --allow: {name}", f"known: {', '.join(KNOWN)}")
+        if name not in KNOWN and not _is_device(name):
+            raise UsageError(f"unknown permission for --allow: {name}", f"known: {', '.join(KNOWN)}, device=NAME")
     return tuple(names)
+
+
+def _is_device(text: str) -> bool:
+    from pybuild.dockerfile.devices import checked_name
+    from pybuild.dockerfile.errors import InvalidValueError
+
+    names = device_name(text)
+    for name in filter(None, names or ()):
+        try:
+            checked_name(name)
+        except InvalidValueError as error:
+            raise UsageError(f"--allow {text}: {error.message}", error.hint) from error
+    return names is not None

@@ -125,32 +125,35 @@ def source_name(text: str) -> str:
     return next((item.given() for item in reversed(fields) if item.key == "from"), "")
 
 
-def split_csv(text: str) -> list[str]:
-    """Return the fields of one line of comma-separated values (RFC 4180); raise InvalidValueError for a bad quote."""
+def split_csv(text: str, what: str = "mount") -> list[str]:
+    """Return the fields of one line of comma-separated values (RFC 4180); raise InvalidValueError for a bad quote.
+
+    `what` says in the error what the line is about.
+    """
     fields: list[str] = []
     position = 0
     while True:
         if text.startswith('"', position):
-            value, position = _quoted(text, position)
+            value, position = _quoted(text, position, what)
         else:
             end = text.find(",", position)
             end = len(text) if end < 0 else end
             value, position = text[position:end], end
             if '"' in value:
-                raise InvalidValueError(f"bare quote in mount: {shown(text)}")
+                raise InvalidValueError(f"bare quote in {what}: {shown(text)}")
         fields.append(value)
         if position >= len(text):
             return fields
         position += 1
 
 
-def _quoted(text: str, start: int) -> tuple[str, int]:
+def _quoted(text: str, start: int, what: str) -> tuple[str, int]:
     parts: list[str] = []
     position = start + 1
     while True:
         end = text.find('"', position)
         if end < 0:
-            raise InvalidValueError(f"open quote in mount: {shown(text)}")
+            raise InvalidValueError(f"open quote in {what}: {shown(text)}")
         parts.append(text[position:end])
         position = end + 1
         if not text.startswith('"', position):
@@ -158,7 +161,7 @@ def _quoted(text: str, start: int) -> tuple[str, int]:
         parts.append('"')
         position += 1
     if position < len(text) and text[position] != ",":
-        raise InvalidValueError(f"text after a quote in mount: {shown(text)}")
+        raise InvalidValueError(f"text after a quote in {what}: {shown(text)}")
     return "".join(parts), position
 
 

@@ -113,11 +113,13 @@ def mounted(op: RunOp, inputs: "Inputs", reads: Reads, digests: list[bytes]) -> 
 
     Raises PybuildError for a secret or an agent that is required and was not given, and for what cannot be made.
     """
-    if not op.mounts:
+    if not op.mounts and not op.devices:
         yield Mounted()
         return
     with ExitStack() as stack:
         preparing = _Preparing(inputs, reads, stack)
+        if op.devices:
+            preparing.add_devices(op)
         both = list(zip(op.mounts, digests, strict=True))
         # Caches last: while one is waited for, or held, nothing is to be done but that
         for mount, digest in both:
@@ -152,6 +154,16 @@ class _Preparing:
                 self._agent(mount, target)
             case _ as unreachable:
                 assert_never(unreachable)
+
+    def add_devices(self, op: RunOp) -> None:
+        from pybuild.engine import devices
+
+        def warn(text: str) -> None:
+            self._in.emit(Notice("warning", text))
+
+        found = devices.given(op.devices, warn, keeps_groups=self._in.workers.mode == "single")
+        self.volumes += found.volumes
+        self.env += found.env.items()
 
     # Binds
 

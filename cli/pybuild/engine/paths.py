@@ -54,8 +54,8 @@ def config() -> dict[str, Any]:
     override = os.environ.get("PYBUILD_CONFIG")
     if override:
         path = Path(override)
-    elif home := _config_home():
-        path = home / "pybuild" / "config.toml"
+    elif directory := config_directory():
+        path = directory / "config.toml"
     else:
         return {}
     try:
@@ -91,11 +91,11 @@ def _data_home() -> Path:
         ) from error
 
 
-def _config_home() -> Path | None:
-    """Return None where no home is known, and so no settings."""
+def config_directory() -> Path | None:
+    """Return the directory of the user's settings; None where no home is known, and so no settings."""
     import platformdirs
 
     try:
-        return platformdirs.user_config_path()
+        return platformdirs.user_config_path() / "pybuild"
     except RuntimeError:
         return None

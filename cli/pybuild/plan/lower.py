@@ -9,6 +9,7 @@ import msgspec
 from pybuild.api import entitlements
 from pybuild.api.request import BuildRequest
 from pybuild.dockerfile.addresses import looks_remote, redacted
+from pybuild.dockerfile.devices import parse_device
 from pybuild.dockerfile.errors import Span
 from pybuild.dockerfile.heredocs import Heredoc
 from pybuild.dockerfile.instructions import (
@@ -48,9 +49,9 @@ from pybuild.plan.ops import (
     Op,
     Remote,
     RemoteFile,
+    RunDevice,
     RunOp,
     Step,
-    Warned,
     WorkdirOp,
 )
 from pybuild.plan.scope import MAX_ENVIRONMENT, PROXY_NAMES, Scope
@@ -73,7 +74,6 @@ class StageBuilder:
         scope: Scope,
         globals: dict[str, str],
         used_args: set[str],
-        warnings: list[Warned],
         author: str,
         platform: Platform,
     ) -> None:
@@ -81,7 +81,6 @@ class StageBuilder:
         self._request = request
         self._globals = globals
         self._used_args = used_args
-        self._warnings = warnings
         self.scope = scope
         self.author = author
         self.platform = platform
@@ -155,7 +154,6 @@ class StageBuilder:
         return tuple(self._config.Shell) if self._config.Shell else DEFAULT_SHELL
 
     def _run(self, run: Run, mounted: Sequence[MountSource | None]) -> None:
-        self._look_at_devices(run)
         scripts: tuple[tuple[str, bytes], ...] = ()
         match run.command:
             case ExecForm(argv=given):
@@ -189,18 +187,14 @@ class StageBuilder:
             insecure=self._is_insecure(run),
             args=tuple(name for name in self.scope.args if name not in self.scope.env),
             platform=str(self.platform),
+            devices=tuple(self._device(written, run) for written in run.devices),
         )
         self._step(run, "RUN " + " ".join([*prefix, *argv]) + " # buildkit", op)
 
-    def _look_at_devices(self, run: Run) -> None:
-        """Raise DockerfileError for a device that is required: none can be had here, so others are left out."""
-        for device in run.devices:
-            name, *options = device.split(",")
-            if any(option.partition("=")[0].strip().lower() == "required" for option in options):
-                raise self._text.error(
-                    f"there are no devices for RUN: {name}", run.span, "without `required` the RUN goes on without it"
-                )
-            self._warnings.append(Warned(f"RUN goes on without the device: {name}", run.span.start_line))
+    def _device(self, written: str, run: Run) -> RunDevice:
+        device = self._text.checked(parse_device, written, run.span)
+        allowed = entitlements.device_of(device.name, self._request.allow)
+        return RunDevice(allowed or device.name, device.required, allowed is not None)
 
     def _is_insecure(self, run: Run) -> bool:
         if run.security != "insecure":

@@ -433,7 +433,6 @@ def _start(making: _Making, stage: Stage, base: Base) -> StageBuilder | None:
         scope=scope,
         globals=making.globals,
         used_args=making.used_args,
-        warnings=making.warnings,
         author=author,
         platform=platform,
     )

@@ -109,6 +109,17 @@ class SshMount(msgspec.Struct, frozen=True):
     gid: int = 0
 
 
+class RunDevice(msgspec.Struct, frozen=True, array_like=True):
+    """A device by its qualified name, or of a kind the first one or all (`=*`).
+
+    One that is not `allowed` is given only where its own description says that it always is.
+    """
+
+    name: str
+    required: bool = False
+    allowed: bool = False
+
+
 RunMount = BindMount | CacheMount | TmpfsMount | SecretMount | SshMount
 
 
@@ -116,7 +127,8 @@ class RunOp(msgspec.Struct, frozen=True):
     """A command in a sandbox. `hidden_env` reaches the process but neither history nor cache key.
 
     `scripts` are (file name, content) that appear read-only below /dev/pipes. `insecure` takes the confinement away.
-    `platform` is that of the files it runs on. `args` names what in `env` comes from ARG, for whoever asks.
+    `platform` is that of the files it runs on, `devices` are of this machine. `args` names what in `env` comes from
+    ARG, for whoever asks.
     """
 
     argv: tuple[str, ...]
@@ -130,6 +142,7 @@ class RunOp(msgspec.Struct, frozen=True):
     insecure: bool = False
     platform: str = ""
     args: tuple[str, ...] = ()
+    devices: tuple[RunDevice, ...] = ()
 
     def sources(self) -> list[MountSource]:
         """Return what the mounts read."""

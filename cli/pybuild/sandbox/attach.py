@@ -25,10 +25,16 @@ from pybuild.sandbox.syscalls import (
     RESOLVE_IN_ROOT,
     RESOLVE_NO_MAGICLINKS,
 )
-from pybuild.sandbox.volumes import Directory, File, Layers, Memory, Socket, Volume
+from pybuild.sandbox.volumes import Directory, File, HostDevice, HostPath, Layers, Memory, Socket, Volume
 from pybuild.tree.notes import OWNER_XATTR
 
 _SAFE = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
+_ATTRIBUTES = {
+    "ro": MOUNT_ATTR_RDONLY,
+    "nosuid": MOUNT_ATTR_NOSUID,
+    "nodev": MOUNT_ATTR_NODEV,
+    "noexec": MOUNT_ATTR_NOEXEC,
+}
 _FDCWD = -100
 _PLACE = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _OWN = (b"dev", b"proc", b"sys")
@@ -88,11 +94,25 @@ class Attaching:
                 mount = syscalls.open_tree(_FDCWD, volume.path)
                 syscalls.mount_setattr(mount, _SAFE)
                 read_only = False
+            case HostDevice():
+                mount = self._host(volume, recursive=False)
+                syscalls.mount_setattr(mount, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC)
+                read_only = False
+            case HostPath():
+                # What is mounted in there comes along: a part without it is what the kernel would refuse
+                mount = self._host(volume, recursive=True)
+                for name in volume.attributes:
+                    syscalls.mount_setattr(mount, _ATTRIBUTES[name], recursive=True)
+                read_only = False
             case _ as unreachable:
                 assert_never(unreachable)
         if read_only:
             syscalls.mount_setattr(mount, MOUNT_ATTR_RDONLY)
         return mount
+
+    def _host(self, volume: HostDevice | HostPath, *, recursive: bool) -> int:
+        with _told(f"cannot mount {os.fsdecode(volume.path)} of this machine"):
+            return syscalls.open_tree(_FDCWD, volume.path, recursive=recursive)
 
     def _attach_layers(self, volume: Layers) -> int:
         upper = volume.scratch + b"/" + overlay.UPPER

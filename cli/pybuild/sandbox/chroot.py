@@ -35,7 +35,7 @@ from pybuild.sandbox.spec import Emulation, RunEnd, SandboxSpec
 from pybuild.sandbox.standins import Standins, Tools, write_file
 from pybuild.sandbox.stubs import Stubs
 from pybuild.sandbox.users import Identity, resolve_user
-from pybuild.sandbox.volumes import Directory, File, Layers, Memory, Socket, Volume
+from pybuild.sandbox.volumes import Directory, File, HostDevice, HostPath, Layers, Memory, Socket, Volume
 
 T = TypeVar("T")
 
@@ -240,6 +240,17 @@ def _put(volume: Volume, standins: Standins, emulation: Emulation) -> None:
         case Socket():
             give(volume.path, volume.uid, volume.gid, emulation)
             standins.linked(volume.target, volume.path)
+        case HostDevice():
+            standins.device(volume.target, os.stat(volume.path))
+        case HostPath():
+            if "ro" not in volume.attributes:
+                raise SandboxError(
+                    f"what is written to a device's files needs mounts: {os.fsdecode(volume.path)}",
+                    "without namespaces a device has copies of files that are mounted read-only",
+                )
+            directory, _, name = os.path.realpath(volume.path).rpartition(b"/")
+            parent = os.open(directory or b"/", _DIRECTORY)
+            standins.copied(volume.target, parent, name or b".")
         case Layers():
             raise SandboxError("layers cannot be stacked without mounts")
         case _ as unreachable:

@@ -114,6 +114,18 @@ class Standins:
         with _time_kept(place.directory):
             self._tools.copy(source_parent, source, place.directory, place.name)
 
+    def device(self, target: bytes, like: os.stat_result) -> None:
+        """Make a device node like another one; raise SandboxError where that is not allowed."""
+        place = self.place(target)
+        with _time_kept(place.directory):
+            try:
+                os.mknod(place.name, like.st_mode, like.st_rdev, dir_fd=place.directory)
+            except PermissionError as error:
+                raise SandboxError(
+                    f"a device node cannot be made without mounts: {os.fsdecode(target)}",
+                    "`--isolation=namespaces` can show that of the machine",
+                ) from error
+
     def linked(self, target: bytes, source: bytes) -> None:
         """Put another name of a socket at a path."""
         place = self.place(target)

@@ -60,7 +60,25 @@ class Socket(msgspec.Struct, frozen=True, array_like=True, tag="socket"):
     gid: int = 0
 
 
-Volume = Layers | Directory | Memory | File | Socket
+class HostDevice(msgspec.Struct, frozen=True, array_like=True, tag="device"):
+    """A device node of the host, opened by the rights that the user has there."""
+
+    target: bytes
+    path: bytes
+
+
+class HostPath(msgspec.Struct, frozen=True, array_like=True, tag="host"):
+    """A file or directory of the host with all that is mounted in it; what is written to it stays.
+
+    `attributes` are of ro, nosuid, nodev, noexec.
+    """
+
+    target: bytes
+    path: bytes
+    attributes: tuple[str, ...] = ()
+
+
+Volume = Layers | Directory | Memory | File | Socket | HostDevice | HostPath
 
 # What msgspec has to know of the types it finds out here, before anything is forked
 _NONE = msgspec.convert([], list[Volume])
