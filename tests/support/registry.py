@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from threading import Event
 from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
@@ -47,6 +48,8 @@ class Fault:
     cut: int = -1
     change: Callable[[bytes], bytes] | None = None
     ignore_range: bool = False
+    stall: "tuple[Event, Event] | None" = None
+    """Before one that is cut ends: the first is set, the second waited for."""
 
 
 @dataclass
@@ -280,7 +283,7 @@ class _Handler(BaseHTTPRequestHandler):
         if asked_range and not fault.ignore_range:
             start = int(asked_range.removeprefix("bytes=").removesuffix("-"))
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        return self._send(206 if start else 200, headers, data[start:], fault.cut)
+        return self._send(206 if start else 200, headers, data[start:], fault.cut, fault.stall)
 
     def _list(self, contents: Contents, repository: str, subject: str) -> None:
         """Send a page of referrers, unfiltered as the specification allows, with a link to the next."""
@@ -293,13 +296,25 @@ class _Handler(BaseHTTPRequestHandler):
         page = {"schemaVersion": 2, "mediaType": INDEX, "manifests": rows[start : start + contents.referrers]}
         return self._send(200, headers, json.dumps(page).encode())
 
-    def _send(self, status: int, headers: dict[str, str], body: bytes, cut: int = -1) -> None:
+    def _send(
+        self,
+        status: int,
+        headers: dict[str, str],
+        body: bytes,
+        cut: int = -1,
+        stall: "tuple[Event, Event] | None" = None,
+    ) -> None:
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body if cut < 0 else body[:cut])
+        if stall is not None and 0 <= cut < len(body):
+            reached, gate = stall
+            self.wfile.flush()
+            reached.set()
+            gate.wait(60)
         if 0 <= cut < len(body):
             self.close_connection = True
 

@@ -1,9 +1,15 @@
 """Images come from registries: by pull, by FROM and by all else that names one."""
 
 import gzip
+import io
 import json
+import os
+import tarfile
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -168,10 +174,134 @@ def test_a_layer_goes_on_where_its_connection_broke_off(inline: Pybuild, remote:
     assert "bytes=100000-" in ranges
 
 
+def archive_of(data: bytes) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        member = tarfile.TarInfo("file")
+        member.size = len(data)
+        archive.addfile(member, io.BytesIO(data))
+    return out.getvalue()
+
+
+def content(inline: Pybuild, name: str, context: Path) -> bytes | None:
+    [layer] = inline.image(context, dockerfile=f"FROM {name}\n").layers
+    return layer[0].data
+
+
+def begun(pybuild: Pybuild) -> list[int]:
+    """Return how much is here of layers that are not all here."""
+    try:
+        return [path.stat().st_size for path in (pybuild.store / "downloads").iterdir()]
+    except FileNotFoundError:
+        return []
+
+
+def wait_for(done: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not done():
+        assert time.monotonic() < end, "it does not come to that"
+        time.sleep(0.05)
+
+
+def cut_off(after: int) -> Callable[[Asked], Fault | None]:
+    """End blobs early, and know nothing of them when they are to be gone on with."""
+
+    def fault(asked: Asked) -> Fault | None:
+        if "/blobs/" not in asked.path or asked.method != "GET":
+            return None
+        return Fault(status=404) if asked.headers.get("Range") else Fault(cut=after)
+
+    return fault
+
+
+@contextmanager
+def stalled(remote: Registry, after: int) -> Iterator[Event]:
+    """Have blobs end in silence after so many bytes; the event tells of the first one."""
+    gate, reached = Event(), Event()
+
+    def stall(asked: Asked) -> Fault | None:
+        if "/blobs/" not in asked.path or asked.method != "GET":
+            return None
+        return Fault(cut=after, stall=(reached, gate))
+
+    remote.contents.lasting.append(stall)
+    try:
+        yield reached
+    finally:
+        remote.contents.lasting.remove(stall)
+        gate.set()
+
+
+def ranges(remote: Registry) -> list[str]:
+    found = [request.headers.get("Range") for request in remote.web.asked if "/blobs/" in request.path]
+    return [asked for asked in found if asked]
+
+
+@pytest.mark.parametrize("form", [gzipped, pytest.param(plain, marks=pytest.mark.slow)])
+def test_a_pull_that_was_killed_is_gone_on_with_by_the_next(
+    inline: Pybuild, remote: Registry, context: Path, form: Callable[[bytes], tuple[str, bytes, str]]
+) -> None:
+    data = os.urandom(400_000)
+    remote.contents.image("big", "1", [form(archive_of(data))])
+    name = remote.name("big:1")
+    with stalled(remote, 250_000) as reached:
+        process = inline.start("pull", name)
+        assert reached.wait(60)
+        wait_for(lambda: begun(inline) == [250_000])
+        # Somebody else who wants it at the same time is not kept waiting, and does not disturb
+        other = inline.start("pull", name)
+        wait_for(lambda: len(remote.asked("GET", "/blobs/")) > 3)
+        process.kill()
+        process.communicate()
+        other.kill()
+        other.communicate()
+        assert begun(inline) == [250_000]
+    del remote.web.asked[:]
+    assert "an earlier command has fetched 250000 of" in inline("pull", "--progress=plain", name).err
+    assert ranges(remote) == ["bytes=250000-"]
+    assert begun(inline) == []
+    assert content(inline, name, context) == data
+
+
+def test_a_beginning_that_is_wrong_is_found_out(inline: Pybuild, remote: Registry, context: Path) -> None:
+    data = os.urandom(400_000)
+    remote.contents.image("big", "1", [gzipped(archive_of(data))])
+    remote.contents.faults += [cut_off(200_000)] * 9
+    assert "404 Not Found" in inline("pull", remote.name("big:1"), status=1).err
+    [path] = (inline.store / "downloads").iterdir()
+    with path.open("r+b") as file:
+        file.seek(150_000)
+        file.write(bytes(50_000))
+    remote.contents.faults.clear()
+    del remote.web.asked[:]
+    inline("pull", remote.name("big:1"))
+    assert ranges(remote) == ["bytes=200000-"]
+    assert begun(inline) == []
+    assert content(inline, remote.name("big:1"), context) == data
+
+
+def test_a_build_goes_on_with_what_a_pull_began_and_prune_takes_it(
+    inline: Pybuild, remote: Registry, context: Path
+) -> None:
+    data = os.urandom(400_000)
+    remote.contents.image("big", "1", [gzipped(archive_of(data))])
+    name = remote.name("big:1")
+    for prune in (True, False):
+        remote.contents.faults += [cut_off(200_000)] * 9
+        inline("pull", name, status=1)
+        remote.contents.faults.clear()
+        assert begun(inline) == [200_000]
+        if prune:
+            assert "download" in inline("prune", "-f").text
+            assert begun(inline) == []
+    del remote.web.asked[:]
+    (context / "Dockerfile").write_text(f"FROM {name}\nCOPY Dockerfile /\n")
+    inline.build(context)
+    assert ranges(remote) == ["bytes=200000-"]
+
+
 def test_a_cancelled_pull_ends_at_once_and_leaves_nothing(pybuild: Pybuild, remote: Registry) -> None:
     import signal
-    import time
-    from threading import Event
 
     gate, asked_for = Event(), Event()
 

@@ -408,6 +408,7 @@ PRUNE_TYPES = {
     "image": "image",
     "kept": "kept",
     "snapshot": "snapshot",
+    "download": "download",
 }
 """Values of the filter `type`, BuildKit's names first, and kinds of what is pruned."""
 

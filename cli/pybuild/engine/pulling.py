@@ -16,7 +16,7 @@ from pybuild.api.request import PullRequest
 from pybuild.engine.inputs import host
 from pybuild.engine.registries import RegistryClients
 from pybuild.engine.workers import Workers
-from pybuild.errors import PybuildError
+from pybuild.errors import CancelledError, PybuildError
 from pybuild.layer.tarwriter import Packed
 from pybuild.oci.digest import Digest
 from pybuild.oci.image import Descriptor
@@ -24,6 +24,7 @@ from pybuild.oci.manifests import COMPRESSED
 from pybuild.oci.platform import Platform, parse_platform
 from pybuild.oci.reference import Reference, parse_reference
 from pybuild.store.blobs import BlobWriter
+from pybuild.store.downloads import Download
 from pybuild.store.images import ImageRecord
 from pybuild.store.pulled import PulledImage
 from pybuild.store.store import Store
@@ -217,11 +218,16 @@ class _Layer:
 
     def _take(self) -> None:
         form = COMPRESSED.get(self._descriptor.media_type)
-        with self._store.blobs.create() as given, self._store.blobs.create() as plain:
-            packed = self._streamed(given if form is not None else None, plain)
+        wanted = self._descriptor
+        with self._store.downloads.open(wanted.digest, wanted.size) as given, self._store.blobs.create() as plain:
+            if given.begun:
+                told = f"an earlier command has fetched {given.begun} of {wanted.size} bytes of {wanted.digest[7:19]}"
+                self._emit(Notice("info", f"{self._name.familiar_name()}: {told}"))
+            packed = self._streamed(given, plain)
             if packed.diff_id != self._diff_id:
                 from pybuild.registry.errors import WrongContentError
 
+                given.drop()
                 raise WrongContentError(
                     f"a layer of {self._name.familiar()} is not what the image's config says: {self._diff_id}"
                 )
@@ -229,46 +235,55 @@ class _Layer:
             self._store.layers.record(self._diff_id, packed.size, packed.toc)
             if form is not None:
                 # Kept as it came, so that it leaves with the same digest
-                kept = Descriptor(form, self._descriptor.digest, self._descriptor.size)
+                kept = Descriptor(form, wanted.digest, wanted.size)
                 given.commit(kept.digest, kept.size)
                 self._store.layers.add_form(self._diff_id, kept)
+            else:
+                given.drop()
             # A push to the same registry need not send it
             home = self._home
-            self._store.origins.add(home.client.host.name, self._descriptor.digest, home.repository)
+            self._store.origins.add(home.client.host.name, wanted.digest, home.repository)
 
-    def _streamed(self, given: BlobWriter | None, plain: BlobWriter) -> Packed:
+    def _streamed(self, given: Download, plain: BlobWriter) -> Packed:
         source, sink = os.pipe2(os.O_CLOEXEC)
         fcntl.fcntl(sink, fcntl.F_SETPIPE_SZ, _PIPE)
         fetching = Thread(target=self._fetch, args=(given, sink), name="fetch", daemon=True)
         fetching.start()
+        refusal: BaseException | None = None
         try:
             packed = self._workers.ingest(source, plain.fd, layer=True)
         except BaseException as error:
-            # What is fetched further is of no use
-            self._refused = True
-            os.close(source)
-            fetching.join()
-            # An archive that is cut short because fetching failed is no news
-            failure = self._failure
-            if failure is not None and not isinstance(failure, StoppedError):
-                raise failure from error
-            raise
+            refusal = error
+        # What broke off the fetching, and with it the archive, is known by now
+        cause = self._failure
+        # What is fetched further is of no use
+        self._refused = refusal is not None
         os.close(source)
         fetching.join()
-        if self._failure is not None:
-            raise self._failure
+        cause = cause or (None if self._refused else self._failure)
+        if _is_wrong(cause or refusal):
+            given.drop()
+        # An archive that is cut short because fetching failed is no news
+        if cause is not None and not (self._refused and isinstance(cause, StoppedError)):
+            raise cause from refusal
+        if refusal is not None:
+            raise refusal
         return packed
 
-    def _fetch(self, given: BlobWriter | None, sink: int) -> None:
+    def _fetch(self, given: Download, sink: int) -> None:
         from pybuild.registry.blobs import fetch_blob
 
         def write(data: bytes) -> None:
-            if given is not None:
-                given.write(data)
+            given.write(data)
             self._pass_on(sink, data)
 
+        def begun() -> Iterator[bytes]:
+            for data in given.blocks():
+                self._pass_on(sink, data)
+                yield data
+
         try:
-            fetch_blob(self._sources, self._descriptor, write, self._progress)
+            fetch_blob(self._sources, self._descriptor, write, self._progress, begun())
         except BaseException as error:
             # Raised in the thread that waits for the worker
             self._failure = error
@@ -294,6 +309,15 @@ class _Layer:
             self._told = now
             label = f"{self._name.familiar_name()} {self._descriptor.digest[7:19]}"
             self._emit(Transfer(-1, label, done, self._descriptor.size))
+
+
+def _is_wrong(error: BaseException | None) -> bool:
+    """Is what was fetched so far of no use after this error?"""
+    from pybuild.registry.errors import RegistryError, WrongContentError
+
+    if isinstance(error, WrongContentError):
+        return True
+    return isinstance(error, Exception) and not isinstance(error, RegistryError | CancelledError | StoppedError)
 
 
 def pull(request: PullRequest, *, store_root: Path, emit: Callable[[Event], None], cancel: Flag) -> Pulled:

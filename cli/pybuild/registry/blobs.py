@@ -1,7 +1,7 @@
 """Blobs that come: hashed and counted on the way, and gone on with where a transfer broke off."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from pybuild.oci.digest import Digest
@@ -34,13 +34,16 @@ def fetch_blob(
     descriptor: Descriptor,
     write: Callable[[bytes], object],
     progress: Callable[[int], object] = lambda done: None,
+    begun: Iterable[bytes] = (),
 ) -> None:
     """Give all of a blob to `write`, block by block, and `progress` the bytes done.
+
+    Of what is in `begun`, the beginning of the blob as somebody kept it, nothing is fetched or written again.
 
     Where one of the sources fails the next one goes on. Nothing that was written is to be believed before this returns.
     Raises WrongContentError, RegistryError, CancelledError.
     """
-    _Fetching(descriptor, write, progress).run(sources)
+    _Fetching(descriptor, write, progress).run(sources, begun)
 
 
 def first_of(
@@ -76,7 +79,11 @@ class _Fetching:
         self._done = 0
         self._what = ""
 
-    def run(self, sources: Sequence[Source]) -> None:
+    def run(self, sources: Sequence[Source], begun: Iterable[bytes]) -> None:
+        for data in begun:
+            self._state.update(data)
+            self._done += len(data)
+            self._progress(self._done)
         # What was written cannot be taken back
         first_of(sources, self._fetch, WrongContentError)
         found = f"sha256:{self._state.hexdigest()}"

@@ -59,7 +59,7 @@ class BlobWriter:
             found = os.fstat(self.fd).st_size
             if found != size:
                 raise WrongContentError(f"a blob of {size} bytes has {found}: {digest}")
-            self._blobs._take(self._path, digest, size)
+            self._blobs.adopt(self._path, digest, size)
         finally:
             self.abort()
 
@@ -187,7 +187,11 @@ class Blobs:
         except OSError as error:
             raise disk_error("cannot drop a damaged blob", path, error) from error
 
-    def _take(self, temporary: Path, digest: Digest, size: int) -> None:
+    def adopt(self, temporary: Path, digest: Digest, size: int) -> None:
+        """Let a file of the store, which holds what `digest` says, be that blob; raise StoreError.
+
+        It stays where it is when there is such a blob already.
+        """
         target = self.path(digest)
         row = self._index.row("SELECT size, boot, durable FROM blobs WHERE digest = ?", (digest,))
         try:

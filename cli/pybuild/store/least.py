@@ -102,6 +102,8 @@ class _Accounts:
             self._pinned.update(step.diff_ids if step else ())
         for cache in store.caches.list():
             self.victims.append(Victim(cache.last_used, "cache mount", cache.name))
+        for path in store.downloads.paths():
+            self.victims.append(Victim(path.stat().st_mtime, "download", path.name))
         for name in store.snapshots.list():
             self._trees.setdefault(name.rpartition("-")[2], []).append(name)
             self.victims.append(Victim(store.snapshots.last_used(name), "snapshot", name))
@@ -118,6 +120,8 @@ class _Accounts:
                 self._take_tree(victim.name)
             case "cache mount":
                 self.freed += self._store.caches.size(victim.name)
+            case "download":
+                self.freed += allocated(self._store.place.downloads / victim.name)
             case "kept":
                 self.freed += self._store.kept.size(victim.name)
             case _:

@@ -41,6 +41,7 @@ class Place:
         self.caches = root / "caches"
         self.builds = root / "builds"
         self.tmp = root / "tmp"
+        self.downloads = root / "downloads"
         self.reserve = root / "reserve"
 
     def temporary(self) -> Path:

@@ -36,8 +36,8 @@ RemoveTree = Callable[[Path], object]
 class Pruned(msgspec.Struct, frozen=True):
     """A thing that was removed, or would be.
 
-    `kind` is image, cache, layer, blob, snapshot, kept, cache mount, context, build or temporary. `size` are allocated
-    bytes, each byte counted with one thing only. `last_used` in seconds since the epoch, 0 when unknown.
+    `kind` is image, cache, layer, blob, snapshot, kept, cache mount, context, build, download or temporary. `size` are
+    allocated bytes, each byte counted with one thing only. `last_used` in seconds since the epoch, 0 when unknown.
     """
 
     kind: str
@@ -78,6 +78,7 @@ class _Plan(msgspec.Struct):
     contexts: list[Path] = msgspec.field(default_factory=list)
     builds: list[Path] = msgspec.field(default_factory=list)
     kept: list[str] = msgspec.field(default_factory=list)
+    downloads: list[Path] = msgspec.field(default_factory=list)
     memos: bool = False
 
 
@@ -144,6 +145,7 @@ def _chosen(store: "Store", victims: Iterable[Victim], reason: str) -> _Plan:
     plan.cache = [(key, record, reason) for key, record in records.items() if key in going.get("cache", ())]
     plan.caches = [(cache, reason) for cache in store.caches.list() if cache.name in going.get("cache mount", ())]
     plan.contexts = [path for path in _entries(store.place.contexts) if path.name in going.get("context", ())]
+    plan.downloads = [path for path in store.downloads.paths() if path.name in going.get("download", ())]
     _follow(store, plan)
     named = {name for name, _ in plan.snapshots}
     plan.snapshots += [(name, reason) for name in sorted(going.get("snapshot", set()) - named)]
@@ -158,6 +160,7 @@ def _of_types(store: "Store", wanted: Wanted) -> _Plan:
     victims += [Victim(cache.last_used, "cache mount", cache.name) for cache in store.caches.list()]
     victims += [Victim(store.snapshots.last_used(name), "snapshot", name) for name in store.snapshots.list()]
     victims += [Victim(path.stat().st_mtime, "context", path.name) for path in _entries(store.place.contexts)]
+    victims += [Victim(path.stat().st_mtime, "download", path.name) for path in store.downloads.paths()]
     chosen = [victim for victim in victims if victim.kind in wanted.types]
     return _chosen(store, [one for one in chosen if wanted.until is None or one.last_used < wanted.until], ASKED_FOR)
 
@@ -176,6 +179,7 @@ def _plan(store: "Store", all: bool, until: float | None, labels: Sequence[str])
             plan.cache.append((key, record, reason))
     if not labels:
         plan.caches = list(_old_caches(store, all, until))
+        plan.downloads = [path for path in store.downloads.paths() if until is None or path.stat().st_mtime < until]
     if not labels and (all or until is not None):
         contexts = _entries(store.place.contexts)
         plan.contexts = [path for path in contexts if until is None or path.stat().st_mtime < until]
@@ -323,6 +327,9 @@ def _told(store: "Store", plan: _Plan, left_over: Iterable[Path]) -> Iterator[Pr
         yield Pruned("context", path.name, allocated(path), reason, path.stat().st_mtime)
     for path in plan.builds:
         yield Pruned("build", path.name, allocated(path), "what `pybuild explain` tells of it", path.stat().st_mtime)
+    for path in plan.downloads:
+        reason = "the beginning of a download that broke off"
+        yield Pruned("download", f"sha256:{path.name}", allocated(path), reason, path.stat().st_mtime)
     for path in left_over:
         yield Pruned("temporary", path.name, allocated(path), "left by a process that is gone")
 
@@ -345,7 +352,7 @@ def _carry_out(store: "Store", plan: _Plan, left_over: Iterable[Path], remove_tr
             store.blobs.delete(Digest(f"sha256:{path.name}"))
         else:
             path.unlink(missing_ok=True)
-    for path in (*plan.contexts, *plan.builds):
+    for path in (*plan.contexts, *plan.builds, *plan.downloads):
         path.unlink(missing_ok=True)
     gone: set[str] = set()
     for name, _ in plan.snapshots:
@@ -412,7 +419,7 @@ def df(store: "Store") -> list[Usage]:
     other = allocated(store.place.root) - in_images - in_cache - sum(trees.values()) - in_mounts - kept
     counted = {digest[7:] for digest in (*found, *(image.id for image, _ in plan.images))}
     loose = sum(allocated(path) for path, _ in plan.files if path.name not in counted)
-    waste = loose + sum(allocated(path) for path in (*plan.contexts, *plan.builds, *_left_over(store)))
+    waste = loose + sum(allocated(path) for path in (*plan.contexts, *plan.builds, *plan.downloads, *_left_over(store)))
     return [
         Usage("Images", len(images), sum(bool(image.tags) for image in images), in_images, freed),
         Usage(

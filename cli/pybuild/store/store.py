@@ -12,6 +12,7 @@ from pybuild.store.blobs import Blobs
 from pybuild.store.builds import Builds
 from pybuild.store.cache import Cache
 from pybuild.store.caches import Caches
+from pybuild.store.downloads import Downloads
 from pybuild.store.errors import DamagedIndexError, StoreError, disk_error
 from pybuild.store.images import Images
 from pybuild.store.index import Index, damaged_mark
@@ -59,6 +60,7 @@ class Store:
         self.snapshots = Snapshots(place, index, boot)
         self.caches = Caches(place)
         self.kept = Kept(place, boot)
+        self.downloads = Downloads(place, self.blobs)
 
     @classmethod
     def open(cls, root: Path, *, create: bool = True) -> "Store":
@@ -137,9 +139,13 @@ class Store:
                 )
 
     def sweep(self) -> "list[Path]":
-        """Remove what dead processes left in `tmp`; return what only a worker with mapped ids can remove."""
+        """Remove what dead processes left in `tmp`, and old beginnings of downloads.
+
+        Returns what only a worker with mapped ids can remove.
+        """
         from pybuild.store.prune import sweep
 
+        self.downloads.sweep()
         return sweep(self)
 
     def prune(
@@ -156,8 +162,8 @@ class Store:
         remove_tree: "RemoveTree | None" = None,
     ) -> "PruneReport":
         """Remove what nothing needs, and tell it: images without a name, cache records without a layer, layers and
-        blobs nobody refers to, snapshots of layers that are gone, kept trees of failed steps, leftovers of dead
-        processes.
+        blobs nobody refers to, snapshots of layers that are gone, kept trees of failed steps, beginnings of downloads,
+        leftovers of dead processes.
 
         With `all` the cache goes too. `until` (seconds since the epoch) spares images that came later and cache records
         used later, and takes cache records not used since, `all` or not. `labels` (`key`, `key=value`, either with `!`
