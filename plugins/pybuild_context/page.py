@@ -59,7 +59,9 @@ function layout(nodes, x, y, width, height) {
   }
   return placed;
 }
+let shown = [];
 function show(trail) {
+  shown = trail;
   const here = trail[trail.length - 1], map = document.getElementById("map"), path = document.getElementById("path");
   map.replaceChildren();
   path.replaceChildren();
@@ -69,15 +71,15 @@ function show(trail) {
     step.onclick = () => show(trail.slice(0, index + 1));
     path.append(step, index < trail.length - 1 ? " / " : ` ${amount(node.bytes)}, ${node.files} files`);
   });
-  const shown = (here.children || []).filter(node => node.bytes);
-  for (const place of layout(shown, 0, 0, map.clientWidth, map.clientHeight)) {
+  const inside = (here.children || []).filter(node => node.bytes);
+  for (const place of layout(inside, 0, 0, map.clientWidth, map.clientHeight)) {
     if (place.width < LEAST || place.height < LEAST) continue;
-    const box = document.createElement("button"), inside = place.node.children;
+    const box = document.createElement("button"), deeper = place.node.children;
     box.style.cssText = `left:${place.x}px;top:${place.y}px;width:${place.width}px;height:${place.height}px;` +
-      `background:hsl(${inside ? 210 : 40},60%,${Math.max(60, 88 - 30 * place.node.bytes / (here.bytes || 1))}%)`;
-    box.textContent = place.node.name + (inside ? "/" : "");
+      `background:hsl(${deeper ? 210 : 40},60%,${Math.max(60, 88 - 30 * place.node.bytes / (here.bytes || 1))}%)`;
+    box.textContent = place.node.name + (deeper ? "/" : "");
     box.title = `${place.node.name}: ${amount(place.node.bytes)}, ${place.node.files} files`;
-    if (inside) {
+    if (deeper) {
       box.className = "directory";
       box.onclick = () => show([...trail, place.node]);
     }
@@ -87,7 +89,7 @@ function show(trail) {
 if (typeof document !== "undefined") {
   const tree = JSON.parse(document.getElementById("tree").textContent);
   show([tree]);
-  window.onresize = () => show([tree]);
+  window.onresize = () => show(shown);
 }
 """
 
@@ -100,6 +102,8 @@ def page(report: Report) -> str:
     used = f", {human_bytes(report.used.bytes, 3)} used" if report.used is not None else ""
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; \
+script-src 'unsafe-inline'">
 <title>{title}</title><style>{_STYLE}</style></head><body>
 <h1>{title}</h1>
 <p>{human_bytes(report.total.bytes, 3)} in {report.total.files} files{used}</p>

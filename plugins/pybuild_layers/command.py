@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 from pybuild.plugin import (
@@ -13,6 +14,7 @@ from pybuild.plugin import (
     as_json,
     human_bytes,
     image_layers,
+    new_file,
     write_line,
 )
 from pybuild_layers import text
@@ -34,6 +36,7 @@ def layers(
     browse: Annotated[bool, Option("-b", "--browse", help="Look around on the terminal.")] = False,
     top: Annotated[int, Option("-n", "--top", help="How many of each kind to show (10).", metavar="COUNT")] = 10,
     json: Annotated[bool, Option("--json", help="As JSON.")] = False,
+    html: Annotated[str, Option("--html", help="Write a page to look around in.", metavar="FILE")] = "",
     ci: Annotated[bool, Option("--ci", help="Exit code 1 below an efficiency of 90 percent.")] = False,
     lowest_efficiency: Annotated[int, Option(help="Exit code 1 below this.", metavar="PERCENT")] = 0,
     highest_wasted: Annotated[str, Option(help="Exit code 1 above this: 10MB, 500k.", metavar="SIZE")] = "",
@@ -47,8 +50,12 @@ def layers(
     if not 0 <= layer <= len(first.image.layers):
         raise UsageError(f"no such layer: {layer}", f"{image} has {len(first.image.layers)}")
     if other:
-        _compare(first, analyse(image_layers(other)), top, json=json)
+        _compare(first, analyse(image_layers(other)), top, json=json, html=html)
         return ExitCode.OK
+    if html:
+        from pybuild_layers.page import page
+
+        _write(html, page(first))
     if browse:
         if not (sys.stdin.isatty() and sys.stdout.isatty()):
             raise UsageError("there is no terminal to look around on")
@@ -61,7 +68,7 @@ def layers(
         lines = [*text.layer(first.changes[layer - 1])]
         if lines:
             write_line("\n".join(lines))
-    else:
+    elif not html:
         write_line("\n".join(text.tree(first, top) if tree else text.overview(first, top)))
     failed = [*_failures(first, lowest_efficiency or (LOWEST if ci else 0), *limits)]
     if failed and not json and not browse:
@@ -69,13 +76,22 @@ def layers(
     return ExitCode.FAILED if failed else ExitCode.OK
 
 
-def _compare(first: Analysis, second: Analysis, top: int, *, json: bool) -> None:
+def _compare(first: Analysis, second: Analysis, top: int, *, json: bool, html: str) -> None:
     found = differences(first, second)
+    if html:
+        from pybuild_layers.page import difference_page
+
+        _write(html, difference_page(first, second, found))
     if json:
         images = [{"image": one.image.id, "bytes": one.seen} for one in (first, second)]
         write_line(as_json({"images": images, "differences": [one._asdict() for one in found]}))
-    else:
+    elif not html:
         write_line("\n".join(text.difference(first, second, found, top)))
+
+
+def _write(path: str, page: str) -> None:
+    with new_file(Path(path)) as file:
+        file.write(page.encode(errors="replace"))
 
 
 def _failures(analysis: Analysis, efficiency: int, wasted: int, size: int) -> Iterator[str]:

@@ -242,7 +242,7 @@ def test_the_page_holds_its_data_and_nothing_can_end_it_early(context: Path) -> 
     (context / "<script>" / "x").write_text("1")
     text = page(measured(context, "FROM scratch\n"))
     assert text.count("<script") == 2
-    assert "http" not in text.replace("http://www.w3.org", "")
+    assert re.search(r"https?:|src=|href=", text) is None
     data = re.search(r'<script type="application/json" id="tree">(.*?)</script>', text)
     assert data is not None
     assert {child["name"] for child in json.loads(data[1])["children"]} == {"a", "<script>", "Dockerfile", "<"}

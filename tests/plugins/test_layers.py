@@ -1,6 +1,7 @@
 """`pybuild layers`: the analysis on tables made by hand, the command on real images."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from pybuild.plugin import ImageLayer, ImageLayers, LayerEntry
 from pybuild_layers.analysis import Change, Difference, Waste, analyse, differences
+from pybuild_layers.page import page
 from support.here import Here
 from support.program import Pybuild
 
@@ -201,3 +203,30 @@ def test_two_images_are_compared(here_too: Here) -> None:
     assert json.loads(here_too("layers", "fat", "lean", "--json").text)["differences"] == [
         {"kind": "-", "path": "d/big", "before": 1000, "after": 0, "what": ""}
     ]
+
+
+def test_pages_are_written_beside_what_else_is_asked_for(here_too: Here, tmp_path: Path) -> None:
+    target = tmp_path / "page.html"
+    assert here_too("layers", "fat", "--html", target).text == ""
+    assert "<title>Layers of fat:latest</title>" in target.read_text()
+    assert json.loads(here_too("layers", "fat", "--html", target, "--json").text)["wastedBytes"] == 30_000
+    assert "below 90%" in here_too("layers", "fat", "--html", target, "--ci", status=1).text
+    assert here_too("layers", "lean", "fat", "--html", target).text == ""
+    assert "<title>lean:latest and fat:latest</title>" in target.read_text()
+    assert re.search(r"https?:|src=|href=", target.read_text()) is None
+
+
+def test_a_page_holds_its_data_whatever_the_files_are_called() -> None:
+    rows = [
+        entry("<!--<script>alert(1)", size=5),
+        entry("\udcff", size=1),
+        *(entry(f"d/{n}") for n in range(300)),
+    ]
+    text = page(analyse(image(rows)))
+    assert text.count("<script") == 2
+    data = re.search(r'<script type="application/json" id="trees">(.*?)</script>', text)
+    assert data is not None
+    seen, _ = json.loads(data[1])
+    assert [node["name"] for node in seen] == ["<!--<script>alert(1)", "�", "d"]
+    assert len(seen[2]["children"]) == 201
+    assert seen[2]["children"][-1] == {"name": "(100 more)", "bytes": 0}
