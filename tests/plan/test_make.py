@@ -351,7 +351,7 @@ def dated(text: str, asked: list[object], bases: dict[str, BaseImage] | None = N
         asked.append(source)
         return 99
 
-    plan = make(parse(text), BuildRequest(**request), bases or {}, LINUX, 77, moment)  # type: ignore[arg-type]
+    plan = make(parse(text), BuildRequest(**request), bases or {}, LINUX, lambda: 77, moment)  # type: ignore[arg-type]
     assert isinstance(plan, Plan), plan
     return plan
 
@@ -431,7 +431,7 @@ def test_what_cannot_be_fetched_for_source_date_epoch_is_told_at_its_line() -> N
 
     text = "ARG SOURCE_DATE_EPOCH=src\nFROM scratch AS src\nADD https://h/f /\nFROM scratch\n"
     with pytest.raises(DockerfileError) as caught:
-        make(parse(text), BuildRequest(), {}, LINUX, 0, moment)
+        make(parse(text), BuildRequest(), {}, LINUX, lambda: 0, moment)
     assert caught.value.span is not None
     assert (caught.value.span.start_line, caught.value.message, caught.value.hint) == (3, "gone", "look")
 
@@ -466,7 +466,7 @@ def test_source_date_epoch_must_be_a_number() -> None:
         ("FROM scratch\nARG SOURCE_DATE_EPOCH\nRUN x\n", {"SOURCE_DATE_EPOCH": "context"}),
         ("ARG SOURCE_DATE_EPOCH=context\nFROM scratch\nARG SOURCE_DATE_EPOCH\nRUN x\n", {}),
     ):
-        plan = make(parse(text), BuildRequest(build_args=args), {}, LINUX, 77)
+        plan = make(parse(text), BuildRequest(build_args=args), {}, LINUX, lambda: 77)
         assert isinstance(plan, Plan)
         assert plan.source_date_epoch == 77
         run = plan.target.steps[-1].op

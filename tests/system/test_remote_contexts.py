@@ -185,6 +185,33 @@ def test_the_time_of_a_named_context_and_of_a_stage_dates_the_image(
             assert {node.mtime for node in image.layers[0]} == {moment}
 
 
+def test_an_archive_without_a_date_has_that_of_its_newest_member(
+    inline: Pybuild, web: Web, context: Path, tmp_path: Path
+) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as tar:
+        for name, text, moment in (("Dockerfile", DOCKERFILE, 1_000_000_000), ("old", "x", 5)):
+            member = tarfile.TarInfo(name)
+            member.size, member.mtime = len(text), moment
+            tar.addfile(member, io.BytesIO(text if isinstance(text, bytes) else text.encode()))
+    web.answers["/c.tgz"], web.answers["/text"] = Answer(out.getvalue()), Answer(b"no archive")
+    stage = "FROM scratch AS main\nCOPY . /\nFROM scratch AS src\nADD {} /\n"
+    ways = [
+        (web.url("/c.tgz"), "context", ""),
+        (str(context), "src", stage.format(web.url("/c.tgz"))),
+        (str(context), "src", stage.format(web.url("/text"))),
+    ]
+    for number, (source, name, text) in enumerate(ways):
+        if text:
+            (context / "Dockerfile").write_text(text)
+        allowed = ["--target=main", "--network=host", "--allow=network.host"] if text else []
+        built = tmp_path / str(number)
+        inline("build", "-o", f"type=oci,dest={built}", f"--build-arg=SOURCE_DATE_EPOCH={name}", *allowed, source)
+        [image] = read_oci(built)
+        is_dated = datetime.fromisoformat(image.config["created"]).timestamp() == 1_000_000_000
+        assert is_dated == (number < 2), source
+
+
 def test_the_time_of_a_layout_dates_the_image(inline: Pybuild, context: Path, tmp_path: Path) -> None:
     layout, out = tmp_path / "layout", tmp_path / "dated"
     (context / "Dockerfile").write_text("FROM scratch\nCOPY . /\n")

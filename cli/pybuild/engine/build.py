@@ -110,7 +110,12 @@ def _build(
         puller = Puller(store, workers, stack.enter_context(clients), emit)
         found = Bases(dockerfile, store, workers, puller, request.pull, host)
         plan, bases = _plan(
-            dockerfile, request, found, host, given.time, partial(inputs.moment, store=store, remotes=remotes)
+            dockerfile,
+            request,
+            found,
+            host,
+            given.moment,
+            partial(inputs.moment, store=store, workers=workers, remotes=remotes),
         )
         pushes = _pushes(request, tags, store, clients, emit)
         shown = numbered(plan.stages)
@@ -267,7 +272,12 @@ def _serialised(emit: Callable[[Event], None]) -> Callable[[Event], None]:
 
 
 def _plan(
-    dockerfile: Dockerfile, request: BuildRequest, images: Bases, host: Platform, context_time: int, moment: Moment
+    dockerfile: Dockerfile,
+    request: BuildRequest,
+    images: Bases,
+    host: Platform,
+    context_time: Callable[[], int],
+    moment: Moment,
 ) -> tuple[Plan, dict[str, BaseImage]]:
     bases: dict[str, BaseImage] = {}
     while True:

@@ -5,7 +5,7 @@ import os
 import platform
 import select
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event as Flag
@@ -22,9 +22,10 @@ from pybuild.dockerfile.errors import InvalidValueError
 from pybuild.engine.remotes import Remotes
 from pybuild.engine.workers import POLL_SECONDS, Workers
 from pybuild.errors import CancelledError, NotFoundError, PybuildError, UsageError
+from pybuild.layer.errors import LayerError
 from pybuild.oci.digest import Digest
 from pybuild.oci.platform import Platform, host_platform
-from pybuild.plan.epoch import EPOCH
+from pybuild.plan.epoch import EPOCH, no_time
 from pybuild.plan.ops import Remote, RemoteFile
 from pybuild.store.store import Store
 
@@ -44,8 +45,8 @@ class Given(msgspec.Struct, frozen=True):
     dockerfile_name: str
     context: LocalContext
     remembers: bool
-    time: int = 0
-    """When a context that was fetched was committed or changed, in seconds since the epoch; 0 is unknown."""
+    moment: Callable[[], int] = no_time
+    """Tells when a context that was fetched was committed or changed, in seconds since the epoch; 0 is unknown."""
 
 
 def memory_key(root: Path) -> str:
@@ -75,12 +76,12 @@ def open_inputs(
     """
     if names_remote(request.context):
         keep = request.build_args.get(KEEP_GIT_DIR) in ("1", "true")
-        fd, _, moment = fetch(request.context, store, remotes, keep_git_dir=keep)
+        fetched = fetch(request.context, store, remotes, keep_git_dir=keep)
         try:
-            with _unpacked(request, fd, "the context", store, workers) as given:
-                yield msgspec.structs.replace(given, time=moment)
+            with _unpacked(request, fetched.fd, "the context", store, workers) as given:
+                yield msgspec.structs.replace(given, moment=lambda: fetched.time or newest(fetched.fd, store, workers))
         finally:
-            os.close(fd)
+            os.close(fetched.fd)
         return
     if request.context:
         given = _from_directory(request, Path(request.context), store, remembers=True)
@@ -131,18 +132,38 @@ def fetch(address: str, store: Store, remotes: Remotes, *, keep_git_dir: bool = 
     )
 
 
-def moment(source: str | Remote, store: Store, remotes: Remotes) -> int:
+def moment(source: str | Remote, store: Store, workers: Workers, remotes: Remotes) -> int:
     """Return when what a user's address or an ADD fetches was committed or changed, in seconds since the epoch.
 
-    0 is for what the server does not tell of. Raises what `fetch` does.
+    Of an archive that the server does not date it is the time of its newest member, 0 of what has none. Raises what
+    `fetch` does.
     """
     if isinstance(source, str):
         fetched = fetch(source, store, remotes)
-        os.close(fetched.fd)
-        return fetched.time
-    if isinstance(source, RemoteFile):
-        return remotes.file(source.url, source.checksum, remotes.telling(EPOCH)).mtime
-    return _committed(store, remotes.layer(source))
+        fd, time = fetched.fd, fetched.time
+    elif isinstance(source, RemoteFile):
+        file = remotes.file(source.url, source.checksum, remotes.telling(EPOCH))
+        fd, time = store.blobs.open(file.digest), file.mtime
+    else:
+        return _committed(store, remotes.layer(source))
+    try:
+        return time or newest(fd, store, workers)
+    finally:
+        os.close(fd)
+
+
+def newest(fd: int, store: Store, workers: Workers) -> int:
+    """Return when the newest member of an archive was changed, in seconds since the epoch; 0 for no archive."""
+    if sniff(os.pread(fd, 1024, 0)) == "text":
+        return 0
+    with store.blobs.create() as unpacked:
+        os.lseek(fd, 0, os.SEEK_SET)
+        try:
+            packed = workers.ingest(fd, unpacked.fd, layer=False)
+        except LayerError:
+            # A compressed file, or a broken archive: what it is told to be is not for its date to say
+            return 0
+    return max((entry.mtime for entry in packed.toc), default=0) // 1_000_000_000
 
 
 def _committed(store: Store, layer: Digest) -> int:

@@ -16,6 +16,11 @@ Moment = Callable[[str | Remote], int]
 since the epoch, 0 for what has no such time."""
 
 
+def no_time() -> int:
+    """Return that a context has no time."""
+    return 0
+
+
 def no_moment(source: str | Remote) -> int:
     """Return that nothing has a time, where nothing may be fetched."""
     return 0

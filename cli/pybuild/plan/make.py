@@ -1,6 +1,6 @@
 """`make`: a Dockerfile, a request and the configs of its bases become a Plan."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -59,14 +59,14 @@ def make(
     request: BuildRequest,
     bases: Mapping[str, BaseImage],
     host: Platform,
-    context_time: int = 0,
+    context_time: Callable[[], int] = epoch.no_time,
     moment: epoch.Moment = epoch.no_moment,
 ) -> Plan | NeedBases:
     """Return what the request needs of the Dockerfile, or the images whose config is missing.
 
     `bases` are by `FromImage.key`.
-    `host` is the platform that the build runs on, and builds for if the request does not say; `context_time` is when
-    the context was committed or changed, in seconds since the epoch, 0 if it has no such time; `moment` is asked
+    `host` is the platform that the build runs on, and builds for if the request does not say; `context_time` is
+    asked when the context was committed or changed, in seconds since the epoch, 0 if it has no such time; `moment`
     that of what else SOURCE_DATE_EPOCH may name, and what it raises for a named context passes. Raises
     DockerfileError for what the file says wrongly, with its place, and UsageError or NotFoundError for what the
     request asks wrongly (`--target`, `--platform`, SOURCE_DATE_EPOCH).
@@ -79,7 +79,7 @@ def make(
     making = _Making(dockerfile, request, bases, host, platform, text, arguments, {}, contexts=named)
     _read_global_args(making)
     if making.globals.get(EPOCH) == OF_CONTEXT:
-        making.globals[EPOCH] = str(context_time or "")
+        making.globals[EPOCH] = str(context_time() or "")
     _date_by_name(making, moment)
     if making.missing:
         return NeedBases(dict(making.missing))
@@ -112,11 +112,11 @@ def _finish(making: _Making, order: list[int], target: int) -> Plan:
     )
 
 
-def _dated(request: BuildRequest, context_time: int) -> BuildRequest:
+def _dated(request: BuildRequest, context_time: Callable[[], int]) -> BuildRequest:
     """Return the request with the time of its context in place of the word for it; a directory has none."""
     if request.build_args.get(EPOCH) != OF_CONTEXT:
         return request
-    return request._replace(build_args={**request.build_args, EPOCH: str(context_time or "")})
+    return request._replace(build_args={**request.build_args, EPOCH: str(context_time() or "")})
 
 
 def _epoch_text(making: _Making) -> str:
