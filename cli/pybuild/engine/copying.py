@@ -33,9 +33,9 @@ from pybuild.tree.copy import (
     select_with_parents,
     with_hard_links,
 )
-from pybuild.tree.entry import FILE, HARDLINK, Entry
+from pybuild.tree.entry import DIR, FILE, HARDLINK, Entry
 from pybuild.tree.matching import Choice, Matching
-from pybuild.tree.merged import EmptyTree, Tree
+from pybuild.tree.merged import EmptyTree, Tree, ancestors
 from pybuild.tree.paths import TreeError
 
 READ_FIRST = 8 << 20
@@ -147,10 +147,44 @@ def pack(copying: Copying, image: LayerSource, store: Store, workers: Workers, b
     owner = owner_of(op.chown, None if op.link else image) if op.chown else None
     made = (copying.epoch or 0) * NANOSECONDS
     with ExitStack() as stack:
-        parts: list[tuple[list[Placed], Source]] = []
+        written = _Written(below)
         for one in _in_order(copying):
-            parts += _parts(one, below, owner, made, store, workers, stack)
-        return _write(parts, blob, copying.progress)
+            _put(one, written, owner, made, store, workers, stack)
+        return _write(written, blob, copying.progress)
+
+
+class _Written:
+    """The image below with what earlier sources of the same instruction have put there: later ones land on that."""
+
+    def __init__(self, below: Tree) -> None:
+        self._below = below
+        self.rows: dict[bytes, tuple[Placed, Source]] = {}
+        self.parts = 0
+
+    def get(self, path: bytes) -> Entry | None:
+        """Return what is at a path."""
+        if not self.rows:
+            return self._below.get(path)
+        row = self.rows.get(path)
+        if row is not None:
+            return row[0].entry
+        above = (self.rows.get(directory) for directory in ancestors(path))
+        hidden = any(row is not None and (row[0].entry.type != DIR or row[0].entry.opaque) for row in above)
+        return None if hidden else self._below.get(path)
+
+    def add(self, placed: list[Placed], source: Source) -> None:
+        """Put something there; what takes the place of a directory takes it with all that is in it."""
+        self.parts += 1
+        for item in placed:
+            path = item.entry.path
+            before = self.rows.get(path)
+            if before is not None and before[0].entry.type == DIR != item.entry.type:
+                gone = [below for below in self.rows if below.startswith(path + b"/")]
+                for below in gone:
+                    del self.rows[below]
+            if before is not None and before[0].entry.opaque and item.entry.type == DIR:
+                item = msgspec.structs.replace(item, entry=msgspec.structs.replace(item.entry, opaque=True))
+            self.rows[path] = (item, source)
 
 
 def _in_order(copying: Copying) -> list[Copying]:
@@ -169,16 +203,16 @@ def _in_order(copying: Copying) -> list[Copying]:
     return found
 
 
-def _parts(
+def _put(
     copying: Copying,
-    below: Tree,
+    written: _Written,
     owner: tuple[int, int] | None,
     made: int,
     store: Store,
     workers: Workers,
     stack: ExitStack,
-) -> list[tuple[list[Placed], Source]]:
-    """Return where what is selected of one source lands, and where its content comes from."""
+) -> None:
+    """Put what is selected of one source where it lands."""
     op = copying.op
     chmod = parse_chmod(op.chmod).apply if op.chmod else None
     metadata = Metadata(
@@ -191,7 +225,7 @@ def _parts(
     )
     kept = Metadata(owner, None, keep_xattrs=True, replace=True, made_mtime=made)
     into = op.dest if op.dest.endswith("/") else op.dest + "/"
-    parts: list[tuple[list[Placed], Source]] = []
+    parts = written.parts
     plain: list[Selected] = []
     for selected in copying.selections:
         archive = _open_archive(copying, selected, store, workers, stack) if op.unpack else None
@@ -199,16 +233,15 @@ def _parts(
             plain.append(selected)
             continue
         if plain:
-            parts.append((place(plain, below, op.dest, metadata), copying.source))
+            written.add(place(plain, written, op.dest, metadata), copying.source)
             plain = []
         entries = archive.tree.walk(b"")
         described = archive.tree.described()
         implied = frozenset(entry.path for entry in entries if entry.path not in described)
         unpacked = Selected(b"", b"", tuple(entries), implied=implied)
-        parts.append((place([unpacked], below, into, kept), archive))
-    if plain or not parts:
-        parts.append((place(plain, below, op.dest, metadata), copying.source))
-    return parts
+        written.add(place([unpacked], written, into, kept), archive)
+    if plain or written.parts == parts:
+        written.add(place(plain, written, op.dest, metadata), copying.source)
 
 
 def pack_directory(op: WorkdirOp, image: LayerSource, epoch: int | None, blob: BlobWriter) -> Packed:
@@ -247,12 +280,9 @@ def _open_archive(
     return stack.enter_context(archive_source(spool.fd, packed.toc))
 
 
-def _write(parts: list[tuple[list[Placed], Source]], blob: BlobWriter, progress: Callable[[int, int], None]) -> Packed:
-    merged: dict[bytes, tuple[Placed, Source]] = {}
-    for placed, source in parts:
-        merged.update((item.entry.path, (item, source)) for item in placed)
-    rows = list(merged.values())
-    if len(parts) > 1:
+def _write(written: _Written, blob: BlobWriter, progress: Callable[[int, int], None]) -> Packed:
+    rows = list(written.rows.values())
+    if written.parts > 1:
         rows.sort(key=lambda row: row[0].entry.path.split(b"/"))
     total = sum(item.entry.size for item, _ in rows if item.source is not None)
     writer = TarWriter(blob.fd, threads=total > 64 << 20)

@@ -104,6 +104,9 @@ def copy_key(op: CopyOp, chain: Digest | None, content: bytes, epoch: int | None
             [*(["file", remote.unpack] if isinstance(remote, RemoteFile) else ["tree"]), before]
             for remote, before in zip(op.remotes, op.preceding, strict=True)
         ]
+    if (op.unpack or op.remotes) and len(op.sources) + len(op.inline) + len(op.remotes) > 1:
+        # Later sources land on what earlier ones wrote, which was not always so
+        more["in_turn"] = True
     if epoch is not None:
         more["times"] = "all"
     return _key(

@@ -12,7 +12,7 @@ import msgspec
 from pybuild.tree.entry import BLOCK, CHAR, DIR, FILE, HARDLINK, SYMLINK, Entry
 from pybuild.tree.matching import Choice, Matching, walk_chosen
 from pybuild.tree.merged import Tree, ancestors, join, parent_of
-from pybuild.tree.paths import TreeError, clean, glob, has_wildcard, resolve
+from pybuild.tree.paths import Place, TreeError, clean, glob, has_wildcard, resolve
 
 EVERYTHING = Choice()
 
@@ -82,7 +82,7 @@ class Metadata(msgspec.Struct, frozen=True):
 class _Layer(msgspec.Struct):
     """The layer being put together, over the tree below it."""
 
-    below: Tree
+    below: Place
     metadata: Metadata
     placed: dict[bytes, Placed] = msgspec.field(default_factory=dict)
     names: dict[tuple[int, bytes], list[bytes]] = msgspec.field(default_factory=dict)
@@ -208,7 +208,7 @@ def content_key(selections: Iterable[Selected], digest: Callable[[bytes], bytes]
     return state.digest()
 
 
-def place(selections: Sequence[Selected], below: Tree, dest: str, metadata: Metadata) -> list[Placed]:
+def place(selections: Sequence[Selected], below: Place, dest: str, metadata: Metadata) -> list[Placed]:
     """Return the entries of the layer that COPY makes, in tar order: parents first, bytes sorted.
 
     `dest` is absolute; a trailing slash means a directory. Raises PlacementError for a file onto a
