@@ -23,7 +23,7 @@ def test_new_directories_are_private(tmp_path: Path) -> None:
     Store.open(root).close()
     for path in (root, root.parent, root.parent.parent, *(root / name for name in place.DIRECTORIES)):
         assert stat.S_IMODE(path.stat().st_mode) == 0o700, path
-    assert (root / "version").read_text() == "1\n"
+    assert (root / "version").read_text() == "2\n"
     with Store.open(root, create=False) as store:
         assert store.notices == ()
 
@@ -72,7 +72,7 @@ def test_a_store_that_cannot_be_written_is_refused(root: Path) -> None:
 
 def test_a_newer_layout_is_refused_and_nonsense_told(root: Path) -> None:
     Store.open(root).close()
-    (root / "version").write_text("2\n")
+    (root / "version").write_text("3\n")
     with pytest.raises(StoreVersionError, match="newer"):
         Store.open(root)
     for text in ("", "x", "-1", "1.0"):

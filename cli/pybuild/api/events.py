@@ -101,7 +101,11 @@ class Notice(NamedTuple):
 
 
 class Built(NamedTuple):
-    """The build ended well. `source_date_epoch` (seconds) is what the build's times are, None for those it had."""
+    """The build ended well. `source_date_epoch` (seconds) is what the build's times are, None for those it had.
+
+    With `platforms` there are several images, and `image_id` is that of the index that holds them. `digest` is what the
+    names stand for at the registry, if it was pushed.
+    """
 
     image_id: str
     tags: tuple[str, ...]
@@ -109,6 +113,7 @@ class Built(NamedTuple):
     digest: str = ""
     exported: tuple[str, ...] = ()
     source_date_epoch: int | None = None
+    platforms: tuple[str, ...] = ()
 
 
 class Failure(NamedTuple):
@@ -300,6 +305,7 @@ def from_json(data: dict[str, Any]) -> Event:
             values["failure"] = Failure(**{**failure, "log": tuple(failure.get("log", ()))})
         elif kind is Built:
             values["tags"], values["exported"] = tuple(values["tags"]), tuple(values.get("exported", ()))
+            values["platforms"] = tuple(values.get("platforms", ()))
         return kind(**values)
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"malformed event: {data!r:.200}") from error

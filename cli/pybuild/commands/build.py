@@ -85,8 +85,9 @@ def build(
     timeout: Annotated[str, Option(help="Most time of the build, such as 1h30m.", metavar="TIME")] = "",
     step_timeout: Annotated[str, Option(help="Most time of each RUN.", metavar="TIME")] = "",
     platform: Annotated[
-        str, Option(help="Platform of the image; this machine's is the default.", metavar="OS/ARCH[/V]")
-    ] = "",
+        list[str] | None,
+        Option(help="Platforms of the image; this machine's is the default.", metavar="OS/ARCH[/V],..."),
+    ] = None,
     root_emulation: Annotated[
         str,
         Option(help="With one user id only, how RUN is root: auto, off, fake or full.", metavar="HOW"),
@@ -192,7 +193,7 @@ def build(
         ulimits=tuple(map(flags.ulimit, ulimit or ())),
         outputs=tuple(item for item in outputs if item is not to_stdout),
         rewrite_timestamp=any(rewrites),
-        platform=platform,
+        platform=",".join(platform or ()),
         root_emulation=flags.emulation(root_emulation),
         snapshotter=flags.snapshotter(snapshotter, settings),
         isolation=flags.isolation(isolation, settings),
@@ -340,15 +341,23 @@ def _write_results(built: Built, iidfile: str, metadata_file: str) -> None:
 
     if iidfile:
         with new_file(Path(iidfile)) as out:
-            out.write(built.image_id.encode())
+            out.write((_digest(built) if built.platforms else built.image_id).encode())
     if metadata_file:
-        metadata = {"containerimage.config.digest": built.image_id}
-        if built.digest:
-            metadata["containerimage.digest"] = built.digest
+        if built.platforms:
+            metadata = {"containerimage.digest": _digest(built)}
+        else:
+            metadata = {"containerimage.config.digest": built.image_id}
+            if built.digest:
+                metadata["containerimage.digest"] = built.digest
         if built.tags:
             metadata["image.name"] = ",".join(built.tags)
         with new_file(Path(metadata_file)) as out:
             out.write(as_json(metadata, indent=2).encode() + b"\n")
+
+
+def _digest(built: Built) -> str:
+    """Return the digest of an index: the one its registry has, if it was pushed."""
+    return built.digest or built.image_id
 
 
 def _one_to_stdout(outputs: list[Output]) -> Output | None:

@@ -175,13 +175,18 @@ def _tell(found: dict[str, Any], left: list[dict[str, str]], *, json: bool) -> N
         same = "the same image" if found["image"] == found["rebuilt"] else "no difference in what was compared"
         write_line(f"Reproduced: {same}")
         return
-    rows = [[row["path"] or "(config)", row["field"], _cut(row["image"]), _cut(row["rebuilt"])] for row in left]
+    rows = [[_place(row), row["field"], _cut(row["image"]), _cut(row["rebuilt"])] for row in left]
     write_line("\n".join(table(("PATH", "FIELD", "IMAGE", "REBUILT"), rows)))
     if {_field(row) for row in left} <= {"mtime", "created"}:
         sys.stderr.write(
             "hint: only times differ: build with SOURCE_DATE_EPOCH and `-o ...,rewrite-timestamp=true`, or `--ignore "
             "mtime`\n"
         )
+
+
+def _place(row: dict[str, str]) -> str:
+    """Return where a difference is, with its platform where there are several."""
+    return " ".join(filter(None, (row.get("platform", ""), row["path"] or "(config)")))
 
 
 def _cut(text: str) -> str:

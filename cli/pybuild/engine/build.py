@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from pybuild.context.errors import ContextError
 from pybuild.context.local import LocalContext
 from pybuild.dockerfile.frontend import ARGUMENT as FRONTEND
 from pybuild.dockerfile.parse import Dockerfile, parse
-from pybuild.engine import checking, exporting, inputs, reading
+from pybuild.engine import checking, exporting, inputs, platforms, reading
 from pybuild.engine.bindtrees import BindTrees
 from pybuild.engine.deadline import Deadline
 from pybuild.engine.explaining import Explainer
@@ -86,7 +86,7 @@ def _build(
     cancel: Flag,
 ) -> Built:
     tags = [parse_reference(tag) for tag in request.tags]
-    exporting.check(request.outputs)
+    exporting.check(request.outputs, several="," in request.platform)
     host = inputs.host()
     with ExitStack() as stack:
         deadline = stack.enter_context(Deadline(request.timeout, cancel))
@@ -109,20 +109,18 @@ def _build(
         clients = RegistryClients(request.registries, request.proxies, request.ca_bundle, cancel)
         puller = Puller(store, workers, stack.enter_context(clients), emit)
         found = Bases(dockerfile, store, workers, puller, request.pull, host)
-        plan, bases = _plan(
-            dockerfile,
-            request,
-            found,
-            host,
-            given.moment,
-            partial(inputs.moment, store=store, workers=workers, remotes=remotes),
+        moment = partial(inputs.moment, store=store, workers=workers, remotes=remotes)
+        targets = platforms.plan_all(
+            request, host, lambda own: _plan(dockerfile, own, found, host, given.moment, moment)
         )
+        plan, bases = targets.plan, targets.bases
+        platforms.check_emulators(plan, dockerfile, host, request, store)
         pushes = _pushes(request, tags, store, clients, emit)
         shown = numbered(plan.stages)
         emit(Planned(tuple(PlannedStep(label, name, line) for _, label, name, line in shown), time.time()))
         if request.watch:
             emit(reading.planned(plan))
-        checking.tell(dockerfile, request, plan, bases, given.context, emit)
+        checking.tell(dockerfile, targets.each, given.context, emit)
         for warning in plan.warnings:
             emit(Notice("warning", warning.message, warning.line))
         for notice in (*store.notices, *workers.notices(request.root_emulation, partial(_inform, emit))):
@@ -147,23 +145,24 @@ def _build(
             remotes=remotes,
             explainer=explainer,
             named=named,
-            elsewhere=_elsewhere(request, store, workers, clients, puller, plan, emit),
+            elsewhere=_elsewhere(request, store, workers, clients, puller, targets, emit),
             emit=emit,
             cancel=cancel,
             file=dockerfile.name,
             text=dockerfile.text,
         )
         solver = Solver(plan, solving, shown)
-        state = solver.solve()
+        solver.solve()
+        states = [solver.state(target.place) for target in targets.each]
         for remembering in [given.context] * given.remembers + named.remembering():
             _remember(remembering, emit)
         if cancel.is_set():
             raise CancelledError("the build was cancelled")
-        built = _commit(plan, state, store, tags, request)
+        built = _commit_all(targets, states, store, tags, request)
         for push in pushes:
             built = push.carry_out(built)
         if request.cache_to:
-            _give_cache(request, store, state, solver, clients, emit)
+            _give_cache(request, store, states, solver, clients, emit)
         recorded(built.image_id)
         if request.remembers:
             record(store, Digest(built.image_id), request, {name: base.id for name, base in bases.items()})
@@ -207,7 +206,7 @@ def _elsewhere(
     workers: Workers,
     clients: RegistryClients,
     puller: Puller,
-    plan: Plan,
+    targets: platforms.Targets,
     emit: Callable[[Event], None],
 ) -> Callable[[str], CacheRecord | None]:
     """Return what looks a key up where `--cache-from` says."""
@@ -216,14 +215,15 @@ def _elsewhere(
     from pybuild.engine.caching import Elsewhere
     from pybuild.engine.remotecache import RemoteCaches
 
-    remote = RemoteCaches(clients, puller, plan.target.platform) if request.pull != NEVER else None
-    return Elsewhere(store, workers, request.cache_from, remote, emit).get
+    wanted = [target.plan.target.platform for target in targets.each]
+    remote = RemoteCaches(clients, puller) if request.pull != NEVER else None
+    return Elsewhere(store, workers, request.cache_from, remote, wanted, emit).get
 
 
 def _give_cache(
     request: BuildRequest,
     store: Store,
-    state: StageState,
+    states: Sequence[StageState],
     solver: Solver,
     clients: RegistryClients,
     emit: Callable[[Event], None],
@@ -238,7 +238,8 @@ def _give_cache(
             continue
         everything = target.attrs.get("mode", "min") == "max"
         try:
-            export(store, target, solver.results() if everything else state.results, pusher)
+            least = dict(result for state in states for result in state.results)
+            export(store, target, solver.results() if everything else list(least.items()), pusher)
         except CancelledError:
             raise
         except PybuildError as error:
@@ -288,14 +289,34 @@ def _plan(
         bases.update(images.read(step))
 
 
-def _commit(
-    plan: Plan,
-    state: StageState,
+def _commit_all(
+    targets: platforms.Targets,
+    states: Sequence[StageState],
     store: Store,
     tags: list[Reference],
     request: BuildRequest,
 ) -> Built:
-    """Fold layers and config into an image, store it, tag it, export it."""
+    """Store an image, or one for each platform and an index of them, tag it and export it."""
+    epoch = targets.plan.source_date_epoch
+    several = len(targets.each) > 1
+    images = [
+        _commit(target, state, store, [] if several else tags)
+        for target, state in zip(targets.each, states, strict=True)
+    ]
+    identity = platforms.put_index(store, images, tags) if several else images[0]
+    exported = [
+        exporting.export(store, identity, tags, output, epoch)
+        for output in request.outputs
+        if output.dest not in ("-", "")
+    ]
+    names = tuple(tag.familiar() for tag in tags)
+    made_for = tuple(str(target.plan.target.platform) for target in targets.each) if several else ()
+    return Built(identity, names, time.time(), exported=tuple(exported), source_date_epoch=epoch, platforms=made_for)
+
+
+def _commit(target: platforms.Target, state: StageState, store: Store, tags: list[Reference]) -> Digest:
+    """Fold layers and config into an image, store it, tag it and return its id."""
+    plan, request = target.plan, target.request
     config = plan.target.config
     if plan.labels:
         config = msgspec.structs.replace(config, Labels={**(config.Labels or {}), **plan.labels})
@@ -319,14 +340,7 @@ def _commit(
         history=state.history,
         cache=_inline_cache(request, state, diff_ids, epoch),
     )
-    image_id = store.images.put(encode(image), tags=tags)
-    exported = [
-        exporting.export(store, image_id, tags, output, epoch)
-        for output in request.outputs
-        if output.dest not in ("-", "")
-    ]
-    names = tuple(tag.familiar() for tag in tags)
-    return Built(image_id, names, time.time(), exported=tuple(exported), source_date_epoch=epoch)
+    return store.images.put(encode(image), tags=tags)
 
 
 def _inline_cache(request: BuildRequest, state: StageState, diff_ids: list[Digest], epoch: int | None) -> bytes | None:

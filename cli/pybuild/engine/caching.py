@@ -37,6 +37,7 @@ from pybuild.oci.cacheconfig import (
 )
 from pybuild.oci.digest import Digest, parse_digest
 from pybuild.oci.image import OCI_LAYER, Descriptor, Index, Manifest, decode, encode
+from pybuild.oci.platform import Platform
 from pybuild.store.cache import CacheRecord
 from pybuild.store.store import Store
 
@@ -69,13 +70,18 @@ class Elsewhere:
         workers: Workers,
         sources: Iterable[Output],
         remote: RemoteCaches | None,
+        platforms: Sequence[Platform],
         emit: Callable[[Event], None],
     ) -> None:
-        """Read what the sources have; `remote` reads what registries have, if they may be asked."""
+        """Read what the sources have; `remote` reads what registries have, if they may be asked.
+
+        Images are those for `platforms`.
+        """
         self._store = store
         self._workers = workers
         self._emit = emit
         self._remote = remote
+        self._platforms = platforms
         self._lock = Lock()
         self._found: dict[str, _Found] = {}
         for source in sources:
@@ -154,20 +160,24 @@ class Elsewhere:
         self._add_all(config.records, layers, take)
 
     def _read_image(self, reference: str) -> None:
-        image = self._store.images.resolve(reference)
-        if image is not None and image.config.cache is not None:
+        found = [self._store.images.resolve(reference, platform=platform) for platform in self._platforms]
+        images = {image.id: image for image in found if image is not None}
+        carrying = [image for image in images.values() if image.config.cache is not None]
+        for image in carrying:
+            assert image.config.cache is not None
             records = _decoded(image.config.cache, list[Record])
             self._add_all(records, [(None, diff_id) for diff_id in image.diff_ids], None)
+        if carrying:
             return
         if self._remote is not None:
-            carried = self._remote.read(reference)
-            if carried.config is not None:
-                self._read_cache(carried.config, carried.descriptors, carried.take)
-            elif carried.records is not None:
-                layers = list(zip(carried.descriptors, carried.diff_ids, strict=True))
-                self._add_all(_decoded(carried.records, list[Record]), layers, carried.take)
+            for carried in self._remote.read(reference, self._platforms):
+                if carried.config is not None:
+                    self._read_cache(carried.config, carried.descriptors, carried.take)
+                elif carried.records is not None:
+                    layers = list(zip(carried.descriptors, carried.diff_ids, strict=True))
+                    self._add_all(_decoded(carried.records, list[Record]), layers, carried.take)
             return
-        if image is None:
+        if not images:
             raise UsageError(f"no such image in the local store: {reference}")
         raise UsageError(f"the image was built without `--cache-to type=inline`: {reference}")
 

@@ -1,7 +1,7 @@
 """Build checks: with a build, and instead of one. Nothing is made, pulled or run for them."""
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Event as Flag
@@ -16,6 +16,7 @@ from pybuild.dockerfile.frontend import ARGUMENT as FRONTEND
 from pybuild.dockerfile.parse import Dockerfile, parse
 from pybuild.engine import inputs
 from pybuild.engine.failure import failure_of
+from pybuild.engine.platforms import Target, requests_of
 from pybuild.engine.remotes import Remotes
 from pybuild.engine.resolve import LEAST_ID
 from pybuild.engine.workers import Workers
@@ -26,7 +27,7 @@ from pybuild.oci.platform import Platform, parse_platform
 from pybuild.oci.reference import InvalidReferenceError
 from pybuild.plan.contexts import IMAGE, LAYOUT
 from pybuild.plan.make import make
-from pybuild.plan.ops import BaseImage, NeedBases, Plan
+from pybuild.plan.ops import BaseImage, NeedBases, NeededBase
 from pybuild.store.images import ImageRecord
 from pybuild.store.store import Store
 
@@ -35,22 +36,21 @@ ABSENT = BaseImage(Digest("sha256:" + 64 * "0"), ImageConfig())
 
 
 def tell(
-    dockerfile: Dockerfile,
-    request: BuildRequest,
-    plan: Plan,
-    bases: Mapping[str, BaseImage],
-    context: LocalContext,
-    emit: Callable[[Event], None],
+    dockerfile: Dockerfile, targets: Sequence[Target], context: LocalContext, emit: Callable[[Event], None]
 ) -> None:
     """Check what a build uses of a file and emit what is found; raise DockerfileError where that is to be an error."""
+    request = targets[0].request
     settings = settings_of(dockerfile, request.build_args)
-    configs = {key: base.config for key, base in bases.items()}
-    only = {stage.index for stage in plan.stages}
-    found = check(dockerfile, settings, _facts(request, inputs.host(), configs, context, only))
+    found: dict[Finding, None] = {}
+    for target in targets:
+        configs = {key: base.config for key, base in target.bases.items()}
+        only = {stage.index for stage in target.plan.stages}
+        facts = _facts(target.request, inputs.host(), configs, context, only)
+        found.update(dict.fromkeys(check(dockerfile, settings, facts)))
     for finding in found:
         emit(Notice("warning", finding.message, finding.line, finding.rule))
     if found and settings.error:
-        raise _violation(dockerfile, request, found)
+        raise _violation(dockerfile, request, list(found))
 
 
 def check_only(
@@ -80,14 +80,29 @@ def check_only(
         except DockerfileError as error:
             return Checked(given.dockerfile_name, shown, (), False, time.time(), _failure(error))
         settings = settings_of(dockerfile, request.build_args)
-        failure, bases, only = _planned(dockerfile, request, store, host)
-        facts = _facts(request, host, bases, given.context, only if request.target else None)
-        found = check(dockerfile, settings, facts)
+        failure: Failure | None = None
+        together: dict[Finding, None] = {}
+        for own in _for_each(request, host):
+            failed, bases, only = _planned(dockerfile, own, store, host)
+            failure = failure or failed
+            facts = _facts(own, host, bases, given.context, only if request.target else None)
+            together.update(dict.fromkeys(check(dockerfile, settings, facts)))
+        found = list(together)
         if failure is None and found and settings.error:
             failure = _failure(_violation(dockerfile, request, found))
         if cancel.is_set():
             raise CancelledError("the check was cancelled")
         return Checked(dockerfile.name, shown, tuple(found), settings.error, time.time(), failure)
+
+
+def _for_each(request: BuildRequest, host: Platform) -> list[BuildRequest]:
+    """Return what is asked for each platform; what is wrong with these, planning tells."""
+    if "," not in request.platform:
+        return [request]
+    try:
+        return [*requests_of(request, host).values()]
+    except UsageError:
+        return [request]
 
 
 def _planned(
@@ -99,7 +114,7 @@ def _planned(
     try:
         while isinstance(step := make(dockerfile, request, bases, host), NeedBases):
             for key, needed in step.images.items():
-                record = _in_store(needed.reference, needed.line, store, dockerfile)
+                record = _in_store(needed, store, dockerfile)
                 if record is not None:
                     known[key] = record.config
                 bases[key] = BaseImage(record.id, record.config) if record is not None else ABSENT
@@ -108,12 +123,13 @@ def _planned(
     return None, known, {stage.index for stage in step.stages}
 
 
-def _in_store(reference: str, line: int, store: Store, dockerfile: Dockerfile) -> ImageRecord | None:
+def _in_store(needed: NeededBase, store: Store, dockerfile: Dockerfile) -> ImageRecord | None:
     """Return the image when it is here; raise DockerfileError for a name that cannot be one."""
+    reference, line = needed.reference, needed.line
     if reference.startswith(LAYOUT):
         return None
     try:
-        return store.images.resolve(reference, ids=len(reference) >= LEAST_ID)
+        return store.images.resolve(reference, ids=len(reference) >= LEAST_ID, platform=needed.platform)
     except InvalidReferenceError as error:
         source = dockerfile.text.split("\n")[line - 1].rstrip("\r")
         span = Span(line, line, 1, max(len(source), 1))

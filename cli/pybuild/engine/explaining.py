@@ -332,6 +332,13 @@ class Explainer:
                 yield record
 
 
+def was_run(store: Store, step: Step) -> bool:
+    """Is there an earlier result of a RUN of the same text, whatever it stood on?"""
+    from pybuild.plan.account import identity
+
+    return bool(store.accounts.keys(identity("run", _cut(step.display))))
+
+
 def _clean(text: str) -> str:
     """Return text without lone surrogates, of which names of files may be full and JSON cannot hold any."""
     return text.encode(errors="backslashreplace").decode()

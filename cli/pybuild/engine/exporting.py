@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO
@@ -12,14 +12,17 @@ from pybuild.engine.sources import stage_source
 from pybuild.errors import UsageError
 from pybuild.export.archive import write_docker, write_oci
 from pybuild.export.errors import ExportError
-from pybuild.export.image import ExportImage
+from pybuild.export.image import ExportImage, ExportIndex
 from pybuild.export.layout import write_layout
-from pybuild.export.rootfs import spool, write_directory, write_files, write_tar
+from pybuild.export.rootfs import spool, write_directory, write_files, write_tar, write_tars
 from pybuild.layer.compress import compress
 from pybuild.oci.digest import Digest
 from pybuild.oci.image import OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Descriptor
+from pybuild.oci.manifests import platform_of
+from pybuild.oci.platform import host_platform
 from pybuild.oci.reference import Reference
 from pybuild.store.images import ImageRecord
+from pybuild.store.indexes import IndexRecord
 from pybuild.store.store import Store
 
 COMPRESSIONS = ("none", "gzip", "zstd")
@@ -29,12 +32,15 @@ _EPOCH, _REWRITE, _BY_PLATFORM = "source-date-epoch", "rewrite-timestamp", "mult
 _MEDIA_TYPES = {"gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD}
 
 
-def check(outputs: Sequence[Output]) -> None:
+def check(outputs: Sequence[Output], *, several: bool = False) -> None:
     """Raise, before anything is built, what `export` and `write` would raise for outputs that cannot be.
 
-    A destination may still fail to take what comes: this asks for what is wrong already.
+    A destination may still fail to take what comes: this asks for what is wrong already. `several` platforms are not
+    for every kind.
     """
     for output in outputs:
+        if several and output.type == "docker":
+            raise one_platform()
         if output.type == "oci":
             _compression(output.attrs, "gzip")
         elif output.type in ("local", "tar"):
@@ -69,6 +75,14 @@ def _unknown_type(kind: str) -> UsageError:
     return UsageError(f"unknown output type: {kind}", "known: oci, docker, tar, local, registry")
 
 
+def one_platform() -> UsageError:
+    """Return the error about several platforms where there can be one."""
+    return UsageError(
+        "an archive of type=docker holds one platform, and there are several",
+        "`type=oci` holds them all, `--platform` chooses one",
+    )
+
+
 def _is_directory(dest: Path) -> ExportError:
     return ExportError(f"the destination is a directory: {dest}", "name a file, or use type=local")
 
@@ -79,18 +93,19 @@ def export(store: Store, image_id: Digest, names: Sequence[Reference], output: O
     `epoch` (seconds) is the time that all files of a tree or flat tar get. Raises UsageError for keys that cannot be
     meant, ExportError when the destination does not take it.
     """
-    record = store.images.resolve(image_id)
+    record = store.indexes.get(image_id) or store.images.resolve(image_id)
     assert record is not None
     dest = Path(output.dest)
     if epoch is not None and output.type in ("local", "tar"):
         output = output._replace(attrs={_EPOCH: str(epoch), **output.attrs})
     if output.type == "local":
-        with stage_source(store, record.config.rootfs.diff_ids) as source:
-            write_directory(source, dest, _time(output.attrs))
+        for below, image in _parts(store, record).items():
+            with stage_source(store, image.diff_ids) as source:
+                write_directory(source, dest / below, _time(output.attrs))
         return str(dest)
     if _is_layout(output):
-        image = _image(store, record, names, output.attrs)
-        write_layout(image, dest, compression=_compression(output.attrs, "gzip"))
+        whole = _whole(store, record, names, output.attrs)
+        write_layout(whole, dest, compression=_compression(output.attrs, "gzip"))
         return str(dest)
     with whole_file(dest) as file:
         write(store, record, names, output.type, file, output.attrs)
@@ -98,20 +113,35 @@ def export(store: Store, image_id: Digest, names: Sequence[Reference], output: O
 
 
 def write(
-    store: Store, record: ImageRecord, names: Sequence[Reference], type: str, out: BinaryIO, attrs: Mapping[str, str]
+    store: Store,
+    record: ImageRecord | IndexRecord,
+    names: Sequence[Reference],
+    type: str,
+    out: BinaryIO,
+    attrs: Mapping[str, str],
 ) -> None:
-    """Write one image to a stream as the exporter `type` does: oci, docker or tar."""
+    """Write one image, or all of an index, to a stream as the exporter `type` does: oci, docker or tar."""
     match type:
         case "oci":
             compression = _compression(attrs, "gzip")
-            write_oci([_image(store, record, names, attrs)], out, compression=compression)
+            write_oci([_whole(store, record, names, attrs)], out, compression=compression)
         case "docker":
             _no_more(attrs, (_REWRITE,))
+            if isinstance(record, IndexRecord):
+                raise one_platform()
             write_docker([_image(store, record, names)], out)
         case "tar":
             mtime = _time(attrs)
-            with stage_source(store, record.config.rootfs.diff_ids) as source, store.blobs.create() as scratch:
-                spool(lambda fd: write_tar(source, fd, mtime), out, scratch.fd)
+            with ExitStack() as stack:
+                parts = _parts(store, record)
+                sources = {
+                    below: stack.enter_context(stage_source(store, image.diff_ids)) for below, image in parts.items()
+                }
+                scratch = stack.enter_context(store.blobs.create())
+                if "" in sources:
+                    spool(lambda fd: write_tar(sources[""], fd, mtime), out, scratch.fd)
+                else:
+                    spool(lambda fd: write_tars(sources, fd, mtime), out, scratch.fd)
         case _:
             raise _unknown_type(type)
 
@@ -122,9 +152,23 @@ def files(store: Store, record: ImageRecord, paths: Sequence[bytes], out: Binary
         spool(lambda fd: write_files(source, paths, fd), out, scratch.fd)
 
 
+def _parts(store: Store, record: ImageRecord | IndexRecord) -> dict[str, ImageRecord]:
+    """Return the images to be written as trees, by the directory each has: `linux_arm64`, or "" for an image alone."""
+    if isinstance(record, ImageRecord):
+        return {"": record}
+    parts: dict[str, ImageRecord] = {}
+    for member in record.members:
+        platform = platform_of(member.row)
+        name = str(platform).replace("/", "_") if platform is not None else member.image[7:19]
+        image = store.images.get(member.image)
+        assert image is not None, "an index holds its images"
+        parts.setdefault(name, image)
+    return parts
+
+
 def save(
     store: Store,
-    found: Sequence[tuple[ImageRecord, Reference | None]],
+    found: Sequence[tuple[ImageRecord | IndexRecord, Reference | None]],
     out: BinaryIO,
     *,
     format: str,
@@ -132,19 +176,38 @@ def save(
 ) -> None:
     """Write several images as one archive; an image named twice is written once, with both names."""
     names: dict[Digest, list[Reference]] = {}
-    records: dict[Digest, ImageRecord] = {}
+    records: dict[Digest, ImageRecord | IndexRecord] = {}
     for record, name in found:
         records[record.id] = record
         known = names.setdefault(record.id, [])
         if name is not None and name not in known:
             known.append(name)
-    images = [_image(store, record, names[record.id]) for record in records.values()]
+    images = [_whole(store, record, names[record.id]) for record in records.values()]
     if format == "docker":
         write_docker(images, out)
     elif format == "oci":
         write_oci(images, out, compression=_compression({"compression": compression}, compression))
     else:
         raise UsageError(f"unknown archive format: {format}", "known: docker, oci")
+
+
+def _whole(
+    store: Store,
+    record: ImageRecord | IndexRecord,
+    names: Sequence[Reference],
+    attrs: Mapping[str, str] = MappingProxyType({}),
+) -> ExportImage | ExportIndex:
+    if isinstance(record, ImageRecord):
+        return _image(store, record, names, attrs)
+    images = [store.images.get(member.image) for member in record.members]
+    here = record.member_for(host_platform(os.uname().machine))
+    return ExportIndex(
+        images=tuple(_image(store, image, ()) for image in images if image is not None),
+        rows=tuple(member.row for member in record.members),
+        names=tuple(names),
+        annotations=record.annotations,
+        main=record.members.index(here) if here is not None else 0,
+    )
 
 
 def _image(

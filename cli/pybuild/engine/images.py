@@ -2,7 +2,7 @@
 
 import fnmatch
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,11 +15,15 @@ from pybuild.engine import exporting, importing
 from pybuild.engine.comparing import differences
 from pybuild.engine.inputs import host
 from pybuild.engine.recorded import recorded
+from pybuild.engine.resolve import fits
 from pybuild.engine.workers import Workers
 from pybuild.errors import ConflictError, NotFoundError, UsageError
+from pybuild.oci.digest import Digest
+from pybuild.oci.manifests import platform_of
 from pybuild.oci.platform import parse_platform
 from pybuild.oci.reference import Reference, parse_reference
 from pybuild.store.images import ImageRecord
+from pybuild.store.indexes import IndexRecord
 from pybuild.store.least import Limits
 from pybuild.store.store import Store
 from pybuild.tree.entry import Entry
@@ -50,17 +54,29 @@ class Images:
     def list(self, all: bool = False, filters: Filters | None = None) -> Rows:
         """Return the images, newest first, as `GET /images/json`; raise UsageError for an unknown filter."""
         with self._store() as store:
-            records = store.images.list()
-            keep = _filter(records, filters or {}, store)
+            indexes = store.indexes.list()
+            held = {image for index in indexes for image in index.images}
+            images = {image.id: image for image in store.images.list()}
+            # What an index holds is listed as that
+            alone = [image for image in images.values() if image.tags or image.id not in held or all]
+            rows = [*alone, *(_as_image(index, images) for index in indexes)]
+            rows.sort(key=lambda row: -row.created)
             digests = store.pulled.digests()
-            return [_summary(record, digests.get(record.id, [])) for record in keep]
+            for index in indexes:
+                digests[index.id] = sorted({one for image in index.images for one in digests.get(image, ())})
+            return [_summary(row, digests.get(row.id, [])) for row in _filter(rows, filters or {}, store)]
 
     def inspect(self, name: str) -> dict[str, Any]:
         """Return one image as `GET /images/{name}/json`; raise NotFoundError."""
         with self._store() as store:
             record = _resolve(store, name)
+            index = store.images.index(name)
             config = record.config
-            digests = store.pulled.digests().get(record.id, [])
+            known = store.pulled.digests()
+            digests = known.get(record.id, [])
+            if index is not None:
+                record = _as_image(index, {image.id: image for image in _members(store, index)}, record)
+                digests = sorted({one for image in index.images for one in known.get(image, ())})
             details = msgspec.to_builtins(config.config)
             return {
                 "Id": record.id,
@@ -79,6 +95,7 @@ class Images:
                 "GraphDriver": {"Data": None, "Name": "overlay2"},
                 "RootFS": {"Type": "layers", "Layers": [*config.rootfs.diff_ids]},
                 "Metadata": {"LastTagTime": _rfc3339(record.created)},
+                **({"Manifests": _manifests(store, index)} if index is not None else {}),
             }
 
     def history(self, name: str) -> Rows:
@@ -111,7 +128,7 @@ class Images:
         `changed_bases` are those whose names mean something else by now, or nothing.
         """
         with self._store() as store:
-            found = recorded(store, _resolve(store, name).id)
+            found = recorded(store, (store.images.index(name) or _resolve(store, name)).id)
             if found is None:
                 return {}
             platform = str(found.request.get("platform") or "")
@@ -131,12 +148,11 @@ class Images:
         The ids come first. Raises NotFoundError.
         """
         with self._store() as store, store.session():
+            index, rebuilt = store.images.index(name), store.images.index(other)
+            if index is not None and rebuilt is not None:
+                return _compare_all(store, index, rebuilt)
             first, second = _resolve(store, name), _resolve(store, other)
-            rows = [
-                {"path": row.path, "field": row.field, "image": row.first, "rebuilt": row.second}
-                for row in differences(store, first, second)
-            ]
-            return {"image": first.id, "rebuilt": second.id, "differences": rows}
+            return {"image": first.id, "rebuilt": second.id, "differences": _differences(store, first, second)}
 
     def layers(self, name: str) -> dict[str, Any]:
         """Return an image with the tables of its layers, the lowest first; raise NotFoundError.
@@ -174,7 +190,7 @@ class Images:
     def tag(self, name: str, new_name: str) -> None:
         """Give the image another name; raise NotFoundError or InvalidReferenceError."""
         with self._store() as store, store.session():
-            store.images.tag(parse_reference(new_name), _resolve(store, name).id)
+            store.images.tag(parse_reference(new_name), _whole(store, name).id)
 
     def remove(self, name: str, *, force: bool = False) -> Strings:
         """Take a name away, and the image with its last name, as `DELETE /images/{name}`.
@@ -182,7 +198,7 @@ class Images:
         Raises NotFoundError, and ConflictError for an id with several names unless `force`.
         """
         with self._store() as store, store.session():
-            record = _resolve(store, name)
+            record = _whole(store, name)
             by_id = record.id.removeprefix("sha256:").startswith(name.removeprefix("sha256:"))
             named = [] if by_id else [parse_reference(name).familiar()]
             names = [*record.tags] if by_id else [tag for tag in record.tags if tag in named]
@@ -192,19 +208,22 @@ class Images:
                     f"unable to delete {short} (must be forced) - image is referenced in multiple repositories",
                     "remove its names one by one, or use `--force`",
                 )
+            holding = store.indexes.holding(record.id)
+            if holding and not names:
+                called = holding[0].tags[0] if holding[0].tags else holding[0].id
+                raise ConflictError(f"unable to delete {name} - it belongs to the index {called}", "remove that")
             answer = []
             for tag in names:
                 store.images.untag(parse_reference(tag))
                 answer.append({"Untagged": tag})
-            if set(names) == set(record.tags):
-                store.images.delete(record.id)
-                answer.append({"Deleted": record.id})
+            if set(names) == set(record.tags) and not holding:
+                answer += _delete(store, record)
             return answer
 
     def save(self, names: Sequence[str], out: BinaryIO, *, format: str = "docker", compression: str = "none") -> None:
         """Write images as one archive; raise NotFoundError before the first byte."""
         with self._store() as store, store.session():
-            found = [(_resolve(store, name), _named(name)) for name in names]
+            found = [(_whole(store, name), _named(name)) for name in names]
             exporting.save(store, found, out, format=format, compression=compression)
 
     def load(self, source: BinaryIO | Path) -> Strings:
@@ -220,7 +239,7 @@ class Images:
     def export(self, name: str, type: str, out: BinaryIO, attrs: dict[str, str] | None = None) -> None:
         """Write one image to `out` as an exporter of that type does."""
         with self._store() as store, store.session():
-            record = _resolve(store, name)
+            record = _whole(store, name)
             named = _named(name)
             names = [named] if named is not None else [parse_reference(tag) for tag in record.tags]
             exporting.write(store, record, names, type, out, attrs or {})
@@ -304,6 +323,82 @@ def _resolve(store: Store, name: str) -> ImageRecord:
     return record
 
 
+def _whole(store: Store, name: str) -> ImageRecord | IndexRecord:
+    """Return the image, or the index, that a name means; raise NotFoundError."""
+    return store.images.index(name) or _resolve(store, name)
+
+
+def _members(store: Store, index: IndexRecord) -> list[ImageRecord]:
+    found = [store.images.get(image) for image in index.images]
+    return [image for image in found if image is not None]
+
+
+def _as_image(index: IndexRecord, images: Mapping[Digest, ImageRecord], main: ImageRecord | None = None) -> ImageRecord:
+    """Return an index as if it were one of its images, `main` or the first, but for what all of them take."""
+    members = [images[image] for image in index.images if image in images]
+    main = main or members[0]
+    size = sum(image.size for image in {image.id: image for image in members}.values())
+    return msgspec.structs.replace(main, id=index.id, tags=index.tags, created=index.created, size=size)
+
+
+def _manifests(store: Store, index: IndexRecord) -> Rows:
+    """Return the images of an index as docker shows them (`docker inspect`, API 1.48), with their ids."""
+    rows: Rows = []
+    for member, image in zip(index.members, _members(store, index), strict=True):
+        rows.append(
+            {
+                "ID": member.row.digest,
+                "Descriptor": msgspec.to_builtins(member.row),
+                "Available": True,
+                "Kind": "image",
+                "Size": {"Content": image.size, "Total": image.size},
+                "ImageData": {"Platform": member.row.platform or {}},
+                "ImageId": image.id,
+            }
+        )
+    return rows
+
+
+def _differences(store: Store, first: ImageRecord, second: ImageRecord) -> Rows:
+    return [
+        {"path": row.path, "field": row.field, "image": row.first, "rebuilt": row.second}
+        for row in differences(store, first, second)
+    ]
+
+
+def _compare_all(store: Store, index: IndexRecord, other: IndexRecord) -> dict[str, Any]:
+    """Return how two indexes differ, platform by platform."""
+    rows: Rows = []
+    others = {str(platform_of(member.row)): member for member in other.members}
+    for member in index.members:
+        platform = str(platform_of(member.row))
+        match = others.pop(platform, None)
+        if match is None:
+            rows.append({"path": "", "field": "platform", "image": platform, "rebuilt": "", "platform": platform})
+            continue
+        first, second = store.images.get(member.image), store.images.get(match.image)
+        if first is not None and second is not None:
+            rows += [{**row, "platform": platform} for row in _differences(store, first, second)]
+    rows += [
+        {"path": "", "field": "platform", "image": "", "rebuilt": platform, "platform": platform} for platform in others
+    ]
+    return {"image": index.id, "rebuilt": other.id, "differences": rows}
+
+
+def _delete(store: Store, record: ImageRecord | IndexRecord) -> Strings:
+    """Remove an image, or an index and those of its images that nothing else has; tell what went."""
+    if isinstance(record, ImageRecord):
+        store.images.delete(record.id)
+        return [{"Deleted": record.id}]
+    store.indexes.delete(record.id)
+    gone = [record.id]
+    for image in {image.id: image for image in _members(store, record)}.values():
+        if not image.tags and not store.indexes.holding(image.id):
+            store.images.delete(image.id)
+            gone.append(image.id)
+    return [{"Deleted": identity} for identity in gone]
+
+
 def _named(name: str) -> Reference | None:
     """Return the name as a reference, None when it is an id."""
     bare = name.removeprefix("sha256:")
@@ -315,11 +410,11 @@ def _named(name: str) -> Reference | None:
 def _id_of(store: Store, base: str, platform: str) -> str:
     """Return what a base image (`FromImage.key`) means by now, "" for nothing; `platform` is that of the build."""
     reference, _, own = base.partition(" ")
-    record = store.images.resolve(reference) if not own else None
-    if record is not None:
-        return record.id
     try:
         wanted = parse_platform(own or platform) if own or platform else host()
+        record = store.images.resolve(reference, platform=wanted)
+        if record is not None and (not own or fits(record.config, wanted)):
+            return record.id
         pulled = store.pulled.get(parse_reference(reference), wanted)
     except UsageError:
         # The beginning of an id

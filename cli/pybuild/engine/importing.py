@@ -31,6 +31,7 @@ from pybuild.oci.image import (
     encode,
 )
 from pybuild.oci.manifests import COMPRESSED
+from pybuild.oci.platform import Platform
 from pybuild.oci.reference import parse_reference
 from pybuild.plan.make import make
 from pybuild.plan.ops import Plan
@@ -57,7 +58,7 @@ def load(store: Store, workers: Workers, source: BinaryIO | Path) -> list[dict[s
     return answer
 
 
-def take_layout(store: Store, workers: Workers, spec: str) -> ImageRecord:
+def take_layout(store: Store, workers: Workers, spec: str, platform: Platform) -> ImageRecord:
     """Take in one image of an OCI layout, without a name; `spec` is `PATH[:TAG][@DIGEST]`.
 
     Raises InvalidArchiveError, NotFoundError for what is not there, InvalidDigestError, LayerError.
@@ -69,7 +70,7 @@ def take_layout(store: Store, workers: Workers, spec: str) -> ImageRecord:
     if not Path(path).is_dir():
         raise NotFoundError(f"there is no OCI layout directory: {path}")
     archive = LayoutDirectory(Path(path))
-    image = find_one(archive, host(), tag, parse_digest(digest) if at else None)
+    image = find_one(archive, platform, tag, parse_digest(digest) if at else None)
     for diff_id, layer in zip(image.config.rootfs.diff_ids, image.layers, strict=True):
         take_layer(store, workers, archive, diff_id, layer)
     record = store.images.get(store.images.put(image.config_bytes))

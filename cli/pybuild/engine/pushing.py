@@ -10,6 +10,8 @@ from threading import Event as Flag
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from pybuild.api.events import Built, Event, Moved, Notice, Pushed, Transfer
 from pybuild.api.request import Output, PushRequest
 from pybuild.engine.inputs import host
@@ -20,21 +22,24 @@ from pybuild.layer.compress import compress
 from pybuild.oci.digest import Digest, digest_of
 from pybuild.oci.image import (
     OCI_CONFIG,
+    OCI_INDEX,
     OCI_LAYER,
     OCI_LAYER_GZIP,
     OCI_LAYER_ZSTD,
     OCI_MANIFEST,
     Descriptor,
     ImageConfig,
+    Index,
     Manifest,
     decode,
     encode,
 )
-from pybuild.oci.manifests import COMPRESSED
+from pybuild.oci.manifests import COMPRESSED, platform_of
 from pybuild.oci.platform import Platform, normalise
 from pybuild.oci.reference import Reference, parse_reference
 from pybuild.store.blobs import BlobWriter
 from pybuild.store.images import ImageRecord
+from pybuild.store.indexes import IndexRecord
 from pybuild.store.pulled import PulledImage
 from pybuild.store.store import Store
 
@@ -86,7 +91,7 @@ class Push:
 
     def carry_out(self, built: Built) -> Built:
         """Push what was built and return what to tell of it; raises as Pusher.push."""
-        record = self._store.images.get(Digest(built.image_id))
+        record = self._store.indexes.get(built.image_id) or self._store.images.get(Digest(built.image_id))
         assert record is not None
         moved = self._pusher.push(record, self.names, self._form)
         told = tuple(f"{one.name}@{one.digest}" for one in moved)
@@ -108,10 +113,11 @@ class Pusher:
         for name in {name.name: name for name in names}.values():
             check_push(self._target(name))
 
-    def push(self, record: ImageRecord, names: Sequence[Reference], form: Form) -> list[Moved]:
-        """Push an image under its names; a repository gets its blobs once, the next from the one before if it may.
+    def push(self, record: ImageRecord | IndexRecord, names: Sequence[Reference], form: Form) -> list[Moved]:
+        """Push an image, or an index and its images, under names.
 
-        Raises RegistryError, LayerError, CancelledError; no name is moved before all blobs are there.
+        A repository gets its blobs once, the next from the one before if it may. Raises RegistryError, LayerError,
+        CancelledError; no name is moved before all blobs are there.
         """
         by_repository: dict[str, list[Reference]] = {}
         for name in names:
@@ -125,28 +131,60 @@ class Pusher:
         [target] = self._clients.sources(name, pull=False)
         return target
 
-    def _push_to(self, target: "Source", record: ImageRecord, names: Sequence[Reference], form: Form) -> list[Moved]:
+    def _push_to(
+        self, target: "Source", record: ImageRecord | IndexRecord, names: Sequence[Reference], form: Form
+    ) -> list[Moved]:
         from pybuild.registry.upload import put_manifest
 
+        if isinstance(record, IndexRecord):
+            made = self._index(target, record, names[0], form)
+        else:
+            made = self._image(target, record, names[0], form)
+        digest = digest_of(made.data)
+        moved: list[Moved] = []
+        for name in names:
+            put_manifest(target, name.tag or digest, made.media_type, made.data, digest)
+            for platform, image in made.images.items():
+                self._store.pulled.put(name._replace(digest=None), platform, PulledImage(digest, image))
+            self._emit(Notice("info", f"pushed {name.familiar()}: {digest}"))
+            moved.append(Moved(name.familiar(), digest, record.id, made.sent, len(made.data)))
+        return moved
+
+    def _index(self, target: "Source", record: IndexRecord, name: Reference, form: Form) -> "_Made":
+        """Send the images of an index with their manifests; return the index as it is to be there."""
+        from pybuild.registry.upload import put_manifest
+
+        rows: list[Descriptor] = []
+        images: dict[Platform, Digest] = {}
+        sent = False
+        for member in record.members:
+            image = self._store.images.get(member.image)
+            assert image is not None, "an index holds its images"
+            made = self._image(target, image, name, form)
+            digest = digest_of(made.data)
+            put_manifest(target, digest, made.media_type, made.data, digest)
+            row, size = member.row, len(made.data)
+            rows.append(msgspec.structs.replace(row, media_type=made.media_type, digest=digest, size=size))
+            platform = platform_of(row)
+            if platform is not None:
+                images.setdefault(platform, image.id)
+            sent = sent or made.sent
+        data = encode(Index(media_type=OCI_INDEX, manifests=rows, annotations=record.annotations))
+        return _Made(OCI_INDEX, data, images, sent)
+
+    def _image(self, target: "Source", record: ImageRecord, name: Reference, form: Form) -> "_Made":
+        """Send what an image consists of; return its manifest, which is to follow."""
         config = Descriptor(OCI_CONFIG, record.id, len(record.data))
         kept = self._as_it_came(record) if form == Form() else None
         forms = kept.forms if kept is not None else dict.fromkeys(record.diff_ids, form)
-        by_diff_id, sent = self._blobs(target, names[0], forms, config, record.data)
+        by_diff_id, sent = self._blobs(target, name, forms, config, record.data)
         if kept is not None:
             media_type, data = kept.media_type, kept.data
         else:
             layers = [by_diff_id[diff_id] for diff_id in record.diff_ids]
             media_type, data = OCI_MANIFEST, encode(Manifest(media_type=OCI_MANIFEST, config=config, layers=layers))
-        digest = digest_of(data)
-        moved: list[Moved] = []
-        for name in names:
-            put_manifest(target, name.tag or digest, media_type, data, digest)
-            platform = _platform(record.config)
-            if platform is not None:
-                self._store.pulled.put(name._replace(digest=None), platform, PulledImage(digest, record.id))
-            self._emit(Notice("info", f"pushed {name.familiar()}: {digest}"))
-            moved.append(Moved(name.familiar(), digest, record.id, sent, len(data)))
-        return moved
+        platform = _platform(record.config)
+        return _Made(media_type, data, {platform: record.id} if platform is not None else {}, sent)
 
     def _as_it_came(self, record: ImageRecord) -> "_Kept | None":
         """Return the manifest that an image was pulled with, if its layers are here in the same form still."""
@@ -199,6 +237,15 @@ class Pusher:
             last = [pool.submit(blob().push_bytes, config, data)] if config is not None else []
             all_done([*pending.values(), *last], stop)
         return {diff_id: future.result() for diff_id, future in pending.items()}, bool(lacking)
+
+
+class _Made(NamedTuple):
+    """A manifest or index whose parts are there: what it has for which platform, and whether anything was lacking."""
+
+    media_type: str
+    data: bytes
+    images: Mapping[Platform, Digest]
+    sent: bool
 
 
 class _Kept(NamedTuple):
@@ -412,7 +459,7 @@ def push(request: PushRequest, *, store_root: Path, emit: Callable[[Event], None
         RegistryClients(request.registries, request.proxies, "", cancel) as clients,
     ):
         chosen = [one for name in request.names for one in _chosen(store, name, all_tags=request.all_tags)]
-        by_image: dict[Digest, tuple[ImageRecord, list[Reference]]] = {}
+        by_image: dict[Digest, tuple[ImageRecord | IndexRecord, list[Reference]]] = {}
         for record, name in chosen:
             by_image.setdefault(record.id, (record, []))[1].append(name)
         pusher = Pusher(store, clients, tell)
@@ -420,13 +467,13 @@ def push(request: PushRequest, *, store_root: Path, emit: Callable[[Event], None
     return Pushed(tuple(moved), time.time())
 
 
-def _chosen(store: Store, text: str, *, all_tags: bool) -> list[tuple[ImageRecord, Reference]]:
+def _chosen(store: Store, text: str, *, all_tags: bool) -> list[tuple[ImageRecord | IndexRecord, Reference]]:
     """Return the images that a name means; with `all_tags` those of all tags of its repository."""
     name = parse_reference(text)
     if name.digest is not None:
         raise UsageError(f"an image is pushed under a tag, not under a digest: {text}")
     if not all_tags:
-        record = store.images.resolve(text, ids=False)
+        record = store.images.index(text, ids=False) or store.images.resolve(text, ids=False)
         if record is None:
             raise NotFoundError(
                 f"No such image: {name.familiar()}", "`pybuild images` lists them, `pybuild tag` names one"
@@ -434,7 +481,9 @@ def _chosen(store: Store, text: str, *, all_tags: bool) -> list[tuple[ImageRecor
         return [(record, name)]
     if ":" in text.rpartition("/")[2]:
         raise UsageError(f"--all-tags wants a name without a tag: {text}")
-    found = [(record, one) for record in store.images.list() for one in record.references if one.name == name.name]
+    here: list[ImageRecord | IndexRecord] = [*store.images.list(), *store.indexes.list()]
+    tagged = [(record, parse_reference(tag)) for record in here for tag in record.tags]
+    found = [(record, one) for record, one in tagged if one.name == name.name]
     if not found:
         raise NotFoundError(f"No such image: {name.familiar_name()}")
     return found

@@ -43,20 +43,25 @@ class Carried(NamedTuple):
 class RemoteCaches:
     """Reads caches of registries for one build."""
 
-    def __init__(self, clients: RegistryClients, puller: Puller, platform: Platform) -> None:
+    def __init__(self, clients: RegistryClients, puller: Puller) -> None:
         self._clients = clients
         self._puller = puller
-        self._platform = platform
 
-    def read(self, reference: str) -> Carried:
-        """Return what a name has; raise RegistryError, InvalidImageError, UsageError for an image without results."""
+    def read(self, reference: str, platforms: Sequence[Platform]) -> list[Carried]:
+        """Return what a name has: one cache, or what the images for `platforms` carry.
+
+        Raises RegistryError, InvalidImageError, UsageError for images without results.
+        """
         from pybuild.registry.blobs import first_of
 
         name = parse_reference(reference)
         sources = self._clients.sources(name)
-        return first_of(sources, lambda source: self._read(source, sources, name))
+        return first_of(sources, lambda source: self._read(source, sources, name, platforms))
 
-    def _read(self, source: "Source", sources: "list[Source]", name: Reference) -> Carried:
+    def _read(
+        self, source: "Source", sources: "list[Source]", name: Reference, platforms: Sequence[Platform]
+    ) -> list[Carried]:
+        from pybuild.registry.errors import MissingError
         from pybuild.registry.images import fetch_document, fetch_image
 
         def take(diff_id: Digest, descriptor: Descriptor) -> None:
@@ -67,11 +72,23 @@ class RemoteCaches:
             manifest = read_document(document.data, Manifest, document.media_type, MANIFEST_TYPES, _WHERE)
             if manifest.config is not None and manifest.config.media_type == CACHE_CONFIG:
                 layers = [layer for layer in manifest.layers or () if layer.media_type in LAYER_TYPES]
-                return Carried(_config(source, manifest.config), None, layers, (), take)
-        image = fetch_image(source, name, self._platform)
-        if image.config.cache is None:
+                return [Carried(_config(source, manifest.config), None, layers, (), take)]
+        carried: list[Carried] = []
+        missing: MissingError | None = None
+        for platform in platforms:
+            try:
+                image = fetch_image(source, name, platform)
+            except MissingError as error:
+                # It may have been built for fewer platforms
+                missing = error
+                continue
+            if image.config.cache is not None:
+                carried.append(Carried(None, image.config.cache, image.layers, image.config.rootfs.diff_ids, take))
+        if not carried and missing is not None:
+            raise missing
+        if not carried:
             raise UsageError(f"the image was built without `--cache-to type=inline`: {name.familiar()}")
-        return Carried(None, image.config.cache, image.layers, image.config.rootfs.diff_ids, take)
+        return carried
 
 
 def _config(source: "Source", described: Descriptor) -> bytes:

@@ -47,7 +47,7 @@ class Bases:
         for key, needed in sorted(need.images.items()):
             try:
                 is_layout = needed.reference.startswith(LAYOUT)
-                record = self._take(needed.reference) if is_layout else self._find(needed)
+                record = self._take(needed) if is_layout else self._find(needed)
             except (CancelledError, DockerfileError):
                 raise
             except PybuildError as error:
@@ -55,12 +55,14 @@ class Bases:
             found[key] = BaseImage(record.id, record.config)
         return found
 
-    def _take(self, reference: str) -> ImageRecord:
+    def _take(self, needed: NeededBase) -> ImageRecord:
         """Return the image of an OCI layout directory, taken into the store without a name."""
         from pybuild.engine.importing import take_layout
 
+        reference = needed.reference
+        platform = needed.platform if needed.is_asked else self._host
         try:
-            return take_layout(self._store, self._workers, reference.removeprefix(LAYOUT))
+            return take_layout(self._store, self._workers, reference.removeprefix(LAYOUT), platform)
         except CancelledError:
             raise
         except PybuildError as error:
@@ -69,7 +71,7 @@ class Bases:
     def _find(self, needed: NeededBase) -> ImageRecord:
         # A short name may look like the beginning of an id: only a clear id is taken for one
         is_id = _is_id(needed.reference)
-        local = self._store.images.resolve(needed.reference, ids=is_id)
+        local = self._store.images.resolve(needed.reference, ids=is_id, platform=needed.platform)
         try:
             name = parse_reference(needed.reference)
         except InvalidReferenceError:
@@ -105,11 +107,13 @@ class Bases:
             name = parse_reference(needed.reference).familiar()
         except InvalidReferenceError:
             return hint
-        local = self._store.images.resolve(name, ids=False)
+        local = self._store.images.resolve(name, ids=False, platform=needed.platform)
         if local is not None and not fits(local.config, needed.platform):
             return f"the local image is for {local.config.os}/{local.config.architecture}; {hint}".removesuffix("; ")
         # What goes without saying makes no two names alike
-        known = {tag.removesuffix(":latest"): tag for image in self._store.images.list() for tag in image.tags}
+        tags = [tag for image in self._store.images.list() for tag in image.tags]
+        tags += [tag for index in self._store.indexes.list() for tag in index.tags]
+        known = {tag.removesuffix(":latest"): tag for tag in tags}
         short = name.removesuffix(":latest")
         meant = near(short, known.keys() - {short})
         return f"did you mean `{known[meant]}`? {hint}".rstrip() if meant else hint

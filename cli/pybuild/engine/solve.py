@@ -1,10 +1,10 @@
 """Solve a plan: stages side by side, each step looked up in the cache and done when it is not there."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_all
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import pairwise
 from threading import Event as Flag
@@ -124,6 +124,9 @@ class Solver:
         self._futures: dict[int, Future[StageState]] = {}
         self._failed = Flag()
         self._context_lock = Lock()
+        self._turns: dict[str, Lock] = {}
+        self._turns_lock = Lock()
+        self._made: dict[str, CacheRecord] = {}
 
     def solve(self) -> StageState:
         """Return the target's layers and history.
@@ -144,6 +147,10 @@ class Solver:
         for error in sorted(errors, key=lambda error: isinstance(error, CancelledError)):
             raise error
         return self._futures[self._plan.target.index].result()
+
+    def state(self, index: int) -> StageState:
+        """Return how a stage came out, once solved."""
+        return self._futures[index].result()
 
     def results(self) -> list[tuple[str, CacheRecord]]:
         """Return keys and results of all steps of all stages, once solved."""
@@ -314,6 +321,10 @@ class Solver:
     def _lookup(
         self, key: Key, stage: PlannedStage, look: Look, listing: "Callable[[], Listing | None]" = no_listing
     ) -> CacheRecord | None:
+        made = self._made.get(key.text)
+        if made is not None:
+            look.hit(key, listing)
+            return made
         if stage.no_cache:
             return None
         record = self._in.store.cache.get(key.text)
@@ -326,6 +337,7 @@ class Solver:
 
     def _record(self, key: Key, diff_id: Digest | None, size: int, description: str, look: Look) -> CacheRecord:
         record = CacheRecord(diff_id=diff_id, size=size, created=time.time(), description=description)
+        self._made[key.text] = record
         if self._in.request.remembers:
             self._in.store.cache.put(key.text, record)
             look.keep()
@@ -348,27 +360,37 @@ class Solver:
         reads = _Reads(self._open_source, self._layers_of, self._check, self._tell_found)
         contents = mounting.contents(op, self._in, reads)
         key = run_key(op, chain, mode, options, contents)
-        record = self._lookup(key, stage, look)
-        if record is None:
-            # Only a worker that runs shows that its ids can be mapped as planned
-            self._in.workers.prepare()
-            if mode != self._mode():
-                key = run_key(op, chain, self._mode(), options, contents)
-                record = self._lookup(key, stage, look)
-        if record is not None:
-            return record
-        look.miss(key, partial(mounting.listed, op, reads))
-        step = next(step for step in stage.steps if step.op is op)
-        place = partial(self._place, step, number)
-        with mounting.mounted(op, self._in, reads, contents) as mounted:
-            packed, blob, by_hand = running.run(op, self._in, state.diff_ids, mounted, number, step.line, place)
-            with blob:
-                self._keep(blob, packed)
-        if by_hand:
-            self._in.emit(Notice("warning", "continued by hand, so this step's result is not cached", step.line))
-            look.by_hand()
-            return CacheRecord(packed.diff_id, packed.size, time.time(), value={BY_HAND: True})
-        return self._record(key, packed.diff_id, packed.size, "RUN " + op.argv[-1][:200], look)
+        with self._alone(key):
+            record = self._lookup(key, stage, look)
+            if record is None:
+                # Only a worker that runs shows that its ids can be mapped as planned
+                self._in.workers.prepare()
+                if mode != self._mode():
+                    key = run_key(op, chain, self._mode(), options, contents)
+                    record = self._lookup(key, stage, look)
+            if record is not None:
+                return record
+            look.miss(key, partial(mounting.listed, op, reads))
+            step = next(step for step in stage.steps if step.op is op)
+            place = partial(self._place, step, number)
+            with mounting.mounted(op, self._in, reads, contents) as mounted:
+                packed, blob, by_hand = running.run(op, self._in, state.diff_ids, mounted, number, step.line, place)
+                with blob:
+                    self._keep(blob, packed)
+            if by_hand:
+                self._in.emit(Notice("warning", "continued by hand, so this step's result is not cached", step.line))
+                look.by_hand()
+                return CacheRecord(packed.diff_id, packed.size, time.time(), value={BY_HAND: True})
+            return self._record(key, packed.diff_id, packed.size, "RUN " + op.argv[-1][:200], look)
+
+    @contextmanager
+    def _alone(self, key: Key) -> Iterator[None]:
+        """Let no other stage work on a result of the same key: it finds this one."""
+        with self._turns_lock:
+            turn = self._turns.setdefault(key.text, Lock())
+        with turn:
+            self._check()
+            yield
 
     def _mode(self) -> str:
         """Return how RUN steps map and emulate ids, as keys have it."""
@@ -387,6 +409,7 @@ class Solver:
             unread = step.unread()
             if not unread or step.small(unread) or op.unpack:
                 key = copy_key(op, chain, step.content(), self._plan.source_date_epoch)
+                stack.enter_context(self._alone(key))
                 record = self._lookup(key, stage, look, step.listing)
                 if record is not None:
                     return record
@@ -398,8 +421,8 @@ class Solver:
                     return record
                 self._keep(blob, packed)
             look.miss(key, step.listing)
-        names = [*op.sources, *(redacted(_address(remote)) for remote in op.remotes)]
-        return self._record(key, packed.diff_id, packed.size, f"{op.instruction} {' '.join(names)}", look)
+            names = [*op.sources, *(redacted(_address(remote)) for remote in op.remotes)]
+            return self._record(key, packed.diff_id, packed.size, f"{op.instruction} {' '.join(names)}", look)
 
     def _fetch(self, remote: Remote, op: CopyOp, number: int) -> LayerSource:
         match remote:

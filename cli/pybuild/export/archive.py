@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Sequence
 from typing import BinaryIO
 
-from pybuild.export.image import ExportImage
+from pybuild.export.image import ExportImage, ExportIndex
 from pybuild.oci.digest import Digest, digest_of
 from pybuild.oci.image import (
     OCI_CONFIG,
@@ -19,6 +19,7 @@ from pybuild.oci.image import (
     Manifest,
     encode,
 )
+from pybuild.oci.reference import Reference
 
 REF_NAME = "org.opencontainers.image.ref.name"
 CONTAINERD_NAME = "io.containerd.image.name"
@@ -70,8 +71,8 @@ def blob_name(digest: Digest) -> str:
     return "blobs/sha256/" + digest.removeprefix("sha256:")
 
 
-def write_oci(images: Sequence[ExportImage], out: BinaryIO, *, compression: str) -> Digest:
-    """Write an OCI archive; return the digest of the (first) manifest.
+def write_oci(images: Sequence[ExportImage | ExportIndex], out: BinaryIO, *, compression: str) -> Digest:
+    """Write an OCI archive; return the digest of the (first) manifest or index.
 
     `compression` is none, gzip or zstd. Raises OSError when `out` does not take it.
     """
@@ -84,16 +85,20 @@ def write_oci(images: Sequence[ExportImage], out: BinaryIO, *, compression: str)
     return descriptors[0].digest
 
 
-def write_docker(images: Sequence[ExportImage], out: BinaryIO) -> None:
-    """Write what `docker save` writes since 25.0: manifest.json and an image layout at once, layers uncompressed."""
+def write_docker(images: Sequence[ExportImage | ExportIndex], out: BinaryIO) -> None:
+    """Write what `docker save` writes since 25.0: manifest.json and an image layout at once, layers uncompressed.
+
+    Of an index, manifest.json has the main image, the layout all of them.
+    """
     writer = ArchiveWriter(out)
     writer.file("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
     descriptors: list[Descriptor] = []
     rows = []
     repositories: dict[str, dict[str, str]] = {}
-    for image in images:
-        descriptors += _add(writer, image, "none")
-        tagged = [name for name in image.names if name.tag is not None]
+    for given in images:
+        descriptors += _add(writer, given, "none")
+        image = given.images[given.main] if isinstance(given, ExportIndex) else given
+        tagged = [name for name in given.names if name.tag is not None]
         rows.append(
             {
                 "Config": blob_name(image.id),
@@ -116,8 +121,21 @@ def manifest_of(image: ExportImage, layers: list[Descriptor]) -> Manifest:
     return Manifest(media_type=OCI_MANIFEST, config=config, layers=layers)
 
 
-def _add(writer: ArchiveWriter, image: ExportImage, compression: str) -> list[Descriptor]:
-    """Write an image's blobs; return an index entry for each of its names."""
+def _add(writer: ArchiveWriter, image: ExportImage | ExportIndex, compression: str) -> list[Descriptor]:
+    """Write what belongs to an image, or to the images of an index; return an index entry for each name."""
+    if isinstance(image, ExportIndex):
+        entries, data = entries_of(image, [_add_image(writer, one, compression) for one in image.images])
+        writer.blob(digest_of(data), data)
+        return entries
+    digest, size = _add_image(writer, image, compression)
+    entries, inner = index_entries(image, digest, size)
+    if inner is not None:
+        writer.blob(digest_of(inner), inner)
+    return entries
+
+
+def _add_image(writer: ArchiveWriter, image: ExportImage, compression: str) -> tuple[Digest, int]:
+    """Write an image's blobs; return digest and size of its manifest."""
     layers: list[Descriptor] = []
     for diff_id in image.config.rootfs.diff_ids:
         if compression == "none":
@@ -131,10 +149,24 @@ def _add(writer: ArchiveWriter, image: ExportImage, compression: str) -> list[De
     data = encode(manifest_of(image, layers))
     digest = digest_of(data)
     writer.blob(digest, data)
-    entries, inner = index_entries(image, digest, len(data))
-    if inner is not None:
-        writer.blob(digest_of(inner), inner)
-    return entries
+    return digest, len(data)
+
+
+def entries_of(index: ExportIndex, manifests: Sequence[tuple[Digest, int]]) -> tuple[list[Descriptor], bytes]:
+    """Return the descriptors that name an index, and its bytes; `manifests` are digest and size of each image's."""
+    rows = [
+        Descriptor(OCI_MANIFEST, digest, size, annotations=row.annotations, platform=row.platform)
+        for row, (digest, size) in zip(index.rows, manifests, strict=True)
+    ]
+    data = encode(Index(media_type=OCI_INDEX, manifests=rows, annotations=index.annotations))
+    return [Descriptor(OCI_INDEX, digest_of(data), len(data), annotations=notes) for notes in _notes(index.names)], data
+
+
+def _notes(names: Sequence[Reference]) -> list[dict[str, str]]:
+    """Return the annotations that carry names, one for each, at least one."""
+    return [
+        {CONTAINERD_NAME: str(name), REF_NAME: name.tag} if name.tag else {CONTAINERD_NAME: str(name)} for name in names
+    ] or [{}]
 
 
 def index_entries(image: ExportImage, digest: Digest, size: int) -> tuple[list[Descriptor], bytes | None]:
@@ -145,10 +177,7 @@ def index_entries(image: ExportImage, digest: Digest, size: int) -> tuple[list[D
     platform = {"architecture": image.config.architecture, "os": image.config.os}
     if image.config.variant:
         platform["variant"] = image.config.variant
-    annotations = [
-        {CONTAINERD_NAME: str(name), REF_NAME: name.tag} if name.tag else {CONTAINERD_NAME: str(name)}
-        for name in image.names
-    ] or [{}]
+    annotations = _notes(image.names)
     if not image.by_platform:
         return [
             Descriptor(OCI_MANIFEST, digest, size, annotations=notes, platform=platform) for notes in annotations

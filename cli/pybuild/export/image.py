@@ -25,3 +25,17 @@ class ExportImage(msgspec.Struct, frozen=True):
     open_layer: Callable[[Digest], int]
     compressed: Callable[[Digest, str], tuple[Descriptor, int]]
     by_platform: bool = False
+
+
+class ExportIndex(msgspec.Struct, frozen=True):
+    """Images for several platforms, to be written with an index of them.
+
+    `rows` are what the index says of each image: platform and annotations; digest and size come with writing.
+    `main` is the place of the one that a reader of a single image is shown.
+    """
+
+    images: tuple[ExportImage, ...]
+    rows: tuple[Descriptor, ...]
+    names: tuple[Reference, ...]
+    annotations: dict[str, str]
+    main: int = 0

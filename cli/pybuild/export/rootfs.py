@@ -3,7 +3,7 @@
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -49,6 +49,21 @@ def write_files(content: Content, paths: Iterable[bytes], fd: int) -> None:
         entry = content.tree.get(path)
         if entry is not None and entry.type in (FILE, HARDLINK):
             writer.add(replace(entry, type=FILE, link=b""), content.open(path))
+    writer.finish()
+
+
+def write_tars(contents: Mapping[str, Content], fd: int, mtime: int | None = None) -> None:
+    """Write several trees as one tar, each below a directory of its name; else as `write_tar`."""
+    import msgspec
+
+    writer = TarWriter(fd)
+    for name, content in contents.items():
+        below = name.encode() + b"/"
+        writer.add(Entry(path=name.encode(), type=DIR, mode=0o755, mtime=mtime or 0), None)
+        for entry in sorted_entries(content.tree, mtime):
+            source = content.open(entry.path) if entry.type == FILE else None
+            link = below + entry.link if entry.type == HARDLINK else entry.link
+            writer.add(msgspec.structs.replace(entry, path=below + entry.path, link=link), source)
     writer.finish()
 
 

@@ -206,9 +206,7 @@ def _target_platform(request: BuildRequest, host: Platform) -> Platform:
     if not request.platform:
         return host
     if "," in request.platform:
-        raise UsageError(
-            f"several platforms in one build are not supported yet: {request.platform}", "build once for each"
-        )
+        raise UsageError(f"this is done for one platform at a time: {request.platform}", "name one of them")
     return parse_platform(request.platform, host)
 
 

@@ -9,7 +9,7 @@ hint: did you mean `--from`?
 
 from collections.abc import Sequence
 
-from pybuild.api.events import Checked, Failure, Finding, Notice
+from pybuild.api.events import Built, Checked, Failure, Finding, Notice
 from pybuild.progress.escape import escape, one_line, without_commands
 
 _SOURCE_LINES = 12
@@ -33,6 +33,12 @@ def failure_lines(failure: Failure, *, ci: bool = False, debug: bool = False) ->
     if failure.kept:
         lines.append(f"its tree is kept: `pybuild shell {one_line(failure.kept)}` enters it")
     return [without_commands(line) for line in lines] if ci else lines
+
+
+def built_line(built: Built) -> str:
+    """Return the line that tells what a build has made."""
+    made_for = f" for {', '.join(built.platforms)}" if built.platforms else ""
+    return f"built {built.image_id}{made_for}"
 
 
 def finding_lines(findings: Sequence[Notice]) -> list[str]:

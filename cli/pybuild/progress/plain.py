@@ -23,7 +23,7 @@ from pybuild.api.events import (
 )
 from pybuild.progress.amounts import human_bytes
 from pybuild.progress.escape import Lines, one_line, without_commands
-from pybuild.progress.failure import failure_lines, finding_lines
+from pybuild.progress.failure import built_line, failure_lines, finding_lines
 
 _TRANSFER_SECONDS = 5.0
 """Byte counts are told this seldom."""
@@ -87,7 +87,7 @@ class PlainRenderer:
                 return [
                     *self._tell_findings(),
                     *(f"exported {one_line(path)}" for path in event.exported),
-                    f"built {one_line(event.image_id)}",
+                    one_line(built_line(event)),
                     *(f"tagged {one_line(tag)}" for tag in event.tags),
                 ]
             case Failed():

@@ -33,7 +33,7 @@ from pybuild.api.events import (
     Transfer,
 )
 from pybuild.progress.escape import Lines, one_line, without_commands
-from pybuild.progress.failure import failure_lines, finding_lines
+from pybuild.progress.failure import built_line, failure_lines, finding_lines
 
 LOG_LINES = 6
 """Last lines of output shown below a running step."""
@@ -128,7 +128,7 @@ class TtyRenderer:
             case Built():
                 self._tell_findings()
                 self._above += [f"exported {one_line(path)}" for path in event.exported]
-                self._above.append(f"built {one_line(event.image_id)}")
+                self._above.append(one_line(built_line(event)))
                 self._above += [f"tagged {one_line(tag)}" for tag in event.tags]
                 self._running.clear()
             case Failed():

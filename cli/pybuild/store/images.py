@@ -1,5 +1,6 @@
-"""Images: configs by their digest, and the names that point at them."""
+"""Images: configs by their digest, and the names that point at them, or at an index of images."""
 
+import os
 import re
 import time
 from collections.abc import Iterable, Sequence
@@ -7,12 +8,14 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from pybuild.errors import ConflictError, NotFoundError
-from pybuild.oci.digest import Digest, parse_digest
-from pybuild.oci.image import MAX_DOCUMENT, Descriptor, ImageConfig, InvalidImageError, decode
+from pybuild.oci.digest import Digest, digest_of, parse_digest
+from pybuild.oci.image import MAX_DOCUMENT, OCI_MANIFEST, Descriptor, ImageConfig, InvalidImageError, decode
+from pybuild.oci.platform import Platform, host_platform
 from pybuild.oci.reference import InvalidReferenceError, Reference, parse_reference
 from pybuild.store.blobs import Blobs
 from pybuild.store.errors import MissingContentError
 from pybuild.store.index import Index
+from pybuild.store.indexes import Indexes, IndexRecord, Member, plain_manifest, platform_fields
 from pybuild.store.layers import Layers
 
 _PREFIX = re.compile(r"(sha256:)?([0-9a-f]{1,64})")
@@ -49,8 +52,9 @@ class ImageRecord(msgspec.Struct, frozen=True):
 class Images:
     """The images of a store. Every method may be called from several threads."""
 
-    def __init__(self, index: Index, blobs: Blobs, layers: Layers) -> None:
+    def __init__(self, index: Index, blobs: Blobs, layers: Layers, indexes: Indexes) -> None:
         self._index = index
+        self._indexes = indexes
         self._blobs = blobs
         self._layers = layers
 
@@ -92,9 +96,10 @@ class Images:
         return identity
 
     def tag(self, name: Reference, identity: Digest) -> None:
-        """Let `name` point at an image, whatever it pointed at before; raise NotFoundError."""
+        """Let `name` point at an image or index, whatever it pointed at before; raise NotFoundError."""
         with self._index.writing() as transaction:
-            if transaction.execute("SELECT 1 FROM images WHERE id = ?", (identity,)).fetchone() is None:
+            known = "SELECT id FROM images WHERE id = ? UNION SELECT id FROM indexes WHERE id = ?"
+            if transaction.execute(known, (identity, identity)).fetchone() is None:
                 raise NotFoundError(f"no such image: {identity}")
             transaction.execute(
                 "INSERT OR REPLACE INTO tags (name, image, created) VALUES (?, ?, ?)",
@@ -105,25 +110,36 @@ class Images:
         """Take a name away; return whether it was there. The image stays."""
         return self._index.write("DELETE FROM tags WHERE name = ?", (str(_tagged(name)),)) > 0
 
-    def resolve(self, name: str, *, ids: bool = True) -> ImageRecord | None:
+    def resolve(self, name: str, *, ids: bool = True, platform: Platform | None = None) -> ImageRecord | None:
         """Return the image called `name`: a familiar or full name, and with `ids` a full id or the beginning of one.
 
         A name wins over an id that begins alike. With a digest (`name@sha256:...`) the image must have that id as well.
-        Raises ConflictError for a beginning that several ids share, InvalidReferenceError for what is neither.
+        Of an index it is the image for `platform`, this machine's without it, else the first. Raises ConflictError for
+        a beginning that several ids share, InvalidReferenceError for what is neither.
         """
-        match = _PREFIX.fullmatch(name)
-        if match and (match[1] or len(match[2]) == 64):
-            return self._by_prefix(match[2]) if ids else None
-        try:
-            reference = parse_reference(name)
-        except InvalidReferenceError:
-            if match and ids:
-                return self._by_prefix(match[2])
-            raise
-        found = self._by_reference(reference)
-        if found is None and match and ids:
-            found = self._by_prefix(match[2])
+        identity = self._id_of(name, ids=ids)
+        if identity is None:
+            return None
+        found = self.get(identity)
+        if found is None and (index := self._indexes.get(identity)) is not None:
+            wanted = platform or host_platform(os.uname().machine)
+            return self.get((index.member_for(wanted) or index.members[0]).image)
         return found
+
+    def index(self, name: str, *, ids: bool = True) -> IndexRecord | None:
+        """Return the index called `name`, None when that is no index; raises as `resolve`."""
+        identity = self._id_of(name, ids=ids)
+        return self._indexes.get(identity) if identity is not None else None
+
+    def member(self, identity: Digest) -> Member:
+        """Return an image of the store as an index has it; raise NotFoundError."""
+        record = self.get(identity)
+        if record is None:
+            raise NotFoundError(f"no such image: {identity}")
+        sizes = [(diff_id, self._layers.size(diff_id)) for diff_id in record.diff_ids]
+        data = plain_manifest(identity, record.data, sizes)
+        row = Descriptor(OCI_MANIFEST, digest_of(data), len(data), platform=platform_fields(record.config))
+        return Member(identity, row)
 
     def get(self, identity: Digest) -> ImageRecord | None:
         """Return the image with this id."""
@@ -157,25 +173,42 @@ class Images:
             self._index.row("SELECT 1 FROM tags WHERE name = ? AND image = ?", (name, identity)) for name in names
         )
 
-    def _by_reference(self, reference: Reference) -> ImageRecord | None:
+    def _id_of(self, name: str, *, ids: bool) -> Digest | None:
+        """Return the id of the image or index called `name`."""
+        match = _PREFIX.fullmatch(name)
+        if match and (match[1] or len(match[2]) == 64):
+            return self._by_prefix(match[2]) if ids else None
+        try:
+            reference = parse_reference(name)
+        except InvalidReferenceError:
+            if match and ids:
+                return self._by_prefix(match[2])
+            raise
+        found = self._by_reference(reference)
+        if found is None and match and ids:
+            found = self._by_prefix(match[2])
+        return found
+
+    def _by_reference(self, reference: Reference) -> Digest | None:
         if reference.tag is not None:
             row = self._index.row("SELECT image FROM tags WHERE name = ?", (f"{reference.name}:{reference.tag}",))
             if row is None or (reference.digest is not None and row[0] != reference.digest):
                 return None
-            return self.get(Digest(row[0]))
-        record = self.get(Digest(reference.digest or ""))
-        if record is None or reference.name not in {known.name for known in record.references}:
+            return Digest(row[0])
+        names = self._index.rows("SELECT name FROM tags WHERE image = ?", (reference.digest,))
+        if reference.name not in {parse_reference(known).name for (known,) in names}:
             return None
-        return record
+        return reference.digest
 
-    def _by_prefix(self, prefix: str) -> ImageRecord | None:
+    def _by_prefix(self, prefix: str) -> Digest | None:
         # No LIKE: a range is answered by the primary key
         rows = self._index.rows(
             "SELECT id FROM images WHERE id >= ? AND id < ? LIMIT 2", (f"sha256:{prefix}", f"sha256:{prefix}g")
         )
-        if len(rows) > 1:
+        found = [*(identity for (identity,) in rows), *self._indexes.beginning(prefix)]
+        if len(found) > 1:
             raise ConflictError(f"several images have ids that begin like this: {prefix}", "write more of the id")
-        return self.get(Digest(rows[0][0])) if rows else None
+        return Digest(found[0]) if found else None
 
 
 def _tagged(name: Reference) -> Reference:

@@ -38,6 +38,7 @@ TABLES = {
         "PRIMARY KEY (diff_id, media_type)",
     ),
     "images": ("id TEXT PRIMARY KEY", "config BLOB", "size INTEGER", "created REAL"),
+    "indexes": ("id TEXT PRIMARY KEY", "data BLOB", "images TEXT", "created REAL"),
     "tags": ("name TEXT PRIMARY KEY", "image TEXT", "created REAL"),
     "cache": (
         "key TEXT PRIMARY KEY",

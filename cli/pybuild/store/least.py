@@ -1,7 +1,7 @@
 """What goes to keep the store within a limit: what was used least recently, and no more of it than needed.
 
-Images with a name stay, whatever they take. Of everything else each thing is a candidate by itself, as old as its last
-use; a layer goes with the last cache record or nameless image that has it.
+Images with a name, or in an index with one, stay, whatever they take. Of everything else each thing is a candidate by
+itself, as old as its last use; a layer goes with the last cache record or nameless image or index that has it.
 """
 
 import os
@@ -12,6 +12,7 @@ import msgspec
 
 from pybuild.oci.digest import Digest
 from pybuild.store.cache import BLOB
+from pybuild.store.indexes import IndexRecord
 from pybuild.store.place import RESERVE, allocated
 from pybuild.store.sizes import layer_size
 
@@ -88,11 +89,7 @@ class _Accounts:
         self._pinned: set[Digest] = set()
         self._trees: dict[str, list[str]] = {}
         self._gone: set[str] = set()
-        for image in store.images.list():
-            if image.tags or image.id in spared:
-                self._pinned.update(image.diff_ids)
-            else:
-                self._add(Victim(image.created, "image", image.id), image.diff_ids)
+        self._add_images(spared)
         for key, record in store.cache.list().items():
             self._add(Victim(record.last_used, "cache", key), [record.diff_id] if record.diff_id else [])
             if BLOB in record.value:
@@ -107,6 +104,28 @@ class _Accounts:
         for name in store.snapshots.list():
             self._trees.setdefault(name.rpartition("-")[2], []).append(name)
             self.victims.append(Victim(store.snapshots.last_used(name), "snapshot", name))
+
+    def _add_images(self, spared: frozenset[str]) -> None:
+        """Take in images and indexes; of an index without a name, its images go with it and not before."""
+        loose: list[IndexRecord] = []
+        kept: set[str] = set(spared)
+        for index in self._store.indexes.list():
+            if index.tags or index.id in spared:
+                kept.update(index.images)
+            else:
+                loose.append(index)
+        held = {image for index in loose for image in index.images}
+        layers: dict[str, list[Digest]] = {}
+        for image in self._store.images.list():
+            if image.tags or image.id in kept:
+                self._pinned.update(image.diff_ids)
+            elif image.id in held:
+                layers[image.id] = image.diff_ids
+            else:
+                self._add(Victim(image.created, "image", image.id), image.diff_ids)
+        for index in loose:
+            own = [diff_id for image in index.images for diff_id in layers.get(image, ())]
+            self._add(Victim(index.created, "index", index.id), own)
 
     def _add(self, victim: Victim, layers: list[Digest]) -> None:
         self.victims.append(victim)

@@ -14,8 +14,11 @@ from pathlib import Path
 
 from pybuild.store.errors import StoreError, StoreVersionError, disk_error
 
-VERSION = 1
-"""Layout of the store. Raise it when older programs must not touch it any more."""
+VERSION = 2
+"""Layout of the store. Raise it when older programs must not touch it any more.
+
+2: images may be held by an index, which a prune of older programs would not see.
+"""
 
 DIRECTORIES = ("blobs", "blobs/sha256", "tocs", "snapshots", "contexts", "caches", "builds", "tmp", "logs")
 
@@ -99,8 +102,8 @@ def is_left_over(name: str, state: os.stat_result, now: float) -> bool:
     return _start_time(pid) != started
 
 
-def open_place(root: Path, *, create: bool) -> tuple[Place, bool]:
-    """Check the directory of a store; return it and whether it is complete.
+def open_place(root: Path, *, create: bool) -> tuple[Place, int]:
+    """Check the directory of a store; return it and the version of its layout, 0 when it is not complete.
 
     With `create` an absent one is made, every new directory above it with mode 0700 too. Raises StoreError for one
     that belongs to somebody else, that others may write, or that cannot be written, and StoreVersionError.
@@ -148,12 +151,12 @@ def _check_owner(root: Path, state: os.stat_result) -> None:
             raise disk_error("cannot make the store private", root, error) from error
 
 
-def _check_version(root: Path) -> bool:
+def _check_version(root: Path) -> int:
     path = root / "version"
     try:
         text = path.read_text()
     except FileNotFoundError:
-        return False
+        return 0
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(f"cannot read the version of the store: {path}: {error}") from error
     digits = text.strip()
@@ -164,7 +167,7 @@ def _check_version(root: Path) -> bool:
             f"the store was made by a newer pybuild (layout {digits}, known is {VERSION}): {root}",
             "upgrade pybuild, or set PYBUILD_STORE to another directory",
         )
-    return True
+    return int(digits)
 
 
 def make_directories(place: Place) -> None:

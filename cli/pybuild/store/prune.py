@@ -18,6 +18,7 @@ from pybuild.store.cache import BLOB, CacheRecord
 from pybuild.store.caches import CacheDirectory
 from pybuild.store.errors import disk_error
 from pybuild.store.images import ImageRecord
+from pybuild.store.indexes import IndexRecord
 from pybuild.store.least import Limits, Victim, choose, excess
 from pybuild.store.place import allocated, hold_reserve, is_left_over, release_reserve, remove_own
 from pybuild.store.sizes import layer_size
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pybuild.store.store import Store
 
 ASKED_FOR = "it was asked for"
+NAMELESS = "no name points at it"
 OVER_LIMIT = "used least recently, and the store is over its limit"
 
 RemoveTree = Callable[[Path], object]
@@ -36,8 +38,9 @@ RemoveTree = Callable[[Path], object]
 class Pruned(msgspec.Struct, frozen=True):
     """A thing that was removed, or would be.
 
-    `kind` is image, cache, layer, blob, snapshot, kept, cache mount, context, build, download or temporary. `size` are
-    allocated bytes, each byte counted with one thing only. `last_used` in seconds since the epoch, 0 when unknown.
+    `kind` is image, index, cache, layer, blob, snapshot, kept, cache mount, context, build, download or temporary.
+    `size` are allocated bytes, each byte counted with one thing only. `last_used` in seconds since the epoch, 0 when
+    unknown.
     """
 
     kind: str
@@ -69,6 +72,7 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class _Plan(msgspec.Struct):
+    indexes: list[tuple[IndexRecord, str]] = msgspec.field(default_factory=list)
     images: list[tuple[ImageRecord, str]] = msgspec.field(default_factory=list)
     cache: list[tuple[str, CacheRecord, str]] = msgspec.field(default_factory=list)
     layers: list[Digest] = msgspec.field(default_factory=list)
@@ -141,7 +145,9 @@ def _chosen(store: "Store", victims: Iterable[Victim], reason: str) -> _Plan:
         going.setdefault(victim.kind, set()).add(victim.name)
     plan = _Plan(kept=sorted(going.get("kept", ())))
     images, records = store.images.list(), store.cache.list()
-    plan.images = [(image, reason) for image in images if image.id in going.get("image", ())]
+    plan.indexes = [(index, reason) for index in store.indexes.list() if index.id in going.get("index", ())]
+    gone = {*going.get("image", ()), *_freed(store, plan)}
+    plan.images = [(image, reason) for image in images if image.id in gone]
     plan.cache = [(key, record, reason) for key, record in records.items() if key in going.get("cache", ())]
     plan.caches = [(cache, reason) for cache in store.caches.list() if cache.name in going.get("cache mount", ())]
     plan.contexts = [path for path in _entries(store.place.contexts) if path.name in going.get("context", ())]
@@ -154,22 +160,33 @@ def _chosen(store: "Store", victims: Iterable[Victim], reason: str) -> _Plan:
 
 def _of_types(store: "Store", wanted: Wanted) -> _Plan:
     """Plan that all things of some kinds go, those used since `until` excepted."""
-    victims = [Victim(image.created, "image", image.id) for image in store.images.list() if not image.tags]
+    held = {image for index in store.indexes.list() for image in index.images}
+    victims = [Victim(index.created, "index", index.id) for index in store.indexes.list() if not index.tags]
+    free = [image for image in store.images.list() if not image.tags and image.id not in held]
+    victims += [Victim(image.created, "image", image.id) for image in free]
     victims += [Victim(record.last_used, "cache", key) for key, record in store.cache.list().items()]
     victims += [Victim(step.created if step else 0.0, "kept", name) for name, step in store.kept.steps().items()]
     victims += [Victim(cache.last_used, "cache mount", cache.name) for cache in store.caches.list()]
     victims += [Victim(store.snapshots.last_used(name), "snapshot", name) for name in store.snapshots.list()]
     victims += [Victim(path.stat().st_mtime, "context", path.name) for path in _entries(store.place.contexts)]
     victims += [Victim(path.stat().st_mtime, "download", path.name) for path in store.downloads.paths()]
-    chosen = [victim for victim in victims if victim.kind in wanted.types]
+    kinds = wanted.types | ({"index"} if "image" in wanted.types else set())
+    chosen = [victim for victim in victims if victim.kind in kinds]
     return _chosen(store, [one for one in chosen if wanted.until is None or one.last_used < wanted.until], ASKED_FOR)
 
 
 def _plan(store: "Store", all: bool, until: float | None, labels: Sequence[str]) -> _Plan:
     plan = _Plan(memos=all and until is None and not labels)
-    for image in store.images.list():
-        if not image.tags and _matches(image, until, labels):
-            plan.images.append((image, "no name points at it"))
+    images = {image.id: image for image in store.images.list()}
+    for index in store.indexes.list():
+        of_index = [images[identity] for identity in index.images if identity in images]
+        if not index.tags and not [image for image in of_index if not _matches(image, until, labels)]:
+            plan.indexes.append((index, NAMELESS))
+    going = {index.id for index, _ in plan.indexes}
+    held = {image for index in store.indexes.list() if index.id not in going for image in index.images}
+    for image in images.values():
+        if not image.tags and image.id not in held and _matches(image, until, labels):
+            plan.images.append((image, NAMELESS))
     for name, step in store.kept.steps().items():
         if step is None or not store.kept.has(name) or (not labels and (until is None or step.created < until)):
             plan.kept.append(name)
@@ -186,6 +203,14 @@ def _plan(store: "Store", all: bool, until: float | None, labels: Sequence[str])
         plan.builds = [path for path in store.builds.paths() if until is None or path.stat().st_mtime < until]
     _follow(store, plan)
     return plan
+
+
+def _freed(store: "Store", plan: _Plan) -> set[Digest]:
+    """Return the images without a name that no index has any more when those of the plan are gone."""
+    going = {index.id for index, _ in plan.indexes}
+    held = {image for index in store.indexes.list() if index.id not in going for image in index.images}
+    named = {image.id for image in store.images.list() if image.tags}
+    return {image for index, _ in plan.indexes for image in index.images} - held - named
 
 
 def _follow(store: "Store", plan: _Plan) -> None:
@@ -305,6 +330,8 @@ def _left_over(store: "Store") -> list[Path]:
 
 
 def _told(store: "Store", plan: _Plan, left_over: Iterable[Path]) -> Iterator[Pruned]:
+    for index, reason in plan.indexes:
+        yield Pruned("index", index.id, 0, reason, index.created)
     for image, reason in plan.images:
         yield Pruned("image", image.id, 0, reason, image.created)
     for key, record, reason in plan.cache:
@@ -341,6 +368,8 @@ def _kept_since(store: "Store", name: str) -> float:
 
 def _carry_out(store: "Store", plan: _Plan, left_over: Iterable[Path], remove_tree: RemoveTree) -> set[str]:
     """Remove what is planned, names before content; return the names of the trees that are really gone."""
+    for index, _ in plan.indexes:
+        store.indexes.delete(index.id)
     for image, _ in plan.images:
         store.images.delete(image.id)
     for key, _, _ in plan.cache:
@@ -412,6 +441,7 @@ def df(store: "Store") -> list[Usage]:
     dead = [name for name, _ in plan.snapshots]
     # An image without a name frees its layers, unless an image that stays has them too
     freed = sum(sizes[diff_id] for diff_id in doomed & of_images) + sum(configs[image.id] for image, _ in plan.images)
+    held = {image for index in store.indexes.list() if index.tags for image in index.images}
     mounts = store.caches.list()
     in_mounts = sum(store.caches.size(cache.name) for cache in mounts)
     steps = store.kept.steps()
@@ -421,7 +451,7 @@ def df(store: "Store") -> list[Usage]:
     loose = sum(allocated(path) for path, _ in plan.files if path.name not in counted)
     waste = loose + sum(allocated(path) for path in (*plan.contexts, *plan.builds, *plan.downloads, *_left_over(store)))
     return [
-        Usage("Images", len(images), sum(bool(image.tags) for image in images), in_images, freed),
+        Usage("Images", len(images), sum(bool(image.tags) or image.id in held for image in images), in_images, freed),
         Usage(
             "Build Cache",
             len(cache),

@@ -1,5 +1,6 @@
 """A damaged index made again: from what the old database still answers, and from the files beside it."""
 
+import json
 import sqlite3
 import time
 from contextlib import closing
@@ -114,6 +115,19 @@ def _images_from_files(place: Place, index: Index) -> int:
                 "INSERT OR IGNORE INTO images (id, config, size, created) VALUES (?, ?, ?, ?)",
                 (Digest(f"sha256:{path.name}"), data, size, path.stat().st_mtime),
             )
-    index.write("DELETE FROM tags WHERE image NOT IN (SELECT id FROM images)")
+    _drop_broken_indexes(index)
+    index.write("DELETE FROM tags WHERE image NOT IN (SELECT id FROM images UNION SELECT id FROM indexes)")
     found = index.row("SELECT count(*) FROM images")
     return int(found[0]) if found else 0
+
+
+def _drop_broken_indexes(index: Index) -> None:
+    """Forget indexes that an image is missing of, or that are not what their id says."""
+    known = {row[0] for row in index.rows("SELECT id FROM images")}
+    for identity, data, images in index.rows("SELECT id, data, images FROM indexes"):
+        try:
+            sound = digest_of(data) == identity and set(json.loads(images)) <= known
+        except (TypeError, ValueError):
+            sound = False
+        if not sound:
+            index.write("DELETE FROM indexes WHERE id = ?", (identity,))

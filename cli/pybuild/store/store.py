@@ -16,9 +16,11 @@ from pybuild.store.downloads import Downloads
 from pybuild.store.errors import DamagedIndexError, StoreError, disk_error
 from pybuild.store.images import Images
 from pybuild.store.index import Index, damaged_mark
+from pybuild.store.indexes import Indexes
 from pybuild.store.kept import Kept
 from pybuild.store.layers import Layers
 from pybuild.store.place import (
+    VERSION,
     Place,
     boot_id,
     hold_reserve,
@@ -51,7 +53,8 @@ class Store:
         self._boot = boot
         self.blobs = Blobs(place, index, boot)
         self.layers = Layers(place, index, self.blobs, boot)
-        self.images = Images(index, self.blobs, self.layers)
+        self.indexes = Indexes(index)
+        self.images = Images(index, self.blobs, self.layers, self.indexes)
         self.cache = Cache(index)
         self.accounts = Accounts(index)
         self.builds = Builds(place)
@@ -69,9 +72,9 @@ class Store:
         Raises StoreError for a directory that is not safely ours or cannot be written, StoreVersionError, and
         DamagedIndexError when it cannot be repaired now because a build is running.
         """
-        place, complete = open_place(root, create=create)
+        place, version = open_place(root, create=create)
         try:
-            if not complete:
+            if version < VERSION:
                 _make(place)
             notices = []
             index = Index(place.index)
@@ -189,8 +192,9 @@ class Store:
 
 
 def _make(place: Place) -> None:
+    """Make what a store lacks: all of it, or what an older layout did not have."""
     with making(place):
-        if (place.root / "version").exists():
+        if open_place(place.root, create=False)[1] == VERSION:
             return
         make_directories(place)
         index = Index(place.index)

@@ -1,0 +1,181 @@
+"""One build for several platforms: an index and its images, from the Dockerfile to the store and out again."""
+
+import json
+import os
+import platform as machine
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pybuild.oci.platform import host_platform
+from support.program import Pybuild
+
+pytestmark = pytest.mark.userns
+
+INDEX = "application/vnd.oci.image.index.v1+json"
+HOST = str(host_platform(machine.machine()))
+OTHER = "linux/riscv64"
+BOTH = f"{HOST},{OTHER}"
+CROSS = (
+    "FROM --platform=$BUILDPLATFORM base AS tools\nRUN echo once >> /seen\n"
+    "FROM tools AS cross\nARG TARGETPLATFORM\nARG BUILDPLATFORM\n"
+    'RUN echo "$BUILDPLATFORM>$TARGETPLATFORM" > /told\n'
+    "FROM scratch\nCOPY --from=tools /seen /seen\nCOPY --from=cross /told /told\nCOPY f /f\nWORKDIR /w\n"
+)
+
+
+def document(archive: Path, digest: str) -> Any:
+    if archive.is_dir():
+        return json.loads((archive / "blobs" / "sha256" / digest[7:]).read_bytes())
+    with tarfile.open(archive) as opened:
+        member = opened.extractfile("blobs/sha256/" + digest[7:])
+        assert member is not None
+        return json.loads(member.read())
+
+
+def top(archive: Path) -> Any:
+    if archive.is_dir():
+        return json.loads((archive / "index.json").read_bytes())
+    with tarfile.open(archive) as opened:
+        member = opened.extractfile("index.json")
+        assert member is not None
+        return json.loads(member.read())
+
+
+@pytest.fixture
+def cross(context: Path) -> Path:
+    (context / "f").write_text("f")
+    (context / "Dockerfile").write_text(CROSS)
+    return context
+
+
+def test_each_platform_gets_its_image_and_shared_steps_are_done_once(pybuild: Pybuild, cross: Path) -> None:
+    pybuild.add_base()
+    iid, metadata, out = (pybuild.base / name for name in ("iid", "metadata", "out.tar"))
+    flags = ["--iidfile", iid, "--metadata-file", metadata, "-o", f"type=oci,dest={out},compression=none"]
+    built = pybuild.build(cross, "--platform", HOST, f"--platform={OTHER},{HOST}", "-t", "app:1", *flags)
+    last = built.events[-1]
+    assert last["platforms"] == [HOST, OTHER]
+    assert last["image_id"] == iid.read_text()
+    assert json.loads(metadata.read_text()) == {"containerimage.digest": last["image_id"], "image.name": "app:1"}
+    labels = [step["label"] for step in built.events[0]["steps"]]
+    assert len(labels) == len(set(labels))
+    for label in (
+        f"[{HOST} tools 2/2] RUN echo once",
+        f"[{HOST}->riscv64 cross 2/2] RUN",
+        f"[{OTHER} stage-2 1/5] FROM",
+    ):
+        assert len([one for one in labels if one.startswith(label)]) == 1, labels
+    # The first copy to scratch is the same for both, though their stages are two
+    done = [labels[event["step"]] for event in built.events if event["event"] == "StepDone" and not event["cached"]]
+    assert len([label for label in done if "COPY --from=tools" in label]) == 1
+    assert len([label for label in done if "COPY --from=cross" in label]) == 2
+    [row] = top(out)["manifests"]
+    assert (row["mediaType"], row["digest"]) == (INDEX, last["image_id"])
+    rows = document(out, row["digest"])["manifests"]
+    assert [f"{row['platform']['os']}/{row['platform']['architecture']}" for row in rows] == [HOST, OTHER]
+    pybuild("save", "app:1", "-o", pybuild.base / "saved.tar")
+    [saved] = top(pybuild.base / "saved.tar")["manifests"]
+    assert (saved["digest"], saved["annotations"]["io.containerd.image.name"]) == (
+        row["digest"],
+        "docker.io/library/app:1",
+    )
+    again = pybuild.build(cross, "--platform", BOTH, "-t", "app:1")
+    assert again.events[-1]["image_id"] == last["image_id"]
+    assert not again.redone()
+
+
+def test_trees_have_a_directory_for_each_platform(inline_base: Pybuild, cross: Path, tmp_path: Path) -> None:
+    tree, flat, layout = tmp_path / "tree", tmp_path / "flat.tar", tmp_path / "layout"
+    outputs = ["-o", str(tree), "-o", f"type=tar,dest={flat}", "-o", f"type=oci,tar=false,dest={layout}"]
+    inline_base.build(cross, "--platform", BOTH, *outputs)
+    names = {HOST: HOST.replace("/", "_"), OTHER: "linux_riscv64"}
+    assert sorted(path.name for path in tree.iterdir()) == sorted(names.values())
+    with tarfile.open(flat) as archive:
+        for platform, name in names.items():
+            assert (tree / name / "told").read_text() == f"{HOST}>{platform}\n"
+            assert (tree / name / "seen").read_text() == "once\n"
+            member = archive.extractfile(f"{name}/told")
+            assert member is not None
+            assert member.read().decode() == f"{HOST}>{platform}\n"
+    [row] = top(layout)["manifests"]
+    assert [found["platform"]["architecture"] for found in document(layout, row["digest"])["manifests"]][1] == "riscv64"
+    refused = inline_base.build(cross, "--platform", BOTH, "-o", f"type=docker,dest={tmp_path / 'd'}", status=2)
+    assert "type=docker holds one platform" in refused.err
+    assert not [event for event in refused.events if event["event"] == "Planned"]
+
+
+def test_the_index_is_an_image_of_the_store(pybuild: Pybuild, context: Path) -> None:
+    text = "FROM scratch\nARG TARGETARCH\nLABEL arch=$TARGETARCH\nCOPY f /f\n"
+    (context / "f").write_text("f")
+    index = pybuild.build(context, "--platform", BOTH, "-t", "app", dockerfile=text).events[-1]["image_id"]
+    assert pybuild("images", "--no-trunc", "--format", "{{.ID}} {{.Repository}}").text == f"{index} app\n"
+    [shown] = pybuild.json("inspect", "app")
+    assert (shown["Id"], shown["RepoTags"]) == (index, ["app:latest"])
+    assert f"{shown['Os']}/{shown['Architecture']}" == HOST
+    members = {row["ImageData"]["Platform"]["architecture"]: row["ImageId"] for row in shown["Manifests"]}
+    assert len(members) == 2
+    [other] = pybuild.json("inspect", members["riscv64"])
+    assert other["Config"]["Labels"] == {"arch": "riscv64"}
+    # Nothing that the index holds goes: not by its id, and not by a prune
+    assert "belongs to the index app:latest" in pybuild("rmi", members["riscv64"], status=1).err
+    pybuild("prune", "-f")
+    pybuild("prune", "-f", "--all")
+    assert pybuild("history", members["riscv64"])
+    pybuild("tag", "app", "other:2")
+    assert "Untagged: app:latest" in pybuild("rmi", "app").text
+    assert pybuild.json("inspect", index[7:19])[0]["Id"] == index
+    pybuild("tag", members["riscv64"], "alone")
+    gone = pybuild("rmi", "other:2").text.splitlines()
+    assert [line for line in gone if line.startswith("Deleted")] == [
+        f"Deleted: {index}",
+        f"Deleted: {next(image for arch, image in members.items() if arch != 'riscv64')}",
+    ]
+    assert pybuild.names() == {"alone:latest"}
+
+
+def test_what_an_index_lost_its_name_to_goes_with_a_prune(inline: Pybuild, context: Path) -> None:
+    (context / "Dockerfile").write_text("FROM scratch\nARG V\nLABEL v=$V\nCOPY f /f\n")
+    (context / "f").write_bytes(os.urandom(100_000))
+    for version in ("1", "2"):
+        inline.build(context, "--platform", BOTH, "-t", "app", f"--build-arg=V={version}")
+    items = json.loads(inline("prune", "-f", "--format", "json").text)["items"]
+    assert sorted(item["kind"] for item in items if item["kind"] in ("index", "image")) == ["image", "image", "index"]
+    [shown] = inline.json("inspect", "app")
+    assert shown["Config"]["Labels"] == {"v": "2"}
+    assert inline("verify", "app").text.startswith("Reproduced: ")
+
+
+def test_from_takes_the_image_of_its_platform(inline: Pybuild, context: Path) -> None:
+    text = "FROM scratch\nARG TARGETARCH\nENV ARCH=$TARGETARCH\n"
+    inline.build(context, "--platform", BOTH, "-t", "localhost:1/app", dockerfile=text)
+    image = inline.image(context, "--platform", OTHER, dockerfile="FROM localhost:1/app\nLABEL a=b\n")
+    assert "ARCH=riscv64" in image.config["config"]["Env"]
+    image = inline.image(context, dockerfile="FROM localhost:1/app\nLABEL a=b\n")
+    assert image.config["architecture"] == HOST.split("/")[1]
+    both = inline.build(context, "--platform", BOTH, "-t", "above", dockerfile="FROM localhost:1/app\nLABEL a=b\n")
+    rows = inline.json("inspect", both.events[-1]["image_id"])[0]["Manifests"]
+    for row in rows:
+        [shown] = inline.json("inspect", row["ImageId"])
+        assert f"ARCH={row['ImageData']['Platform']['architecture']}" in shown["Config"]["Env"]
+
+
+def test_a_foreign_run_without_an_emulator_fails_before_the_first_step(inline_base: Pybuild, context: Path) -> None:
+    text = "FROM base AS here\nRUN echo long\nFROM scratch\nCOPY --from=here /bin /bin\nRUN echo hi\n"
+    failed = inline_base.build(
+        context, "--platform", BOTH, dockerfile=text.replace("FROM base", f"FROM --platform={HOST} base"), status=1
+    )
+    failure = failed.events[-1]["failure"]
+    assert (failure["line"], failure["source"]) == (5, "RUN echo hi")
+    assert f"RUN needs an emulator of {OTHER}, which this machine ({HOST}) does not have" in failure["message"]
+    assert "qemu-user" in failure["hint"]
+    assert not [event for event in failed.events if event["event"] == "StepStarted"]
+
+
+def test_wrong_platforms_are_told(inline: Pybuild, context: Path) -> None:
+    for value in ("linux/amd64,", "linux/amd64,nonsense/", "linux/amd64,a b"):
+        assert (
+            "invalid platform" in inline.build(context, "--platform", value, dockerfile="FROM scratch\n", status=2).err
+        )
