@@ -23,7 +23,7 @@ class Distant(Remote):
     def __init__(self, host: Host) -> None:
         """Connect; raise DaemonError when that cannot be, or its version is not ours."""
         self._host = host
-        super().__init__(Connection(dial(host)))
+        super().__init__(self._another())
         try:
             self._check(self._told())
         except BaseException:
@@ -46,7 +46,7 @@ class Distant(Remote):
             )
 
     def _another(self) -> Connection:
-        return Connection(dial(self._host))
+        return Connection(dial(self._host), self._host.url.partition("://")[2] if self._host.machine else "pybuild")
 
     def build(self, request: BuildRequest, context: BinaryIO | None = None) -> Generator[Event, None, None]:
         """Yield the events the daemon sends, after the context was packed and sent; what is to be written here is

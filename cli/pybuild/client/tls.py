@@ -23,6 +23,7 @@ class Tls:
         """Shake hands; raise DaemonError, UsageError for certificates that cannot be used. `connected` is ours."""
         self._host = host
         self._error: OSError | None = None
+        self._heard = False
         try:
             connected.settimeout(HANDSHAKE_SECONDS)
             self._outer = _context(host).wrap_socket(connected, server_hostname=host.machine)
@@ -41,7 +42,8 @@ class Tls:
     def why(self) -> DaemonError | None:
         error = self._error
         if error is None:
-            return None
+            # This is how asyncio's servers refuse a certificate: without the alert that would say so
+            return None if self._heard else _refused(self._host, "it hung up")
         if isinstance(error, ssl.SSLCertVerificationError):
             return DaemonError(
                 f"the certificate of {self._host.url} is not trusted: {error.verify_message}",
@@ -49,7 +51,7 @@ class Tls:
             )
         if isinstance(error, ssl.SSLError):
             reason = (error.reason or str(error)).lower().replace("_", " ")
-            return DaemonError(f"no TLS with {self._host.url}: {reason}", "is its `cert` from the daemon's CA?")
+            return _refused(self._host, reason)
         return DaemonError(f"the connection to {self._host.url} broke: {error.strerror or error}")
 
     def close(self) -> None:
@@ -59,10 +61,30 @@ class Tls:
     def _run(self) -> None:
         with self._inner, self._outer:
             try:
-                _copy(self._inner, self._outer)
+                self._copy()
             except OSError as error:
                 # Before the other end of the pair hears of it
                 self._error = error
+
+    def _copy(self) -> None:
+        """Copy both ways until one side ends and what came from it has gone; raise OSError."""
+        there, back = _Way(self._inner, self._outer), _Way(self._outer, self._inner)
+        while True:
+            waits: dict[socket.socket, int] = {}
+            moved = [way.step(waits) for way in (there, back)]
+            self._heard = self._heard or bool(back.held) or (moved[1] and not back.ended)
+            if any(way.ended and not way.held for way in (there, back)):
+                return
+            if any(moved):
+                continue
+            with selectors.DefaultSelector() as selector:
+                for waiting, events in waits.items():
+                    selector.register(waiting, events)
+                selector.select()
+
+
+def _refused(host: Host, reason: str) -> DaemonError:
+    return DaemonError(f"no TLS with {host.url}: {reason}", "it lets in who has a `cert` of its CA")
 
 
 def _context(host: Host) -> ssl.SSLContext:
@@ -112,19 +134,3 @@ class _Way:
         except ssl.SSLWantReadError:
             waits[self.sink] = waits.get(self.sink, 0) | selectors.EVENT_READ
         return moved
-
-
-def _copy(inner: socket.socket, outer: socket.socket) -> None:
-    """Copy both ways until one side ends and what came from it has gone; raise OSError."""
-    ways = (_Way(inner, outer), _Way(outer, inner))
-    while True:
-        waits: dict[socket.socket, int] = {}
-        moved = [way.step(waits) for way in ways]
-        if any(way.ended and not way.held for way in ways):
-            return
-        if any(moved):
-            continue
-        with selectors.DefaultSelector() as selector:
-            for waiting, events in waits.items():
-                selector.register(waiting, events)
-            selector.select()

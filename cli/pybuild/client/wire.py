@@ -21,8 +21,9 @@ _MAX_LINE = 1 << 16
 class Connection:
     """A connection that carries one request after the other. Not for several threads."""
 
-    def __init__(self, where: Path | Link) -> None:
-        """Connect to the socket at a path, or take a link that is open already."""
+    def __init__(self, where: Path | Link, name: str = "pybuild") -> None:
+        """Connect to the socket at a path, or take a link that is open already; `name` is what the daemon is called."""
+        self._name = name
         self.path = where if isinstance(where, Path) else None
         self._link: Link = Plain(connect(where)) if isinstance(where, Path) else where
         self._socket = self._link.socket
@@ -56,7 +57,7 @@ class Connection:
         a build may answer before it has read everything. What `write` raises of PybuildError is raised here, or by who
         reads the answer.
         """
-        head = [f"{method} {target} HTTP/1.1", "Host: pybuild"]
+        head = [f"{method} {target} HTTP/1.1", f"Host: {self._name}"]
         head += [f"{name}: {value}" for name, value in (headers or {}).items()]
         write = write if stream is None else lambda out: _copy(stream, out)
         if write is not None:

@@ -85,8 +85,20 @@ def status(
 
 
 @app.command()
-def run() -> int:
-    """Run the daemon in the foreground until it is stopped."""
+def run(
+    listen: Annotated[
+        list[str] | None,
+        typer.Option("--listen", help="Listen there too; without TLS on loopback only.", metavar="tcp://ADDR:PORT"),
+    ] = None,
+    tls_ca: Annotated[
+        str, typer.Option("--tls-ca", help="Whose certificates clients must show (PEM).", metavar="FILE")
+    ] = "",
+    tls_cert: Annotated[
+        str, typer.Option("--tls-cert", help="The daemon's own certificate (PEM).", metavar="FILE")
+    ] = "",
+    tls_key: Annotated[str, typer.Option("--tls-key", help="The key of that (PEM).", metavar="FILE")] = "",
+) -> int:
+    """Run the daemon in the foreground until it is stopped; sockets of systemd's are taken over."""
     import signal
 
     from pybuild.daemon.serve import main
@@ -94,7 +106,9 @@ def run() -> int:
     # The daemon has its own ways to end
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-    return main()
+    files = {"--tls-ca": tls_ca, "--tls-cert": tls_cert, "--tls-key": tls_key}
+    given = [word for name, path in files.items() if path for word in (name, path)]
+    return main([*(word for address in listen or () for word in ("--listen", address)), *given])
 
 
 @app.command("dial-stdio", hidden=True)

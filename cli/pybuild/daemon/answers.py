@@ -2,9 +2,6 @@
 
 import json
 import logging
-import os
-import socket
-import struct
 from collections.abc import Awaitable, Callable, Mapping
 from time import monotonic
 from typing import Any
@@ -12,6 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from pybuild import __version__
+from pybuild.daemon.peers import browser, stranger
 from pybuild.daemon.state import STATE
 from pybuild.errors import ExitCode, PybuildError, UsageError
 from pybuild.progress.escape import one_line
@@ -84,17 +82,11 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
 
 
 def _check_peer(request: web.Request) -> None:
-    # The modes of directory and socket say the same; this holds when somebody has changed them
-    connection: Any = None if request.transport is None else request.transport.get_extra_info("socket")
-    if connection is None:
-        raise web.HTTPForbidden(reason="the connection is gone")
-    size = struct.calcsize("3i")
-    _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
-    if uid != os.getuid():
-        log.warning("refused a connection of user %d", uid)
-        raise web.HTTPForbidden(reason=f"this daemon serves user {os.getuid()} only")
-    if "Origin" in request.headers:
-        raise web.HTTPForbidden(reason="browsers are not served")
+    if why := stranger(request.transport):
+        log.warning("refused a connection: %s", why)
+        raise web.HTTPForbidden(reason=why)
+    if why := browser(request.transport, request.headers):
+        raise web.HTTPForbidden(reason=why)
 
 
 def _check_version(request: web.Request) -> None:

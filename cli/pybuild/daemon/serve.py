@@ -18,6 +18,8 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
+from pybuild.daemon.listeners import WITHOUT_TLS, Listener, Tls, listen, name_of, taken, tls_of
+from pybuild.daemon.systemd import Notifier, inherited
 from pybuild.errors import ConflictError, ExitCode, PybuildError, UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +36,10 @@ _MAX_PATH = 107
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a daemon runs. `ready_fd` gets one byte when it listens; `log` is the file that standard error is."""
+    """How a daemon runs. `ready_fd` gets one byte when it listens; `log` is the file that standard error is.
+
+    `listen` are addresses besides its own socket, with `tls` if that is not None.
+    """
 
     runtime_dir: Path
     store_root: Path
@@ -43,12 +48,15 @@ class Settings:
     ready_fd: int = -1
     log: Path | None = None
     lock_seconds: float = 15.0
+    listen: tuple[str, ...] = ()
+    tls: Tls | None = None
 
 
 def main(argv: Sequence[str] = (), *, load: "Callable[[], Engine] | None" = None) -> int:
     """Run a daemon in the foreground until it is stopped; return the exit status.
 
-    `argv` may hold `--ready-fd N` and `--log PATH`. `load` replaces the engine, for tests.
+    `argv` may hold `--ready-fd N`, `--log PATH`, `--listen ADDRESS` several times, and `--tls-ca`, `--tls-cert` and
+    `--tls-key` with paths. `load` replaces the engine, for tests.
     """
     os.umask(0o077)
     # A build context must not be our working directory: it would be busy, and it is not ours
@@ -66,17 +74,22 @@ def _settings(argv: Sequence[str]) -> Settings:
     from pybuild.engine import paths
 
     options = dict(zip(argv[::2], argv[1::2]))
-    unknown = set(options) - {"--ready-fd", "--log"}
+    unknown = set(options) - {"--ready-fd", "--log", "--listen", "--tls-ca", "--tls-cert", "--tls-key"}
     if unknown or len(argv) % 2:
         raise UsageError(f"unknown arguments of the daemon: {' '.join(argv)}")
+    addresses = tuple(value for name, value in zip(argv[::2], argv[1::2]) if name == "--listen")
     config = paths.config()
+    # Nobody far away can start it again
+    idle = 0.0 if addresses else IDLE_SECONDS
     return Settings(
         runtime_dir=paths.runtime_dir(),
         store_root=paths.store_root(),
-        idle_seconds=_seconds("PYBUILD_IDLE_TIMEOUT", config.get("idle_timeout"), IDLE_SECONDS),
+        idle_seconds=_seconds("PYBUILD_IDLE_TIMEOUT", config.get("idle_timeout"), idle),
         grace_seconds=_seconds("PYBUILD_STOP_GRACE", config.get("stop_grace"), GRACE_SECONDS),
         ready_fd=int(options.get("--ready-fd", -1)),
         log=Path(options["--log"]) if "--log" in options else None,
+        listen=addresses,
+        tls=tls_of(*(options.get(name, "") for name in ("--tls-ca", "--tls-cert", "--tls-key"))),
     )
 
 
@@ -93,22 +106,31 @@ def _seconds(variable: str, configured: object, default: float) -> float:
 
 def run(settings: Settings, *, load: "Callable[[], Engine] | None" = None) -> int:
     """Become the daemon of the runtime directory and serve; raise ConflictError when there is one already."""
+    path = settings.runtime_dir / SOCKET
     with ExitStack() as stack:
-        lock = _lock(settings)
+        notifier = Notifier()
+        handed = [taken(given, settings.tls) for given in inherited()]
+        for listener in handed:
+            stack.callback(listener.socket.close)
+        lock = _lock(settings, activated=bool(handed))
         stack.callback(os.close, lock)
-        listener = _listen(settings.runtime_dir / SOCKET)
-        stack.callback(listener.close)
-        _import_without_tls()
+        listeners = [*handed, *listen(settings.listen, settings.tls)]
+        if all(listener.name != name_of(path) for listener in handed):
+            listeners.append(Listener(_listen(path), name_of(path)))
+        for listener in listeners:
+            stack.callback(listener.socket.close)
+        if all(listener.tls is None for listener in listeners):
+            _import_without_tls()
         from pybuild.daemon import logs
 
         logs.set_up(settings.log, debug=bool(os.environ.get("PYBUILD_DEBUG")))
         import asyncio
 
-        asyncio.run(_serve(settings, listener, load))
+        asyncio.run(_serve(settings, listeners, notifier, load))
     return ExitCode.OK
 
 
-def _lock(settings: Settings) -> int:
+def _lock(settings: Settings, *, activated: bool) -> int:
     """Return the held lock; one that is just ending is waited for."""
     path = settings.runtime_dir / LOCK
     try:
@@ -121,8 +143,8 @@ def _lock(settings: Settings) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return descriptor
         except BlockingIOError as error:
-            # Its socket is gone as soon as it is asked to stop
-            if (settings.runtime_dir / SOCKET).exists() or monotonic() > end:
+            # Its socket is gone as soon as it is asked to stop, but for one that systemd keeps
+            if (not activated and (settings.runtime_dir / SOCKET).exists()) or monotonic() > end:
                 os.close(descriptor)
                 raise ConflictError("a daemon is running already", "see `pybuild daemon status`") from error
             sleep(0.01)
@@ -169,7 +191,12 @@ def _import_without_tls() -> None:
             del sys.modules["ssl"]
 
 
-async def _serve(settings: Settings, listener: socket.socket, load: "Callable[[], Engine] | None") -> None:
+async def _serve(
+    settings: Settings,
+    listeners: "Sequence[Listener]",
+    notifier: Notifier,
+    load: "Callable[[], Engine] | None",
+) -> None:
     import asyncio
     import logging
 
@@ -178,25 +205,37 @@ async def _serve(settings: Settings, listener: socket.socket, load: "Callable[[]
     from pybuild import __version__
     from pybuild.daemon import engine
     from pybuild.daemon.app import make_app
+    from pybuild.daemon.halfclosed import Runner
     from pybuild.daemon.state import State
 
     log = logging.getLogger("pybuild.daemon")
     path = settings.runtime_dir / SOCKET
+    names = [listener.name for listener in listeners]
     state = State(
         store_root=settings.store_root,
         socket=path,
         idle_seconds=settings.idle_seconds,
         load=load or (lambda: engine.load(settings.store_root)),
+        listens=names,
     )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, state.stop)
     # A client that goes away cancels its handler, and by that its build
-    runner = web.AppRunner(make_app(state), handle_signals=False, access_log=None, handler_cancellation=True)
+    runner = Runner(make_app(state), handle_signals=False, access_log=None, handler_cancellation=True)
     await runner.setup()
-    site = web.SockSite(runner, listener, shutdown_timeout=2)
-    await site.start()
+    sites = [
+        web.SockSite(runner, listener.socket, shutdown_timeout=2, ssl_context=listener.tls) for listener in listeners
+    ]
+    for site in sites:
+        await site.start()
     log.info("pybuild %s listens on %s for store %s, pid %d", __version__, path, settings.store_root, os.getpid())
+    for listener in listeners:
+        if listener.name.startswith("tcp:"):
+            log.info("listens on %s", listener.name)
+            if listener.tls is None:
+                log.warning("%s %s", listener.name, WITHOUT_TLS)
+    notifier.tell(f"READY=1\nSTATUS=Listening on {', '.join(names)}")
     if settings.ready_fd >= 0:
         os.write(settings.ready_fd, b"\n")
         os.close(settings.ready_fd)
@@ -204,8 +243,11 @@ async def _serve(settings: Settings, listener: socket.socket, load: "Callable[[]
     warming = asyncio.create_task(_warm_up(state))
     await state.stopping.wait()
     log.info("stopping")
-    path.unlink(missing_ok=True)
-    await site.stop()
+    notifier.tell("STOPPING=1")
+    if not any(listener.inherited and listener.name == name_of(path) for listener in listeners):
+        path.unlink(missing_ok=True)
+    for site in sites:
+        await site.stop()
     warming.cancel()
     await state.finish_builds(settings.grace_seconds, CANCEL_SECONDS)
     await runner.cleanup()

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event as Flag
@@ -20,9 +20,18 @@ log = logging.getLogger("pybuild.daemon")
 class State:
     """Counts what is going on, and decides when to stop. Used from the loop only."""
 
-    def __init__(self, *, store_root: Path, socket: Path, idle_seconds: float, load: Callable[[], Engine]) -> None:
+    def __init__(
+        self,
+        *,
+        store_root: Path,
+        socket: Path,
+        idle_seconds: float,
+        load: Callable[[], Engine],
+        listens: Sequence[str] = (),
+    ) -> None:
         self.store_root = store_root
         self.socket = socket
+        self.listens = [*listens]
         self.idle_seconds = idle_seconds
         self.started = time()
         self.stopping = asyncio.Event()
@@ -130,6 +139,7 @@ class State:
             "version": __version__,
             "pid": os.getpid(),
             "socket": str(self.socket),
+            "listens": self.listens,
             "store": str(self.store_root),
             "started": self.started,
             "builds": len(self.builds),
