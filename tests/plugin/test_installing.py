@@ -1,5 +1,7 @@
 """`pybuild plugin install` and its like, on wheels, projects and executables made here."""
 
+import ensurepip
+import hashlib
 import json
 import os
 import shutil
@@ -7,7 +9,9 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -143,6 +147,145 @@ def test_dependencies_come_along_from_a_directory(pybuild: program.Pybuild, ther
     assert f"no wheel of third-two that fits here in: {wheels}" in told
     # The one that was there is there
     assert pybuild("hello").text == "new\n"
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A package index on loopback (PEP 503): its directory and its address. A wheel in it is there under its name."""
+    root = tmp_path / "simple"
+    root.mkdir()
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.path = self.path.partition("#")[0]
+            name = self.path.strip("/").partition("/")[2]
+            if self.path.endswith("/"):
+                found = [path for path in root.iterdir() if path.name.startswith(f"{name.replace('-', '_')}-")]
+                data = "".join(f'<a href="/files/{path.name}">{path.name}</a>' for path in found).encode()
+                self._answer(data if found else None, "text/html")
+            else:
+                self._answer((root / self.path.rpartition("/")[2]).read_bytes(), "application/octet-stream")
+
+        def _answer(self, data: bytes | None, kind: str) -> None:
+            self.send_response(404 if data is None else 200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(data or b"")))
+            self.end_headers()
+            self.wfile.write(data or b"")
+
+        def log_message(self, format: str, *args: object) -> None:
+            asked.append(self.path)
+
+    asked: list[str] = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield root, f"http://127.0.0.1:{server.server_port}/simple"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+    assert not [path for path in asked if path.startswith("/simple/pybuild/")], "pybuild itself is never fetched"
+
+
+def _pip(directory: Path) -> Path:
+    place = directory / "pip"
+    place.write_text(f'#!/bin/sh\nexec {sys.executable} -m pip "$@"\n')
+    place.chmod(0o755)
+    return directory
+
+
+def _uv(directory: Path) -> Path:
+    found = shutil.which("uv")
+    if found is None:
+        pytest.skip("there is no uv")
+    (directory / "uv").symlink_to(found)
+    return directory
+
+
+@pytest.mark.parametrize("fetcher", [_pip, pytest.param(_uv, marks=pytest.mark.slow)])
+def test_names_are_fetched_by_pip_or_uv(
+    pybuild: program.Pybuild, there: Path, tmp_path: Path, index: tuple[Path, str], fetcher: Callable[[Path], Path]
+) -> None:
+    wheels, address = index
+    (tmp_path / "bin").mkdir()
+    bundled = [
+        *Path(ensurepip.__file__).parent.glob("_bundled/pip-*.whl"),
+        *Path("/usr/share/python-wheels").glob("pip-*"),
+    ]
+    if fetcher is _uv:
+        shutil.copy(bundled[0], wheels)
+    env = {
+        "PATH": f"{fetcher(tmp_path / 'bin')}{os.pathsep}/usr/bin{os.pathsep}/bin",
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_INDEX_URL": address,
+        "UV_DEFAULT_INDEX": address,
+        "UV_NO_CONFIG": "1",
+        "UV_PYTHON": sys.executable,
+    }
+    if fetcher is _uv:
+        # No pip but the one that uv runs, whose script wants these
+        for name in ("realpath", "dirname"):
+            (tmp_path / "bin" / name).symlink_to(str(shutil.which(name)))
+        env["PATH"] = f"{tmp_path / 'bin'}"
+    code = "from third_one import VALUE\n\ndef hello() -> None:\n    print(VALUE)\n"
+    requires = (OURS, "third-one[more]>=1,<2")
+    for version in ("1.0", "1.2"):
+        plugins.wheel(
+            wheels, "third-hello", {"third_hello.py": code}, entry_points=ENTRY, requires=requires, version=version
+        )
+    minor = f"cp{sys.version_info[0]}{sys.version_info[1]}"
+    for tag, value in (
+        ("cp39-cp39-linux_s390x", "of another"),
+        (f"{minor}-{minor}-linux_{os.uname().machine}", "here"),
+    ):
+        plugins.wheel(
+            wheels,
+            "third-one",
+            {"third_one.py": f"VALUE = {value!r}"},
+            tag=tag,
+            requires=("third-two; extra == 'more'", "never; extra == 'other'"),
+        )
+    plugins.wheel(wheels, "third-two", {"third_two.py": ""})
+    assert pybuild("plugin", "install", "third-hello<1.2", env=env).text == "installed third-hello 1.0\n"
+    assert pybuild("hello").text == "here\n"
+    lock = json.loads((there / "plugins.lock").read_text())["plugins"]["third_hello"]
+    digests = {one["name"]: one["sha256"] for one in lock["dependencies"]}
+    assert sorted(digests) == ["third-one", "third-two"]
+    assert digests["third-two"] == hashlib.sha256((wheels / "third_two-1.0-py3-none-any.whl").read_bytes()).hexdigest()
+    assert pybuild("plugin", "verify").text == "third-hello ok\n"
+    told = pybuild("plugin", "install", "not-there", env=env, status=1).err
+    assert "could not get not-there: ERROR" in told
+    empty = {**env, "PATH": str(tmp_path / "nothing")}
+    assert "there is neither pip nor uv" in pybuild("plugin", "install", "third-hello", env=empty, status=1).err
+
+
+def test_requirements_that_exclude_each_other_are_told(pybuild: program.Pybuild, there: Path, tmp_path: Path) -> None:
+    requires = ("third-one", "third-two>=2")
+    plugins.wheel(tmp_path, "third-hello", {"third_hello.py": HELLO}, entry_points=ENTRY, requires=requires)
+    plugins.wheel(tmp_path, "third-one", {"third_one.py": ""}, requires=("third-two<2",))
+    for version in ("1.5", "2.5"):
+        plugins.wheel(tmp_path, "third-two", {"third_two.py": ""}, version=version)
+    told = pybuild("plugin", "install", "third-hello", "--offline", tmp_path, status=1).err
+    assert "third-one needs third-two<2, and another one got third-two 2.5" in told
+    assert [path.name for path in there.iterdir()] == []
+
+
+def test_what_claims_a_built_in_name_is_refused(pybuild: program.Pybuild, there: Path, tmp_path: Path) -> None:
+    entry = ENTRY.replace("hello =", "images =")
+    wheel = plugins.wheel(tmp_path, "third-hello", {"third_hello.py": HELLO}, entry_points=entry)
+    told = pybuild("plugin", "install", wheel, status=1).err
+    assert "cannot install third-hello 1.0: a built-in command has its name: images" in told
+    script = """\
+        #!/bin/sh
+        echo '{"api": 1, "name": "images", "version": "3"}'
+    """
+    given = plugins.add_executable(tmp_path / "pybuild-images", script)
+    assert "a built-in command has its name: images" in pybuild("plugin", "install", given, status=1).err
+    future = script.replace('"api": 1, "name": "images"', '"api": 2, "name": "later"')
+    given = plugins.add_executable(tmp_path / "pybuild-later", future)
+    told = pybuild("plugin", "install", given, status=1).err
+    assert "cannot install pybuild-later: it is for version 2 of the interface, this is 1" in told
+    assert [path.name for path in there.iterdir()] == []
 
 
 @pytest.mark.skipif(

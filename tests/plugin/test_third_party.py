@@ -446,3 +446,45 @@ def test_a_listener_that_falls_behind_is_dropped(
     listeners.close()
     assert time.monotonic() - begun < 5
     assert capsys.readouterr().err == "warning: plugin ear (third-party 1.2) does not keep up with the build\n"
+
+
+def test_nothing_of_a_third_party_runs_in_the_daemon(context: Path, tmp_path: Path) -> None:
+    """All that a plugin can be, in a build by the daemon: each notes where it runs."""
+    out = tmp_path / "noted"
+    out.mkdir()
+    note = f"""
+        import os
+        def note(role):
+            words = open("/proc/self/cmdline").read().split(chr(0))
+            open({str(out)!r} + "/" + role, "w").write(f"{{os.getpid()}} {{' '.join(words[-5:])}}")
+        def listen(events):
+            note("events")
+            for event in events:
+                pass
+        def export(image):
+            note("exporter")
+            image.archive.read()
+        def lint(dockerfile):
+            note("linter")
+            return []
+        def hello():
+            note("command")
+    """
+    entry = "[pybuild.commands]\nhello = third_all:hello\n[pybuild.linters]\nl = third_all:lint\n"
+    entry += "[pybuild.exporters]\nx = third_all:export\n[pybuild.events]\ne = third_all:listen\n"
+    with program.world("daemon") as pybuild:
+        pybuild.env["PYBUILD_PLUGIN_PATH"] = str(pybuild.base / "plugins")
+        (pybuild.base / "plugins").mkdir(mode=0o755)
+        plugins.add(pybuild.base / "plugins" / "all", entry, {"third_all.py": note})
+        (context / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\n")
+        pybuild("build", "-q", "-o", "type=x", context)
+        pybuild("check", context, "--skip", "*")
+        pybuild("hello")
+        daemon = str(pybuild.json("daemon", "status", "--json")["pid"])
+        mapped = Path(f"/proc/{daemon}/environ").read_bytes()
+    assert b"PYBUILD_" in mapped
+    noted = {path.name: path.read_text().split(" ", 1) for path in out.iterdir()}
+    assert sorted(noted) == ["command", "events", "exporter", "linter"]
+    assert daemon not in [pid for pid, _ in noted.values()]
+    for role, word in (("events", "events e"), ("exporter", "export x"), ("linter", "lint l")):
+        assert f"_child plugin {word}" in noted[role][1]

@@ -75,9 +75,10 @@ def install(
     link: Annotated[bool, Option("--link", help="Use a project in place.")] = False,
 ) -> None:
     """Install a plugin for yourself, with what it depends on. It runs with all your rights, as any program does."""
+    from pybuild.commands.table import rows
     from pybuild.plugin.installing import install as put
 
-    found = put(what, offline=offline, link=link)
+    found = put(what, offline=offline, link=link, taken=rows())
     write_line(f"installed {found.name} {found.version}")
 
 

@@ -4,26 +4,25 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pybuild.errors import NotFoundError, PybuildError, UsageError
+from pybuild.errors import ConflictError, NotFoundError, PybuildError, UsageError
 from pybuild.plugin import places
-from pybuild.plugin.found import PREFIX, find
+from pybuild.plugin.dependencies import add_dependencies, named
+from pybuild.plugin.found import COMMAND, EXECUTABLE, PREFIX, Found, find
 from pybuild.plugin.output import new_file
-from pybuild.plugin.wheels import Wheel, WheelError, best, unpack, verify
-
-HOST = "pybuild"
-"""The distribution that is never installed with a plugin: it is us."""
+from pybuild.plugin.wheels import Wheel, WheelError, unpack, verify
 
 
-def install(what: str, *, offline: str = "", link: bool = False) -> Wheel:
+def install(what: str, *, offline: str = "", link: bool = False, taken: Collection[str] = ()) -> Wheel:
     """Install a wheel, a project's directory, an executable `pybuild-NAME`, or a distribution by name; say what it is.
 
-    Its dependencies are looked for in the directory `offline`, else pip gets them, as wheels. With `link` a project is
-    used in place. An older version makes room when the new one is complete. Raises PybuildError.
+    Its dependencies are looked for in the directory `offline`, else pip or uv gets them, as wheels. With `link` a
+    project is used in place. `taken` are names that no command may have. An older version makes room when the new one
+    is complete. Raises PybuildError.
     """
     path = Path(what).absolute()
     if link and not path.is_dir():
@@ -40,19 +39,18 @@ def install(what: str, *, offline: str = "", link: bool = False) -> Wheel:
             found = lay_out(path, folder, link=link)
             source = str(path)
         elif path.is_file() and path.suffix != ".whl":
-            return _install_executable(path, root)
+            return _install_executable(path, root, taken)
         else:
-            given = path if path.is_file() else _named(what, wheels, Path(staging) / "got")
-            wheels = wheels or (given.parent if given != path else None)
+            given = path if path.is_file() else named(what, wheels, Path(staging) / "got")
             found, source = unpack(given, folder), given.name
-        _add_dependencies(found, folder, wheels, Path(staging) / "dependencies")
-        _check(folder, found)
+        _check(folder, found, taken)
+        needed = add_dependencies(found, folder, wheels, Path(staging) / "got")
         _replace(folder, root / _folder_name(found.name))
-        _pin(root, _folder_name(found.name), found, source, linked=link)
+        _pin(root, _folder_name(found.name), found, source, needed, linked=link)
     return found
 
 
-def _install_executable(path: Path, root: Path) -> Wheel:
+def _install_executable(path: Path, root: Path, taken: Collection[str]) -> Wheel:
     from pybuild.plugin.executable import ask
 
     if not path.name.startswith(PREFIX) or not os.access(path, os.X_OK):
@@ -60,6 +58,7 @@ def _install_executable(path: Path, root: Path) -> Wheel:
     found = ask([str(path)])[str(path)]
     if found.problem:
         raise PybuildError(f"cannot install {path.name}: it {found.problem}")
+    _check_name(path.name, found, taken)
     import hashlib
 
     data = path.read_bytes()
@@ -67,93 +66,11 @@ def _install_executable(path: Path, root: Path) -> Wheel:
         file.write(data)
     os.chmod(root / path.name, 0o755)
     wheel = Wheel(path.name, found.version, hashlib.sha256(data).hexdigest(), ())
-    _pin(root, path.name, wheel, str(path), linked=False)
+    _pin(root, path.name, wheel, str(path), (), linked=False)
     return wheel
 
 
-def _named(what: str, wheels: Path | None, got: Path) -> Path:
-    """Return the wheel of a requirement such as `name==1.2`: in `wheels`, else got by pip."""
-    from packaging.requirements import InvalidRequirement, Requirement
-
-    try:
-        requirement = Requirement(what)
-    except InvalidRequirement:
-        raise NotFoundError(f"no such file, and no name of a distribution: {what}") from None
-    directory = wheels
-    if directory is None:
-        _download([str(requirement)], got)
-        directory = got
-    found = best(requirement.name, directory, str(requirement.specifier))
-    if found is None:
-        raise NotFoundError(f"no wheel of {requirement} that fits here in: {directory}")
-    return found
-
-
-def _download(requirements: Sequence[str], into: Path) -> None:
-    import subprocess
-
-    pip = shutil.which("pip") or shutil.which("pip3")
-    if pip is None:
-        raise PybuildError(
-            f"nothing here could get {', '.join(requirements)}: there is no pip", "name a directory by --offline DIR"
-        )
-    into.mkdir(exist_ok=True)
-    words = [pip, "download", "--quiet", "--disable-pip-version-check", "--only-binary=:all:", "--dest", str(into)]
-    done = subprocess.run([*words, "--", *requirements], stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    if done.returncode:
-        told = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()[-1:]
-        raise PybuildError(f"pip could not get {', '.join(requirements)}: {' '.join(told)[:500]}")
-
-
-def _add_dependencies(found: Wheel, folder: Path, wheels: Path | None, got: Path) -> None:
-    """Unpack into the folder what a distribution needs and pybuild does not bring along."""
-    from packaging.requirements import Requirement
-    from packaging.utils import canonicalize_name
-
-    pending, there = [*found.requires], {canonicalize_name(found.name), HOST}
-    while pending:
-        requirement = Requirement(pending.pop(0))
-        name = canonicalize_name(requirement.name)
-        if name in there or (requirement.marker is not None and not requirement.marker.evaluate({"extra": ""})):
-            continue
-        there.add(name)
-        ours = _version_of_ours(name)
-        if ours:
-            if not requirement.specifier.contains(ours, prereleases=True):
-                raise PybuildError(
-                    f"{found.name} needs {requirement}, and pybuild itself has {requirement.name} {ours}",
-                    "a plugin with other versions can be an executable with an environment of its own",
-                )
-            continue
-        directory = wheels
-        if directory is None:
-            _download([str(requirement)], got)
-            directory = got
-        wheel = best(name, directory, str(requirement.specifier))
-        if wheel is None:
-            raise NotFoundError(f"no wheel of {requirement} that fits here in: {directory}")
-        pending += unpack(wheel, folder).requires
-
-
-def _version_of_ours(name: str) -> str:
-    """Return the version of a library that pybuild itself uses, "" for another one."""
-    from importlib.metadata import PackageNotFoundError, requires, version
-
-    from packaging.requirements import Requirement
-    from packaging.utils import canonicalize_name
-
-    try:
-        ours = [Requirement(text) for text in requires(HOST) or ()]
-        named = {
-            canonicalize_name(one.name) for one in ours if one.marker is None or one.marker.evaluate({"extra": ""})
-        }
-        return version(name) if name in named else ""
-    except PackageNotFoundError:
-        # Of a checkout that was never installed nothing is known
-        return ""
-
-
-def _check(folder: Path, found: Wheel) -> None:
+def _check(folder: Path, found: Wheel, taken: Collection[str]) -> None:
     """Raise PybuildError for a distribution that is no plugin, or not for this pybuild."""
     from pybuild.plugin.found import in_folder
 
@@ -163,6 +80,12 @@ def _check(folder: Path, found: Wheel) -> None:
     for plugin in plugins:
         if plugin.problem:
             raise PybuildError(f"cannot install {found.name} {found.version}: it {plugin.problem}")
+        _check_name(f"{found.name} {found.version}", plugin, taken)
+
+
+def _check_name(what: str, plugin: Found, taken: Collection[str]) -> None:
+    if plugin.kind in (COMMAND, EXECUTABLE) and plugin.name in taken:
+        raise ConflictError(f"cannot install {what}: a built-in command has its name: {plugin.name}")
 
 
 def _replace(folder: Path, place: Path) -> None:
@@ -256,13 +179,14 @@ def _pins(root: Path) -> dict[str, dict[str, Any]]:
     return pins
 
 
-def _pin(root: Path, place: str, found: Wheel, source: str, *, linked: bool) -> None:
+def _pin(root: Path, place: str, found: Wheel, source: str, needed: Sequence[Wheel], *, linked: bool) -> None:
     row = {
         "name": found.name,
         "version": found.version,
         "sha256": found.sha256,
         "source": source,
         "linked": linked,
+        "dependencies": [{"name": one.name, "version": one.version, "sha256": one.sha256} for one in needed],
     }
     _write(root, {**_pins(root), place: row})
 
