@@ -5,6 +5,8 @@ import re
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -277,21 +279,59 @@ def test_insecure_is_for_those_who_allow_it(inline_base: Pybuild, context: Path)
     assert inline_base.image(context, "--allow=security.insecure", dockerfile=text).read("out") == "x\n"
 
 
+@contextmanager
+def running_agent(key: Path, place: Path) -> Iterator[dict[str, str]]:
+    """Give the environment of somebody whose OpenSSH agent has a key."""
+    socket = place / "S"
+    agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(socket)], stdout=subprocess.PIPE)
+    try:
+        assert agent.stdout is not None
+        # It says so once it listens
+        assert b"SSH_AUTH_SOCK" in agent.stdout.readline()
+        env = {"SSH_AUTH_SOCK": str(socket)}
+        subprocess.run(["ssh-add", "-q", str(key)], env={**os.environ, **env}, check=True)
+        yield env
+        listed = subprocess.run(
+            ["ssh-add", "-l"], env={**os.environ, **env}, capture_output=True, text=True, check=True
+        )
+        assert "inside (ED25519)" in listed.stdout
+    finally:
+        agent.kill()
+        agent.communicate()
+
+
 @pytest.mark.skipif(not shutil.which("ssh-add"), reason="OpenSSH's client is not installed")
-@pytest.mark.parametrize("base", ["daemon"], indirect=True)
-def test_an_agent_is_used_from_inside(base: Pybuild, context: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("base", "given"), [("daemon", "key"), ("daemon", "agent")], indirect=["base"])
+def test_an_agent_is_used_from_inside(base: Pybuild, context: Path, tmp_path: Path, given: str) -> None:
     key = tmp_path / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "inside", "-f", str(key)], check=True)
-    libraries = subprocess.run(["ldd", "/usr/bin/ssh-add"], capture_output=True, text=True, check=True).stdout
-    for path in ("/usr/bin/ssh-add", *re.findall(r"(/\S+)", libraries)):
-        shutil.copy(path, context / os.path.basename(path))
+    for program in ("/usr/bin/ssh-add", "/usr/bin/ssh-keygen"):
+        libraries = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+        for path in (program, *re.findall(r"(/\S+)", libraries)):
+            shutil.copy(path, context / os.path.basename(path))
+    shutil.copy(key.with_suffix(".pub"), context / "key.pub")
     loader = next(path.name for path in context.iterdir() if path.name.startswith("ld-"))
-    text = (
-        f"FROM base\nRUN --mount=type=ssh,id=k,required --mount=target=/x"
-        f" /x/{loader} --library-path /x /x/ssh-add -l > /out; /x/{loader} --library-path /x /x/ssh-add -D || true\n"
-    )
-    image = base.image(context, "--no-cache", "--ssh", f"k={key}", dockerfile=text)
+    text = f"""FROM base
+RUN --mount=type=ssh,id=k,required --mount=target=/x <<-END
+	run() {{ name=$1; shift; /x/{loader} --library-path /x /x/$name "$@"; }}
+	echo signed > /text
+	run ssh-add -l > /out
+	run ssh-add -D || true
+	run ssh-keygen -Y sign -f /x/key.pub -n file /text
+END
+"""
+    with ExitStack() as stack:
+        if given == "agent":
+            env, value = stack.enter_context(running_agent(key, tmp_path)), "default"
+            text = text.replace("id=k,", "")
+        else:
+            env, value = {}, f"k={key}"
+        image = base.image(context, "--no-cache", "--ssh", value, dockerfile=text, env=env)
     assert "inside (ED25519)" in image.read("out")
+    (tmp_path / "signature").write_text(image.read("text.sig"))
+    (tmp_path / "signers").write_text(f"me {key.with_suffix('.pub').read_text()}")
+    checked = ["ssh-keygen", "-Y", "verify", "-n", "file", "-I", "me", "-f", "signers", "-s", "signature"]
+    subprocess.run(checked, input=b"signed\n", cwd=tmp_path, check=True, capture_output=True)
     assert not leaks(base.store, b"OPENSSH PRIVATE KEY")
 
 

@@ -47,6 +47,34 @@ def test_builds_keep_the_store_within_the_limit(request: pytest.FixtureRequest, 
     assert len(pybuild.build(context, dockerfile=fill("b")).redone()) == 1
 
 
+def test_a_build_that_adds_nothing_keeps_the_limit_too(inline: Pybuild, context: Path) -> None:
+    (context / "f").write_bytes(bytes(MB))
+    for name in ("a", "b"):
+        inline.build(context, dockerfile=f"FROM scratch\nCOPY f /{name}\n")
+    text = "FROM scratch\nCOPY f /b\n"
+    limit = size(inline) - MB // 2
+    noted = inline.store / "fitted"
+    told = inline.build(context, f"--max-size={limit}", dockerfile=text)
+    assert told.redone() == []
+    assert any("to keep it within its limits" in event.get("message", "") for event in told.events)
+    assert size(inline) <= limit
+    # Looked at once more, as something went, and then no more while nothing comes
+    looked: list[int] = []
+    for _ in range(2):
+        inline.build(context, f"--max-size={limit}", dockerfile=text)
+        looked.append(noted.stat().st_ino)
+    assert looked[0] == looked[1]
+    # Whoever adds without a limit is found by the next who has one
+    inline.build(context, dockerfile="FROM scratch\nCOPY f /c\n")
+    inline.build(context, f"--max-size={limit}", dockerfile=text)
+    assert size(inline) <= limit
+    # What cannot be done is not tried again and again
+    inline.build(context, "--max-size=1k", "-t", "kept", dockerfile=text)
+    before = noted.stat().st_ino
+    inline.build(context, "--max-size=1k", dockerfile=text)
+    assert noted.stat().st_ino == before
+
+
 @pytest.mark.slow
 def test_limits_come_from_options_the_environment_and_the_settings(inline: Pybuild, context: Path) -> None:
     inline.add_base()

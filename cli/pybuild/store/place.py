@@ -46,6 +46,7 @@ class Place:
         self.tmp = root / "tmp"
         self.downloads = root / "downloads"
         self.reserve = root / "reserve"
+        self.fitted = root / "fitted"
 
     def temporary(self) -> Path:
         """Return an unused name in `tmp` that tells which process made it. Nothing is created."""
