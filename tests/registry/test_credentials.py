@@ -105,6 +105,48 @@ def test_the_files_have_an_order(home: Home) -> None:
     assert told == [str(home.root / name) for name in ("own.json", ".docker/config.json", "run/containers/auth.json")]
 
 
+@pytest.mark.parametrize(
+    ("repository", "who"),
+    [
+        ("", "all"),
+        ("other/app", "all"),
+        ("team", "team"),
+        ("team/app", "app"),
+        ("team/app/deep", "app"),
+        ("team/apple", "team"),
+        ("teamwork/app", "all"),
+    ],
+)
+def test_a_key_may_be_of_a_part_of_a_registry(home: Home, repository: str, who: str) -> None:
+    auths = {"r.example": auth("all"), "r.example/team": auth("team"), "r.example/team/app/": auth("app")}
+    home.write("run/containers/auth.json", {"auths": {**auths, "s.example/team": auth("other"), "r.example/v2/": {}}})
+    assert home.files.lookup("r.example", repository) == Credentials(who, "p:w")
+    assert home.files.parts("r.example") == ["team/app", "team"]
+    assert home.files.lookup("s.example") is None
+    assert home.files.lookup("s.example", "team/x") == Credentials("other", "p:w")
+
+
+def test_files_go_before_lengths_of_keys_and_a_helper_of_the_registry_before_both(home: Home) -> None:
+    home.write("run/containers/auth.json", {"auths": {"r.example/team": auth("podman")}})
+    assert home.files.lookup("r.example", "team/app") == Credentials("podman", "p:w")
+    home.write(".docker/config.json", {"auths": {"r.example": auth("docker")}})
+    assert home.files.lookup("r.example", "team/app") == Credentials("docker", "p:w")
+    home.helper("one")
+    document = {"auths": {"r.example/team": auth("team")}, "credsStore": "one"}
+    home.write(".docker/config.json", document)
+    home.files.store("r.example", ME)
+    assert home.files.lookup("r.example", "team/app") == Credentials("team", "p:w")
+    assert home.files.lookup("r.example", "app") == ME
+    home.write(".docker/config.json", {**document, "credHelpers": {"r.example": "one"}})
+    assert home.files.lookup("r.example", "team/app") == ME
+
+
+def test_who_asks_for_the_host_is_told_of_its_parts(home: Home) -> None:
+    home.write("run/containers/auth.json", {"auths": {"r.example/team": auth("team"), "r.example/a/b": auth()}})
+    [look] = [look for look in home.files.looks("r.example") if "auths" in look.told]
+    assert look.told == "auths: nothing for it; parts of it have their own: r.example/team, r.example/a/b"
+
+
 def test_helpers_are_asked_in_dockers_way(home: Home) -> None:
     home.helper("one")
     home.helper("two")

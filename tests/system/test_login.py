@@ -1,5 +1,6 @@
 """Who has logged in may pull; nobody learns the password."""
 
+import base64
 import json
 import stat
 import subprocess
@@ -23,8 +24,6 @@ def guarded() -> Iterator[Registry]:
         found.contents.challenge = f'Bearer realm="{found.web.url("/token")}",service="tests"'
 
         def tokens(asked: object, query: object) -> tuple[int, object]:
-            import base64
-
             sent = found.web.asked[-1].headers.get("Authorization")
             if sent != "Basic " + base64.b64encode(f"me:{PASSWORD}".encode()).decode():
                 return 401, {"details": "incorrect username or password"}
@@ -58,6 +57,22 @@ def test_logging_in_is_tried_before_it_is_kept(pybuild: Pybuild, guarded: Regist
     # A daemon keeps its log
     logs = b"".join(path.read_bytes() for path in pybuild.base.rglob("*.log") if path.is_file())
     assert PASSWORD.encode() not in logs
+
+
+def test_a_part_of_a_registry_has_credentials_of_its_own(pybuild: Pybuild, guarded: Registry) -> None:
+    image = [(LAYER, bytes(1024), digest(bytes(1024)))]
+    guarded.contents.image("team/app", "latest", image)
+    address, path = guarded.address, pybuild.home / ".config" / "containers" / "auth.json"
+    path.parent.mkdir(parents=True)
+    pairs = {f"{address}/team": f"me:{PASSWORD}", address: "me:wrong"}
+    auths = {key: {"auth": base64.b64encode(pair.encode()).decode()} for key, pair in pairs.items()}
+    path.write_text(json.dumps({"auths": auths}))
+    pybuild("pull", guarded.name("team/app"))
+    assert "access is denied to user me" in pybuild("pull", guarded.name("app"), status=1).err
+    why = pybuild("auth", "why", f"{address}/team/app:latest").text
+    assert f"* {path}: auths[{address}/team]: user me\n" in why
+    assert why.endswith(f"{address}/team/app is asked as user me, from {path}\n")
+    assert f"parts of it have their own: {address}/team\n" in pybuild("auth", "why", address).text
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,18 @@
 import json
 import os
 import platform as machine
+import subprocess
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pybuild.oci.platform import host_platform
+from support import processes, registry
 from support.program import Pybuild
+from support.registry import Fault, Program, Registry, digest
 
 pytestmark = pytest.mark.userns
 
@@ -179,3 +183,138 @@ def test_wrong_platforms_are_told(inline: Pybuild, context: Path) -> None:
         assert (
             "invalid platform" in inline.build(context, "--platform", value, dockerfile="FROM scratch\n", status=2).err
         )
+
+
+@pytest.fixture
+def remote() -> Iterator[Registry]:
+    with registry.fake() as found:
+        yield found
+
+
+def pushed(remote: Registry, repository: str, tag: str) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Return the digest of an index at a registry, and its manifests by architecture."""
+    kind, data = remote.contents.documents[repository, tag]
+    assert kind == INDEX
+    rows = json.loads(data)["manifests"]
+    return digest(data), {
+        row["platform"]["architecture"]: json.loads(remote.contents.documents[repository, row["digest"]][1])
+        for row in rows
+    }
+
+
+def test_the_index_goes_to_the_registry_with_its_images(pybuild: Pybuild, remote: Registry, context: Path) -> None:
+    (context / "f").write_text("f")
+    text = "FROM scratch\nCOPY f /f\nARG TARGETARCH\nENV A=$TARGETARCH\n"
+    name, metadata, iid = remote.name("team/app:1"), pybuild.base / "m.json", pybuild.base / "iid"
+    flags = ["--push", "--metadata-file", metadata, "--iidfile", iid]
+    built = pybuild.build(context, "--platform", BOTH, "-t", name, *flags, dockerfile=text).events[-1]
+    found, manifests = pushed(remote, "team/app", "1")
+    assert json.loads(metadata.read_text())["containerimage.digest"] == iid.read_text() == built["digest"] == found
+    assert sorted(manifests) == sorted([HOST.split("/")[1], "riscv64"])
+    # The layer is the same to both
+    assert len({layer["digest"] for manifest in manifests.values() for layer in manifest["layers"]}) == 1
+    assert len(remote.asked("PATCH")) == 1
+    assert pybuild.json("inspect", name)[0]["RepoDigests"] == [f"{remote.name('team/app')}@{found}"]
+    del remote.web.asked[:]
+    other = remote.name("team/app:2")
+    pybuild("tag", name, other)
+    told = json.loads(pybuild("push", "--json", other).text)
+    assert (told["digest"], told["fresh"], told["image_id"]) == (found, False, built["image_id"])
+    assert not remote.asked("PATCH")
+    pybuild("push", "--compression", "zstd", "--all-tags", remote.name("team/app"))
+    assert pushed(remote, "team/app", "1") == pushed(remote, "team/app", "2")
+    assert pushed(remote, "team/app", "1")[0] != found
+
+
+def test_no_tag_is_moved_unless_all_images_are_there(inline: Pybuild, remote: Registry, context: Path) -> None:
+    text = "FROM scratch\nARG TARGETARCH\nENV A=$TARGETARCH\n"
+    inline.build(context, "--platform", BOTH, "-t", remote.name("app:1"), dockerfile=text)
+    manifests = iter((None, Fault(status=507, body=b"")))
+    remote.contents.lasting.append(
+        lambda asked: next(manifests) if asked.method == "PUT" and "/manifests/" in asked.path else None
+    )
+    assert "507" in inline("push", remote.name("app:1"), status=1).err
+    assert not [tag for _, tag in remote.contents.documents if not tag.startswith("sha256:")]
+
+
+@pytest.mark.parametrize("kind", ["registry", "local", "inline"])
+def test_a_cache_from_elsewhere_serves_every_platform(
+    inline: Pybuild, remote: Registry, context: Path, tmp_path: Path, kind: str
+) -> None:
+    (context / "f").write_text("f")
+    text = "FROM scratch\nARG TARGETARCH\nWORKDIR /$TARGETARCH\nCOPY f f\n"
+    name = remote.name("app:1")
+    to, source = {
+        "registry": (
+            f"type=registry,ref={remote.name('cache:1')},mode=max",
+            f"type=registry,ref={remote.name('cache:1')}",
+        ),
+        "local": (f"type=local,dest={tmp_path / 'cache'}", f"type=local,src={tmp_path / 'cache'}"),
+        "inline": ("type=inline", name),
+    }[kind]
+    build = ["--platform", BOTH, "-t", name]
+    first = inline.build(context, *build, "--push", "--cache-to", to, dockerfile=text)
+    inline("rmi", name)
+    inline("prune", "-f", "--all")
+    again = inline.build(context, *build, "--cache-from", source, dockerfile=text)
+    assert not again.redone()
+    if kind != "inline":
+        assert again.events[-1]["image_id"] == first.events[-1]["image_id"]
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Program]:
+    with registry.program(tmp_path / "registry") as found:
+        yield found
+
+
+@pytest.mark.peers
+def test_others_find_each_platform_of_what_was_pushed(
+    inline: Pybuild, served: Program, context: Path, tmp_path: Path
+) -> None:
+    text = "FROM scratch\nARG TARGETARCH TARGETVARIANT\nENV A=$TARGETARCH$TARGETVARIANT\nCOPY f /f\n"
+    (context / "f").write_text("f")
+    name = served.name("team/app:1")
+    wanted = {"linux/amd64": "amd64", "linux/arm64": "arm64", "linux/arm/v6": "armv6"}
+    inline.build(context, "--platform", ",".join(wanted), "-t", name, dockerfile=text)
+    ours = inline("push", "-q", name).text.strip()
+    raw = subprocess.run(
+        ["skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{name}"], check=True, capture_output=True
+    ).stdout
+    assert digest(raw) == ours
+    rows = {row["platform"]["architecture"]: row["digest"] for row in json.loads(raw)["manifests"]}
+    for platform, value in wanted.items():
+        os_, architecture, *variant = platform.split("/")
+        choice = ["--override-os", os_, "--override-arch", architecture, *(f"--override-variant={v}" for v in variant)]
+        seen = json.loads(
+            subprocess.run(
+                ["skopeo", *choice, "inspect", "--tls-verify=false", f"docker://{name}"],
+                check=True,
+                capture_output=True,
+            ).stdout
+        )
+        assert f"A={value}" in seen["Env"]
+        assert seen["Architecture"] == architecture
+        podman = ["podman", "--root", str(tmp_path / "p"), "--runroot", str(tmp_path / "pr"), "--storage-driver", "vfs"]
+        pull = [*podman, "pull", "-q", "--tls-verify=false", "--platform", platform, name]
+        ran = subprocess.run(pull, env={**os.environ, "HOME": str(tmp_path)}, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
+        shown = subprocess.run(
+            [*podman, "image", "inspect", ran.stdout.strip()],
+            env={**os.environ, "HOME": str(tmp_path)},
+            capture_output=True,
+            check=True,
+        ).stdout
+        [image] = json.loads(shown)
+        assert (image["Architecture"], f"A={value}" in image["Config"]["Env"]) == (architecture, True)
+        assert rows[architecture] in " ".join(image["RepoDigests"]) or image["Digest"] in (rows[architecture], ours)
+        # And it comes back as it went
+        inline("rmi", name, status=None)
+        told = inline("pull", "--platform", platform, name).text
+        assert told.strip() == f"{name}@{ours}"
+    # podman keeps its namespaces by a process that never ends by itself
+    processes.end_all([*processes.find("catatonit", "-P"), *processes.find("podman")])
+    copied = served.name("copied:1")
+    skopeo = ["skopeo", "copy", "--all", "--preserve-digests", "--src-tls-verify=false", "--dest-tls-verify=false"]
+    subprocess.run([*skopeo, f"docker://{name}", f"docker://{copied}"], check=True, capture_output=True)
+    assert inline("pull", "--platform=linux/arm64", copied).text.strip() == f"{copied}@{ours}"

@@ -1,6 +1,7 @@
 """The registries of a build or command: opened when the first one is needed, each with what the user says of it."""
 
 from collections.abc import Mapping
+from functools import partial
 from threading import Event as Flag
 from threading import Lock
 from typing import TYPE_CHECKING, Self
@@ -37,7 +38,8 @@ class RegistryClients:
         self._lookup = lookup
         self._lock = Lock()
         self._transport: Transport | None = None
-        self._clients: dict[tuple[str, bool], Client] = {}
+        self._clients: dict[tuple[str, bool, str], Client] = {}
+        self._parts: dict[str, list[str]] = {}
         self._mirrors: Mirrors | None = None
 
     def __enter__(self) -> Self:
@@ -60,9 +62,9 @@ class RegistryClients:
             if self._mirrors is None:
                 self._mirrors = Mirrors(self._settings.environment)
             places = self._mirrors.places(name, pull=pull)
-            return [Source(self._client(place.domain, place.insecure), place.path) for place in places]
+            return [Source(self._client(place.domain, place.insecure, place.path), place.path) for place in places]
 
-    def _client(self, domain: str, insecure: bool) -> "Client":
+    def _client(self, domain: str, insecure: bool, repository: str) -> "Client":
         from pybuild.registry.authorization import Authorization
         from pybuild.registry.client import Client
         from pybuild.registry.credentials import CredentialFiles
@@ -72,10 +74,16 @@ class RegistryClients:
         environment = self._settings.environment
         if self._transport is None:
             self._transport = Transport(self._proxies, self._ca_bundle, self._cancel, environment)
-        if (domain, insecure) not in self._clients:
+        files = CredentialFiles(environment, self._settings.given)
+        if domain not in self._parts:
+            self._parts[domain] = [] if self._lookup else files.parts(domain)
+        # Repositories that are asked for as somebody else have a client of their own
+        part = next((part for part in self._parts[domain] if f"{repository}/".startswith(f"{part}/")), "")
+        key = (domain, insecure, part)
+        if key not in self._clients:
             allowed = {*self._settings.insecure, domain} if insecure else {*self._settings.insecure}
             host = host_of(domain, allowed, environment)
-            lookup = self._lookup or CredentialFiles(environment, self._settings.given).lookup
+            lookup = self._lookup or partial(files.lookup, part=part)
             authorization = Authorization(host, self._transport, lookup, self._settings.realms)
-            self._clients[domain, insecure] = Client(host, self._transport, authorization)
-        return self._clients[domain, insecure]
+            self._clients[key] = Client(host, self._transport, authorization)
+        return self._clients[key]

@@ -1,6 +1,7 @@
 """Where credentials are kept: docker's config.json and podman's auth.json (containers-auth.json(5)).
 
-Only an entry of the very host counts. Both have `auths`, `credHelpers` and `credsStore`.
+Only an entry of the very host counts, or one of a part of it (`host/namespace/repository`) that the repository lies in:
+the longest of those comes first. Both have `auths`, `credHelpers` and `credsStore`.
 """
 
 import base64
@@ -28,6 +29,7 @@ MAX_FILE = 16 << 20
 
 NOBODY: Mapping[str, Secret] = MappingProxyType({})
 
+_VERSIONS = ("v1", "v2")
 _HUB = (DEFAULT_DOMAIN, LEGACY_DOMAIN, DOCKER_HUB)
 
 
@@ -58,11 +60,27 @@ class CredentialFiles:
         """Return the files in the order in which they are asked."""
         return [*([self.override] if self.override is not None else []), self.docker, *self._podman]
 
-    def lookup(self, host: str) -> Credentials | None:
-        """Return the first credentials for a registry; raise AuthError when one who should know them fails."""
-        return next((look.credentials for look in self.looks(host) if look.credentials is not None), None)
+    def lookup(self, host: str, part: str = "") -> Credentials | None:
+        """Return the first credentials for a registry, or a part of it: a namespace or a repository.
 
-    def looks(self, host: str) -> Iterator[Look]:
+        Raises AuthError when one who should know them fails.
+        """
+        return next((look.credentials for look in self.looks(host, part) if look.credentials is not None), None)
+
+    def parts(self, host: str) -> list[str]:
+        """Return the namespaces and repositories of a registry that have entries of their own, the longest first.
+
+        A file that cannot be read has none; whoever asks for credentials is told what is wrong with it.
+        """
+        found: set[str] = set()
+        for path in self.places():
+            try:
+                found.update(_parts_in(read(path) or {}, host))
+            except AuthError:
+                continue
+        return sorted(found, key=lambda part: (-len(part), part))
+
+    def looks(self, host: str, part: str = "") -> Iterator[Look]:
         """Yield each place in order; raises as `lookup`."""
         for key, secret in self._given.items():
             if host_in(key) == _canonical(host):
@@ -73,10 +91,17 @@ class CredentialFiles:
             if document is None:
                 yield Look(str(path), "there is no such file")
                 continue
-            yield from self._in_file(str(path), document, host)
+            yield from self._in_file(str(path), document, host, part)
 
-    def _in_file(self, path: str, document: Mapping[str, Any], host: str) -> Iterator[Look]:
+    def _in_file(self, path: str, document: Mapping[str, Any], host: str, part: str) -> Iterator[Look]:
         name, key = _helper_of(document, host)
+        if not key.startswith("credHelpers"):
+            # Helpers know whole registries alone; one that is named for this very registry is asked before all else
+            for own, entry in _entries_of_parts(document, host, part):
+                found = _credentials_in(entry, f"{path}, for {own}")
+                yield Look(path, f"auths[{own}]: {who(found)}", found)
+                if found is not None:
+                    return
         if name:
             helper = Helper(name, self._environment)
             found = helper.get(server_of(host))
@@ -85,7 +110,9 @@ class CredentialFiles:
             if found is not None or key.startswith("credHelpers"):
                 return
         found = _entry(document, host, path)
-        yield Look(path, f"auths: {who(found)}", found)
+        others = "" if part else ", ".join(f"{host}/{one}" for one in _parts_in(document, host))
+        told = f"{who(found)}; parts of it have their own: {others}" if others else who(found)
+        yield Look(path, f"auths: {told}", found)
 
     def store(self, host: str, credentials: Credentials) -> str:
         """Keep credentials as docker does and return where; raise AuthError."""
@@ -188,6 +215,26 @@ def _entry(document: Mapping[str, Any], host: str, path: str) -> Credentials | N
     found = [entry for key, entry in _auths(document).items() if host_in(key) == _canonical(host)]
     entry = next((entry for entry in found if isinstance(entry, dict) and entry), None)
     return _credentials_in(entry, f"{path}, for {host}") if entry is not None else None
+
+
+def _parts_in(document: Mapping[str, Any], host: str) -> list[str]:
+    """Return the parts of a registry that a file has entries for, the longest first."""
+    found = (key.partition("/") for key in _auths(document) if "://" not in key)
+    parts = [part.strip("/") for domain, _, part in found if _canonical(domain) == _canonical(host)]
+    return sorted((part for part in parts if part and part not in _VERSIONS), key=lambda part: (-len(part), part))
+
+
+def _entries_of_parts(
+    document: Mapping[str, Any], host: str, repository: str
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the entries for namespaces that a repository lies in, or for itself, the longest key first."""
+    for key, entry in sorted(_auths(document).items(), key=lambda item: -len(item[0])):
+        domain, _, part = key.partition("/")
+        part = part.strip("/")
+        if "://" in key or not part or part in _VERSIONS or _canonical(domain) != _canonical(host):
+            continue
+        if f"{repository}/".startswith(f"{part}/") and isinstance(entry, dict):
+            yield key, entry
 
 
 def _credentials_in(entry: Mapping[str, Any], where: str) -> Credentials | None:
