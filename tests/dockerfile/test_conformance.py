@@ -16,7 +16,7 @@ from pybuild.dockerfile.jsonform import parse_json_list
 from pybuild.dockerfile.lines import decode
 from pybuild.dockerfile.nodes import RawFile, read_nodes
 from pybuild.dockerfile.parse import parse
-from pybuild.dockerfile.patterns import parse_pattern, remove_prefix, reverse_pattern
+from pybuild.dockerfile.patterns import parse_pattern, remove_prefix
 from pybuild.dockerfile.words import examine, expand, expand_words
 
 from .dump import dump
@@ -196,8 +196,6 @@ def test_patterns() -> None:
     for text in data["invalid"]:
         with pytest.raises(ExpansionError):
             parse_pattern(text)
-    for case in data["reversed"]:
-        assert reverse_pattern(case["pattern"]) == case["reversed"]
 
 
 def test_last_of_equal_names_counts_in_an_environment() -> None:

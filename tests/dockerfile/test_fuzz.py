@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from pybuild.dockerfile.devices import parse_device
 from pybuild.dockerfile.directives import detect_syntax
 from pybuild.dockerfile.errors import DockerfileError, InvalidValueError
 from pybuild.dockerfile.flags import KINDS
@@ -14,7 +15,6 @@ from pybuild.dockerfile.instructions import Onbuild
 from pybuild.dockerfile.lines import MAX_LINES
 from pybuild.dockerfile.modes import parse_chmod
 from pybuild.dockerfile.mounts import parse_mount
-from pybuild.dockerfile.owners import parse_chown
 from pybuild.dockerfile.parse import MAX_STAGES, Dockerfile, parse, parse_onbuild
 from pybuild.dockerfile.ports import parse_port_spec
 from pybuild.dockerfile.read import READERS
@@ -102,7 +102,7 @@ def test_any_word(text: str) -> None:
 @FUZZ
 @given(st.one_of(st.text(), st.text('0123456789-:/,=+ugoarwxXst.[]SIGRTMNbktype"')))
 def test_any_value(text: str) -> None:
-    for function in (parse_port_spec, check_signal, parse_chmod, parse_chown, parse_mount):
+    for function in (parse_port_spec, check_signal, parse_chmod, parse_device, parse_mount):
         try_value(function, text)
 
 

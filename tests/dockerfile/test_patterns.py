@@ -14,7 +14,6 @@ from pybuild.dockerfile.patterns import (
     remove_prefix,
     remove_suffix,
     replace,
-    reverse_pattern,
 )
 
 patterns = st.text("ab*?", max_size=6)
@@ -78,10 +77,6 @@ def test_escapes_make_characters_plain() -> None:
 def test_other_escapes_are_refused(text: str) -> None:
     with pytest.raises(ExpansionError, match="invalid escape"):
         parse_pattern(text)
-
-
-def test_reversal_keeps_escapes_in_front() -> None:
-    assert reverse_pattern("a\\*b?\\\\") == "\\\\?b\\*a"
 
 
 def test_long_patterns_hold_no_single_wildcards() -> None:

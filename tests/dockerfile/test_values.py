@@ -5,7 +5,6 @@ import pytest
 from pybuild.dockerfile.durations import parse_duration
 from pybuild.dockerfile.errors import InvalidValueError
 from pybuild.dockerfile.modes import parse_chmod
-from pybuild.dockerfile.owners import Owner, parse_chown
 from pybuild.dockerfile.ports import has_host_part, parse_port_spec
 from pybuild.dockerfile.signals import check_signal
 
@@ -135,23 +134,3 @@ def test_no_modes(text: str) -> None:
         return
     with pytest.raises(InvalidValueError):
         parse_chmod(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "owner"),
-    [
-        ("1000", Owner(1000)),
-        ("app", Owner("app")),
-        ("app:100", Owner("app", 100)),
-        ("0:staff", Owner(0, "staff")),
-        ("4294967294:00", Owner(4294967294, 0)),
-    ],
-)
-def test_owners(text: str, owner: Owner) -> None:
-    assert parse_chown(text) == owner
-
-
-@pytest.mark.parametrize("text", ["", ":", ":1", "a:", "a:b:c", "a b", "4294967295", "9" * 5000, "a\0"])
-def test_no_owners(text: str) -> None:
-    with pytest.raises(InvalidValueError):
-        parse_chown(text)

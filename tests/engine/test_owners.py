@@ -12,7 +12,8 @@ from pybuild.engine.sources import LayerSource, archive_source
 from pybuild.layer.tarwriter import TarWriter
 from pybuild.tree.entry import DIR, FILE, SYMLINK, Entry
 
-PASSWD = b"root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\nbroken\n"
+PASSWD = b"root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\nbroken\nodd:x:"
+PASSWD += "\u00b2:5::/:\n".encode()
 GROUP = b"root:x:0:\nstaff:x:50:app\n"
 
 MakeImage = Callable[..., LayerSource]
@@ -48,13 +49,16 @@ def usual(image: MakeImage) -> LayerSource:
         ("7:8", (7, 8)),
         ("0:staff", (0, 50)),
         (":staff", (0, 50)),
+        ("app:", (1000, 0)),
+        ("7:", (7, 0)),
+        ("0" * 5000 + "7", (7, 7)),
     ],
 )
 def test_names_and_numbers(image: MakeImage, spec: str, owner: tuple[int, int]) -> None:
     assert owner_of(spec, usual(image)) == owner
 
 
-@pytest.mark.parametrize("spec", ["nobody", "app:nogroup", "", ":", "4294967295", "99999999999"])
+@pytest.mark.parametrize("spec", ["nobody", "app:nogroup", "", ":", "4294967295", "99999999999", "9" * 5000, "odd"])
 def test_what_is_unknown_or_out_of_range_is_an_error(image: MakeImage, spec: str) -> None:
     with pytest.raises(OwnerError):
         owner_of(spec, usual(image))

@@ -185,11 +185,6 @@ class Healthcheck(Located, frozen=True):
     start_interval: int = 0
     retries: int = 0
 
-    @property
-    def none(self) -> bool:
-        """Does it turn off the check of the base image?"""
-        return self.test == ("NONE",)
-
 
 class Onbuild(Located, frozen=True):
     """Keeps a trigger for builds on top; `text` is what the image stores, `instruction` the same parsed."""

@@ -7,7 +7,6 @@ from enum import StrEnum
 import msgspec
 
 from pybuild.dockerfile.errors import InvalidValueError, did_you_mean, shown
-from pybuild.dockerfile.owners import MAX_ID
 
 
 class MountType(StrEnum):
@@ -82,6 +81,9 @@ DEFAULTS = {
 }
 
 _ALL_KEYS = tuple(dict.fromkeys([*(key for keys in ALLOWED.values() for key in keys), *ALIASES]))
+MAX_ID = 2**32 - 2
+"""The largest id; the next one means "leave as it is" to the kernel."""
+
 _UNITS = {"": 0, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 _TRUE = ("1", "t", "true")
 _FALSE = ("0", "f", "false")

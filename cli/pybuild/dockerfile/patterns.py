@@ -53,11 +53,6 @@ def parse_pattern(text: str, escape: str = "\\") -> Pattern:
     return pattern
 
 
-def reverse_pattern(text: str, escape: str = "\\") -> str:
-    """Return the text of a pattern backwards, each escape still before the character it belongs to."""
-    return "".join(reversed(_units(text, escape)))
-
-
 def _units(text: str, escape: str) -> list[str]:
     """Return the characters of a pattern, an escaped one together with its escape."""
     return re.findall(rf"(?s){re.escape(escape)}.|.", text)

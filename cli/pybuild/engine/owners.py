@@ -1,9 +1,8 @@
 """User and group names looked up in an image's own files; nothing of the host is asked."""
 
+from pybuild.dockerfile.mounts import MAX_ID
 from pybuild.engine.sources import LayerSource
 from pybuild.errors import PybuildError
-
-MAX_ID = 2**32 - 2
 
 
 class OwnerError(PybuildError):
@@ -15,8 +14,8 @@ class OwnerError(PybuildError):
 def owner_of(spec: str, image: LayerSource | None) -> tuple[int, int]:
     """Return (uid, gid) of `user[:group]` with names or numbers.
 
-    A number alone is uid and gid; a name alone brings its primary group. `image` None means there is no
-    image to ask (COPY --link). Raises OwnerError for a name that is not there.
+    A number alone is uid and gid; a name alone brings its primary group; an empty part is 0. `image` None means
+    there is no image to ask (COPY --link). Raises OwnerError for a name that is not there.
     """
     user, colon, group = spec.partition(":")
     if not user and not group:
@@ -24,7 +23,7 @@ def owner_of(spec: str, image: LayerSource | None) -> tuple[int, int]:
     uid, primary = _user(user, image) if user else (0, 0)
     if not colon:
         return uid, primary
-    return uid, _group(group, image) if group else primary
+    return uid, _group(group, image) if group else 0
 
 
 def _user(name: str, image: LayerSource | None) -> tuple[int, int]:
@@ -33,8 +32,9 @@ def _user(name: str, image: LayerSource | None) -> tuple[int, int]:
         return number, number
     _needs_image(image, "user", name)
     for fields in _rows(image, b"etc/passwd", 4):
-        if fields[0] == name and fields[2].isdigit() and fields[3].isdigit():
-            return int(fields[2]), int(fields[3])
+        uid, gid = _id(fields[2]), _id(fields[3])
+        if fields[0] == name and uid is not None and gid is not None:
+            return uid, gid
     raise OwnerError(f"no such user in the image's /etc/passwd: {name}", "use a numeric id, or add the user first")
 
 
@@ -44,8 +44,9 @@ def _group(name: str, image: LayerSource | None) -> int:
         return number
     _needs_image(image, "group", name)
     for fields in _rows(image, b"etc/group", 3):
-        if fields[0] == name and fields[2].isdigit():
-            return int(fields[2])
+        gid = _id(fields[2])
+        if fields[0] == name and gid is not None:
+            return gid
     raise OwnerError(f"no such group in the image's /etc/group: {name}", "use a numeric id, or add the group first")
 
 
@@ -57,12 +58,22 @@ def _needs_image(image: LayerSource | None, kind: str, name: str) -> None:
 
 
 def _number(text: str) -> int | None:
+    """Return the id that a word of digits is, None for a name."""
     if not (text.isascii() and text.isdigit()):
         return None
-    value = int(text)
-    if value > MAX_ID:
-        raise OwnerError(f"id is out of range: {text}")
-    return value
+    number = _id(text)
+    if number is None:
+        raise OwnerError(f"id is out of range: {text:.40}")
+    return number
+
+
+def _id(text: str) -> int | None:
+    """Return an id, None for anything else."""
+    # Ten digits hold every id, and a longer number need not be read
+    if not (text.isascii() and text.isdigit()) or len(text.lstrip("0")) > 10:
+        return None
+    number = int(text[-10:])
+    return number if number <= MAX_ID else None
 
 
 def _rows(image: LayerSource | None, path: bytes, least: int) -> list[list[str]]:
