@@ -1,4 +1,7 @@
-"""Where the frozen program starts: it takes the boot loader's marks off the environment, then is pybuild.
+"""Where the frozen program starts: it makes this a Python like any other, then is pybuild.
+
+What PyInstaller runs before a program is left out (`build.spec`): its importers are for archives and cost a third of a
+start, and it takes VIRTUAL_ENV from the user's programs. What is needed of it is done here.
 
 The loader leads the dynamic linker to the libraries of the bundle, which git, ssh, credential helpers and all other
 programs would then take for theirs. The linker has read that by now, and a process of pybuild's own gets it anew.
@@ -11,10 +14,23 @@ from time import time
 
 from pybuild.__main__ import main
 
+_DIRECTORY: str = sys._MEIPASS  # type: ignore[attr-defined]
 _LINKER = "LD_LIBRARY_PATH"
 _USERS = "LD_LIBRARY_PATH_ORIG"
 _LOADERS = ("_PYI_", "_MEI", "PYINSTALLER_")
 _DAY = 24 * 60 * 60
+
+
+def _complete() -> None:
+    """Say that this is frozen, and give the modules that Python has inside of itself the names of their files."""
+    sys.path.append(os.path.join(_DIRECTORY, "later.zip"))
+    sys.frozen = True  # type: ignore[attr-defined]
+    # Those that are imported from now on
+    sys._stdlib_dir = _DIRECTORY  # type: ignore[attr-defined]
+    for module in sys.modules.copy().values():
+        state = getattr(module.__spec__, "loader_state", None)
+        if not hasattr(module, "__file__") and hasattr(state, "origname"):
+            module.__file__ = os.path.join(_DIRECTORY, *state.origname.split(".")) + ".pyc"
 
 
 def _unmark() -> None:
@@ -36,6 +52,7 @@ def _keep() -> None:
             os.utime(mark)
 
 
+_complete()
 _unmark()
 _keep()
 sys.exit(main())
