@@ -259,6 +259,9 @@ class _Handler(BaseHTTPRequestHandler):
         listed = re.fullmatch(r"/v2/(.+)/referrers/([^/]+)", path)
         if listed is not None and contents.referrers:
             return self._list(contents, *listed.groups())
+        tagged = re.fullmatch(r"/v2/(.+)/tags/list", path)
+        if tagged is not None:
+            return self._tags(contents, tagged[1])
         match = re.fullmatch(r"/v2/(.+)/(manifests|blobs)/([^/]+)", path)
         if match is None:
             return self._send(200 if path == "/v2/" else 404, {}, b"{}")
@@ -295,6 +298,18 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Link"] = f'<{more}>; rel="next"'
         page = {"schemaVersion": 2, "mediaType": INDEX, "manifests": rows[start : start + contents.referrers]}
         return self._send(200, headers, json.dumps(page).encode())
+
+    def _tags(self, contents: Contents, repository: str) -> None:
+        """Send one tag a page."""
+        tags = sorted(tag for name, tag in contents.documents if name == repository and ":" not in tag)
+        last = parse_qs(urlsplit(self.path).query).get("last", [""])[0]
+        left = [tag for tag in tags if tag > last]
+        headers = {"Content-Type": "application/json"}
+        if not tags:
+            return self._send(404, headers, b'{"errors": [{"code": "NAME_UNKNOWN"}]}')
+        if left[1:]:
+            headers["Link"] = f'</v2/{repository}/tags/list?n=1&last={left[0]}>; rel="next"'
+        return self._send(200, headers, json.dumps({"name": repository, "tags": left[:1]}).encode())
 
     def _send(
         self,

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -279,6 +280,73 @@ def test_docker_logs_in_pushes_and_pulls(docker: Docker, remote: Registry) -> No
     assert {f"push {name}", f"pull {name}"} <= {*actions}
     docker("rmi", name)
     docker("logout", remote.address)
+
+
+def test_docker_moves_all_tags(docker: Docker, remote: Registry) -> None:
+    remote.contents.challenge = ""
+    name = remote.name("team/all")
+    for tag in ("1", "2"):
+        docker("tag", "base", f"{name}:{tag}")
+    docker("push", "-a", name)
+    docker("rmi", f"{name}:1", f"{name}:2")
+    assert docker("pull", "-a", name).stdout.count("Digest: ") == 2
+    docker("rmi", f"{name}:1", f"{name}:2")
+    assert "team/nothing" in docker("pull", "-a", remote.name("team/nothing"), status=1).stderr
+
+
+def test_docker_prunes_the_cache_and_no_image(docker: Docker, tmp_path: Path) -> None:
+    context = make_context(tmp_path / "c", f"FROM base\nRUN echo {tmp_path} > /a\n")
+    cached = re.compile(r"Step 2/2 : [^\n]*\n ---> Using cache\n")
+    image = docker("build", "-q", context).stdout.strip()
+    # All that is there may stay
+    assert docker("builder", "prune", "-f", "--keep-storage=1TB").stdout.endswith("Total reclaimed space: 0B\n")
+    assert docker("builder", "prune", "-af", "--filter=until=24h").returncode == 0
+    assert cached.search(docker("build", context).stdout)
+    assert "unknown filter" in docker("builder", "prune", "-f", "--filter=label=x", status=1).stderr
+    docker("builder", "prune", "-af")
+    assert docker("image", "inspect", "-f", "{{.Id}}", image).stdout.strip() == image
+    assert not cached.search(docker("build", context).stdout)
+
+
+COMPOSE = """\
+version: "3.4"
+services:
+  one:
+    build:
+      context: ./one
+      args: {WORD: composed}
+      labels: {made: together}
+    image: composed:1
+  two:
+    build: {context: ., dockerfile: two/Dockerfile, target: wanted}
+"""
+
+
+@pytest.mark.skipif(not shutil.which("docker-compose"), reason="docker-compose is not installed")
+def test_compose_builds(served: Pybuild, library: Any, tmp_path: Path) -> None:
+    make_context(tmp_path / "one")
+    make_context(tmp_path / "two", "FROM base AS wanted\nCOPY one/file /\nFROM nothing\n")
+    (tmp_path / "docker-compose.yml").write_text(COMPOSE)
+
+    def compose(*words: str, status: int = 0) -> str:
+        env = {**environment(served), "COMPOSE_PROJECT_NAME": "proj", "COMPOSE_DOCKER_CLI_BUILD": "0"}
+        done = subprocess.run(
+            ["docker-compose", *words], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    told = compose("build")
+    assert "Successfully tagged composed:1" in told
+    assert library.images.get("composed:1").labels["made"] == "together"
+    assert "proj_two:latest" in library.images.get("proj_two").tags
+    assert "Using cache" in compose("build", "one")
+    (tmp_path / "one" / "Dockerfile").write_text("FROM base\nRUN exit 7\n")
+    assert "returned a non-zero code: 7" in compose("build", "one", status=1)
+    told = compose("up", "-d", status=1)
+    assert "does not run containers" in told
+    library.images.remove("composed:1")
+    library.images.remove("proj_two")
 
 
 def test_the_library_asks_a_registry(library: Any, remote: Registry) -> None:

@@ -66,6 +66,16 @@ def test_an_image_is_pulled_once(pybuild: Pybuild, remote: Registry) -> None:
     assert shown["RepoDigests"] == [f"{remote.name('base')}@{digest(manifest)}"]
 
 
+def test_all_tags_of_a_repository_come(pybuild: Pybuild, remote: Registry, rootfs: bytes) -> None:
+    for tag in ("2", "latest"):
+        remote.contents.image("base", tag, [gzipped(rootfs)])
+    name = remote.name("base")
+    assert len(pybuild("pull", "-a", "-q", name).text.splitlines()) == 3
+    assert pybuild.names() == {f"{name}:1", f"{name}:2", f"{name}:latest"}
+    assert "--all-tags wants a name without a tag" in pybuild("pull", "-a", f"{name}:1", status=2).err
+    assert "404 Not Found" in pybuild("pull", "-a", remote.name("nothing"), status=1).err
+
+
 @pytest.mark.parametrize("form", [gzipped, zstd_of, plain])
 def test_layers_in_every_form_can_be_run(
     inline: Pybuild, remote: Registry, rootfs: bytes, context: Path, form: Callable[[bytes], tuple[str, bytes, str]]

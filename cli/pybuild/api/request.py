@@ -272,13 +272,15 @@ class ShellRequest(NamedTuple):
 class PullRequest(NamedTuple):
     """Everything `pybuild pull` was told.
 
-    `platform` is "" for that of this machine. `proxies` and `registries` are as in a build.
+    `platform` is "" for that of this machine. With `all_tags` the names are of repositories, all of whose tags come.
+    `proxies` and `registries` are as in a build.
     """
 
     names: tuple[str, ...]
     platform: str = ""
     proxies: Mapping[str, str] = _NOTHING
     registries: Registries = Registries()
+    all_tags: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""

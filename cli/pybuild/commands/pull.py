@@ -16,6 +16,7 @@ def pull(
     platform: Annotated[
         str, Option(help="Platform of the image; this machine's is the default.", metavar="OS/ARCH[/V]")
     ] = "",
+    all_tags: Annotated[bool, Option("-a", "--all-tags", help="All tags of the repositories NAME.")] = False,
     quiet: Annotated[bool, Option("-q", "--quiet", help="Print the image ids only.")] = False,
     json: Annotated[bool, Option("--json", help="Print what was pulled as JSON, one object a line.")] = False,
     progress: ProgressKind = "auto",
@@ -25,7 +26,9 @@ def pull(
     from pybuild.commands import registries
 
     check_progress(progress)
-    request = PullRequest(tuple(name), platform, registries.proxies(), registries.settings(insecure_registry or ()))
+    request = PullRequest(
+        tuple(name), platform, registries.proxies(), registries.settings(insecure_registry or ()), all_tags
+    )
     with connect() as backend:
         last = show_events(backend.pull(request), progress, quiet=quiet)
     if isinstance(last, Failed):

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, cast
 from aiohttp import web
 
 from pybuild.daemon import registries
-from pybuild.daemon.answers import boolean, error_body, filters, json_parameter
+from pybuild.daemon.answers import boolean, error_body, filters, integer, json_parameter
 from pybuild.daemon.bridges import Body, Download, in_thread
 from pybuild.daemon.dockerbuild import reference_of
 from pybuild.daemon.happenings import HAPPENINGS
@@ -201,14 +201,33 @@ async def prune(request: web.Request) -> web.Response:
     return web.json_response({"ImagesDeleted": deleted or None, "SpaceReclaimed": report["reclaimed"]})
 
 
+_CACHE_FILTERS = ("until", "unused-for", "id", "type")
+_CACHES = ("cache", "kept", "download", "exec.cachemount")
+_ALL_CACHES = (*_CACHES, "context", "snapshot")
+"""Kinds that go with the cache: those that cost time to have again, and with `all` what is but made of others."""
+
+
 async def prune_cache(request: web.Request) -> web.Response:
-    """`POST /build/prune?all=&filters=&max-used-space=&min-free-space=`, the sizes in bytes"""
+    """`POST /build/prune?all=&filters=`, and sizes in bytes: `keep-storage` and its later names `reserved-space` and
+    `max-used-space` of the cache, and `min-free-space`; images stay
+    """
     images, wanted = await _images(request), filters(request.query)
-    for ours, theirs in (("max-size", "max-used-space"), ("min-free", "min-free-space")):
-        if request.query.get(theirs, "0") != "0":
-            wanted[ours] = [request.query[theirs]]
+    unknown = [name for name in wanted if name not in _CACHE_FILTERS]
+    if unknown:
+        raise UsageError(f"unknown filter of the build cache: {unknown[0]}", f"known: {', '.join(_CACHE_FILTERS)}")
+    kept = [integer(request.query, name) for name in ("keep-storage", "reserved-space", "max-used-space")]
+    free = integer(request.query, "min-free-space")
+    if any(kept):
+        # What else is there may stay too
+        rows = (await in_thread(images.df))["rows"]
+        others = sum(row["size"] for row in rows if row["type"] in ("Images", "Other"))
+        wanted["max-size"] = [str(others + max(kept))]
+    if free:
+        wanted["min-free"] = [str(free)]
+    if not any(kept) and not free and not {"id", "type"} & {*wanted}:
+        wanted["type"] = [*(_ALL_CACHES if boolean(request.query, "all") else _CACHES)]
     report = await in_thread(lambda: images.prune(all=False, filters=wanted, dry_run=False))
-    deleted = [item["name"] for item in report["items"] if item["kind"] != "image"]
+    deleted = [item["name"] for item in report["items"] if item["kind"] not in ("image", "index")]
     request.app[HAPPENINGS].tell("prune", "", {"reclaimed": str(report["reclaimed"])}, kind="builder")
     return web.json_response({"CachesDeleted": deleted or None, "SpaceReclaimed": report["reclaimed"]})
 

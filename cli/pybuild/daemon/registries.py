@@ -53,13 +53,16 @@ async def _object(request: web.Request, what: str) -> dict[str, Any]:
 
 
 async def docker_pull(request: web.Request) -> web.StreamResponse:
-    """`POST /images/create?fromImage=&tag=&platform=`; without a tag it is `latest`, not all there are."""
+    """`POST /images/create?fromImage=&tag=&platform=`; without a tag, in the name neither, all there are come."""
     name, tag = request.query.get("fromImage") or "", request.query.get("tag") or ""
     if tag:
         name = f"{name}@{tag}" if tag.startswith("sha256:") else f"{name}:{tag}"
+    # Old clients leave the colon of an empty tag
+    name = name.removesuffix(":")
     reference = parse_reference(name)
     registries = await _registries(request, reference.domain)
-    asked = PullRequest((name,), request.query.get("platform") or "", reach.proxies(), registries)
+    all_tags = reference.digest is None and ":" not in name.rpartition("/")[2]
+    asked = PullRequest((name,), request.query.get("platform") or "", reach.proxies(), registries, all_tags)
 
     def objects(event: Event) -> list[dict[str, Any]]:
         match event:

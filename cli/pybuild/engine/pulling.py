@@ -16,7 +16,7 @@ from pybuild.api.request import PullRequest
 from pybuild.engine.inputs import host
 from pybuild.engine.registries import RegistryClients
 from pybuild.engine.workers import Workers
-from pybuild.errors import CancelledError, PybuildError
+from pybuild.errors import CancelledError, NotFoundError, PybuildError, UsageError
 from pybuild.layer.tarwriter import Packed
 from pybuild.oci.digest import Digest
 from pybuild.oci.image import Descriptor
@@ -103,7 +103,7 @@ class Puller:
         if record is None and name.digest is None:
             # Perhaps by another tag
             found = self._resolved(name)
-            return self.known(name._replace(digest=found), platform) if found is not None else None
+            return self._remember_tag(name, platform, found) if found is not None else None
         if record is None or name.digest is not None:
             return record
         known = self._store.pulled.get(name, platform)
@@ -325,7 +325,7 @@ def pull(request: PullRequest, *, store_root: Path, emit: Callable[[Event], None
 
     `emit` gets every event but the last, one at a time.
     """
-    names = [parse_reference(name) for name in request.names]
+    names = [_named(name, all_tags=request.all_tags) for name in request.names]
     here = host()
     platform = parse_platform(request.platform, here) if request.platform else here
     lock = Lock()
@@ -343,5 +343,24 @@ def pull(request: PullRequest, *, store_root: Path, emit: Callable[[Event], None
         for left_over in store.sweep():
             workers.remove_if_possible(left_over)
         puller = Puller(store, workers, clients, tell)
+        if request.all_tags:
+            names = [one for name in names for one in _all_tags(clients, name)]
         moved = [puller.pull(name, platform, tag=True)[1] for name in names]
     return Pulled(tuple(moved), time.time())
+
+
+def _named(text: str, *, all_tags: bool) -> Reference:
+    name = parse_reference(text)
+    if all_tags and (name.digest is not None or ":" in text.rpartition("/")[2]):
+        raise UsageError(f"--all-tags wants a name without a tag: {text}")
+    return name
+
+
+def _all_tags(clients: RegistryClients, name: Reference) -> list[Reference]:
+    from pybuild.registry.blobs import first_of
+    from pybuild.registry.tags import tags
+
+    found = first_of(clients.sources(name), lambda source: tags(source, name))
+    if not found:
+        raise NotFoundError(f"the repository has no tags: {name.familiar_name()}")
+    return found
