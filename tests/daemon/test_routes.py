@@ -237,7 +237,7 @@ def raw_answer(connection: Connection, method: str, path: str) -> bytes:
     ("method", "path", "status", "message"),
     [
         ("POST", "/containers/create", 501, "does not run containers"),
-        ("POST", "/containers/create?name=buildx_buildkit_x0", 501, "DOCKER_BUILDKIT=0"),
+        ("POST", "/containers/create?name=buildx_buildkit_x0", 501, "driver docker"),
         ("GET", "/containers/a/json", 404, "No such container: a"),
         ("POST", "/containers/a/start", 404, "No such container: a"),
         ("DELETE", "/volumes/v", 404, "no such volume: v"),

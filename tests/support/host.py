@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from pybuild.sandbox import cgroups
@@ -117,6 +118,25 @@ def lacks_frozen() -> str:
     return "" if frozen.PROGRAM else "PYBUILD_TEST_PROGRAM does not name what `packaging/build` has made"
 
 
+PLUGINS = os.environ.get("PYBUILD_TEST_PLUGINS", "")
+"""A directory of plugins of Docker's command line, besides those that are installed."""
+
+
+def plugin(name: str) -> Path | None:
+    """Return a plugin of Docker's command line."""
+    places = [
+        f"{top}/docker/cli-plugins" for top in ("/usr/libexec", "/usr/lib", "/usr/local/lib", "/usr/local/libexec")
+    ]
+    return next((Path(place, name) for place in (PLUGINS, *places) if place and Path(place, name).is_file()), None)
+
+
+def lacks_buildx() -> str:
+    """Say which plugins of Docker's command line are missing."""
+    missing = [name for name in ("docker-buildx", "docker-compose") if plugin(name) is None]
+    missing += [] if shutil.which("docker") else ["docker (the client)"]
+    return f"not installed: {', '.join(missing)}" if missing else ""
+
+
 @functools.cache
 def lacks_docker() -> str:
     """Return which clients of Docker's are missing, or ""."""
@@ -142,6 +162,7 @@ LACKS = {
     "tls": lacks_tls,
     "docker": lacks_docker,
     "sshd": lacks_sshd,
+    "buildx": lacks_buildx,
 }
 
 

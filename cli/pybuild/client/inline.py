@@ -76,11 +76,11 @@ class Inline:
         from pybuild.engine.light import import_msgspec
 
         def work(emit: Callable[[Event], None], cancel: Flag) -> Event:
-            if self._build is None:
-                from pybuild.engine.build import build
-            else:
-                build = self._build
-            return build(request, store_root=self._root, context_stream=context, emit=emit, cancel=cancel)
+            from pybuild.engine.build import build
+
+            return (self._build or build)(
+                request, store_root=self._root, context_stream=context, emit=emit, cancel=cancel
+            )
 
         # Here, where there is no other thread yet
         import_msgspec()

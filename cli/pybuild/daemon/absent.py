@@ -42,9 +42,11 @@ async def nothing_pruned(request: web.Request) -> web.Response:
 
 
 async def create_container(request: web.Request) -> web.Response:
-    """`POST /containers/create`; buildx asks for one when it finds no BuildKit"""
+    """`POST /containers/create`; buildx asks for one when its driver is docker-container"""
     if request.query.get("name", "").startswith("buildx_buildkit"):
-        raise AbsentError(f"{SENTENCE}, that of BuildKit neither: set DOCKER_BUILDKIT=0 to build with pybuild")
+        raise AbsentError(
+            f"{SENTENCE}, that of BuildKit neither: build with the driver docker (`docker buildx use default`)"
+        )
     raise AbsentError(f"{SENTENCE}: run this image with podman, or with docker elsewhere")
 
 

@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from pybuild.daemon import absent, builds, images, registries, shells, system
+from pybuild.daemon import absent, buildkit, builds, images, registries, shells, system
 from pybuild.daemon.answers import Handler, add_headers, boundary
 from pybuild.daemon.happenings import HAPPENINGS, Happenings, events
 from pybuild.daemon.state import STATE, State
@@ -17,6 +17,8 @@ DOCKER: list[tuple[str, str, Handler]] = [
     ("GET", "/info", system.info),
     ("POST", "/build", builds.build),
     ("POST", "/build/prune", images.prune_cache),
+    ("POST", "/grpc", buildkit.grpc),
+    ("POST", "/session", buildkit.session),
     ("GET", "/images/json", images.list_),
     ("GET", "/images/search", absent.search),
     ("GET", "/images/get", images.save),
@@ -73,6 +75,8 @@ def make_app(state: State) -> web.Application:
     app = web.Application(middlewares=[boundary])
     app[STATE] = state
     app[HAPPENINGS] = Happenings()
+    app[buildkit.BUILDKIT] = buildkit.Buildkit(app)
+    app.on_shutdown.append(app[buildkit.BUILDKIT].close)
     for method, path, handler in DOCKER:
         app.router.add_route(method, path, handler)
         app.router.add_route(method, r"/v{api:\d+\.\d+}" + path, handler)

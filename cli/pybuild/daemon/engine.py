@@ -21,6 +21,7 @@ class Build(Protocol):
         context_stream: BinaryIO | None,
         emit: Callable[[Event], None],
         cancel: Flag,
+        received: Any = None,
     ) -> Built | Checked: ...
 
 

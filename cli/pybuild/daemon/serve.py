@@ -205,7 +205,7 @@ async def _serve(
     from pybuild import __version__
     from pybuild.daemon import engine
     from pybuild.daemon.app import make_app
-    from pybuild.daemon.halfclosed import Runner
+    from pybuild.daemon.buildkit import Runner
     from pybuild.daemon.state import State
 
     log = logging.getLogger("pybuild.daemon")

@@ -92,11 +92,11 @@ class State:
         else:
             self.stop()
 
-    def begin_build(self) -> Flag:
+    def begin_build(self, cancel: Flag | None = None) -> Flag:
         """Return the flag that cancels a new build; raise ConflictError when the daemon is about to end."""
         if self.stopping.is_set():
             raise ConflictError("the daemon is stopping", "try again in a moment")
-        cancel = Flag()
+        cancel = Flag() if cancel is None else cancel
         self.builds.add(cancel)
         self._no_builds.clear()
         return cancel

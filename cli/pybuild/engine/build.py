@@ -57,18 +57,23 @@ def build(
     context_stream: BinaryIO | None,
     emit: Callable[[Event], None],
     cancel: Flag,
+    received: inputs.Received | None = None,
 ) -> Built | Checked:
     """Build what `request` asks for, or only check it; the store below `store_root` is made when absent.
 
-    `context_stream` is a tar (compressed or not) or a bare Dockerfile when `request.context` is "". `emit`
-    gets every event but the last, from several threads but one at a time. Setting `cancel` ends the build
-    soon with CancelledError. Raises a PybuildError; what was finished stays in the cache.
+    `context_stream` is a tar (compressed or not) or a bare Dockerfile when `request.context` is "", unless the context
+    is `received`. `emit` gets every event but the last, from several threads but one at a time. Setting `cancel` ends
+    the build soon with CancelledError. Raises a PybuildError; what was finished stays in the cache.
     """
     if request.call == "check":
-        return checking.check_only(request, store_root=store_root, context_stream=context_stream, cancel=cancel)
+        return checking.check_only(
+            request, store_root=store_root, context_stream=context_stream, cancel=cancel, received=received
+        )
 
     def now(emit: Callable[[Event], None]) -> Built:
-        return _build(request, store_root=store_root, context_stream=context_stream, emit=emit, cancel=cancel)
+        return _build(
+            request, store_root=store_root, context_stream=context_stream, emit=emit, cancel=cancel, received=received
+        )
 
     if not request.max_size and not request.min_free:
         return now(emit)
@@ -84,6 +89,7 @@ def _build(
     context_stream: BinaryIO | None,
     emit: Callable[[Event], None],
     cancel: Flag,
+    received: inputs.Received | None,
 ) -> Built:
     tags = [parse_reference(tag) for tag in request.tags]
     exporting.check(request.outputs, several="," in request.platform)
@@ -103,7 +109,9 @@ def _build(
             workers.remove_if_possible(left_over)
         emit = _serialised(emit)
         remotes = Remotes(store, request, cancel, emit)
-        given = stack.enter_context(inputs.open_inputs(request, context_stream, store, workers, remotes, cancel))
+        given = stack.enter_context(
+            inputs.open_inputs(request, context_stream, store, workers, remotes, cancel, received)
+        )
         frontend = request.build_args.get(FRONTEND) or ""
         dockerfile = parse(given.dockerfile_text, name=given.dockerfile_name, frontend=frontend)
         clients = RegistryClients(request.registries, request.proxies, request.ca_bundle, cancel)
@@ -120,6 +128,8 @@ def _build(
         emit(Planned(tuple(PlannedStep(label, name, line) for _, label, name, line in shown), time.time()))
         if request.watch:
             emit(reading.planned(plan))
+        if received is not None:
+            received.read(reading.planned(plan))
         checking.tell(dockerfile, targets.each, given.context, emit)
         for warning in plan.warnings:
             emit(Notice("warning", warning.message, warning.line))

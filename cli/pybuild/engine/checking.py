@@ -59,6 +59,7 @@ def check_only(
     store_root: Path,
     context_stream: BinaryIO | None,
     cancel: Flag,
+    received: inputs.Received | None = None,
 ) -> Checked:
     """Look at the Dockerfile of `request` and tell what the checks, or a build, have to say against it.
 
@@ -71,7 +72,9 @@ def check_only(
         stack.enter_context(store.session())
         workers = stack.enter_context(Workers(cancel))
         remotes = Remotes(store, request, cancel)
-        given = stack.enter_context(inputs.open_inputs(request, context_stream, store, workers, remotes, cancel))
+        given = stack.enter_context(
+            inputs.open_inputs(request, context_stream, store, workers, remotes, cancel, received)
+        )
         text = given.dockerfile_text
         shown = text if isinstance(text, str) else text.decode(errors="replace")
         shown = shown.removeprefix("\ufeff")

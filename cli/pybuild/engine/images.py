@@ -236,13 +236,23 @@ class Images:
         with self._writing() as (store, workers):
             return importing.import_rootfs(store, workers, stream, name, changes, message)
 
-    def export(self, name: str, type: str, out: BinaryIO, attrs: dict[str, str] | None = None) -> None:
-        """Write one image to `out` as an exporter of that type does."""
+    def export(
+        self,
+        name: str,
+        type: str,
+        out: BinaryIO,
+        attrs: dict[str, str] | None = None,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        """Write one image to `out` as an exporter of that type does; with `names` it goes by those, not by its own."""
         with self._store() as store, store.session():
             record = _whole(store, name)
             named = _named(name)
-            names = [named] if named is not None else [parse_reference(tag) for tag in record.tags]
-            exporting.write(store, record, names, type, out, attrs or {})
+            if names is not None:
+                shown = [parse_reference(given) for given in names]
+            else:
+                shown = [named] if named is not None else [parse_reference(tag) for tag in record.tags]
+            exporting.write(store, record, shown, type, out, attrs or {})
 
     def builds(self) -> Rows:
         """Return the builds that can be explained, the newest first."""

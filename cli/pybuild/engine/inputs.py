@@ -6,13 +6,14 @@ import platform
 import select
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from threading import Event as Flag
 from typing import BinaryIO, NamedTuple
 
 import msgspec
 
+from pybuild.api.events import Reads
 from pybuild.api.request import BuildRequest
 from pybuild.context.archive import sniff
 from pybuild.context.ignore import IgnoreMatcher, load_ignore
@@ -49,6 +50,20 @@ class Given(msgspec.Struct, frozen=True):
     """Tells when a context that was fetched was committed or changed, in seconds since the epoch; 0 is unknown."""
 
 
+class Received(NamedTuple):
+    """A context that comes bit by bit from a client: the Dockerfile and the ignore file are here already.
+
+    `open` gives, until the end of the block, the directory that the client's files are received in, as the last build
+    left it. `read` is called once the plan says what is read of it, before anything is.
+    """
+
+    dockerfile_text: bytes
+    dockerfile_name: str
+    ignore: bytes
+    open: Callable[[Store], AbstractContextManager[Path]]
+    read: Callable[[Reads], None]
+
+
 def memory_key(root: Path) -> str:
     """Return what digests of a directory's files are remembered by."""
     return hashlib.sha256(os.fsencode(root)).hexdigest()[:32]
@@ -67,6 +82,7 @@ def open_inputs(
     workers: Workers,
     remotes: Remotes,
     cancel: Flag,
+    received: Received | None = None,
 ) -> Iterator[Given]:
     """Open what `request` names; a context that is streamed or fetched lives in the store's temporary place until
     the end.
@@ -74,6 +90,12 @@ def open_inputs(
     Raises NotFoundError for a Dockerfile that is absent, ContextError and LayerError for a context that
     cannot be read, RemoteError for one that cannot be fetched, CancelledError when `cancel` is set meanwhile.
     """
+    if received is not None:
+        with received.open(store) as root:
+            memory = store.context_memory(memory_key(root))
+            with LocalContext(root, IgnoreMatcher.parse(received.ignore), memory) as context:
+                yield Given(received.dockerfile_text, received.dockerfile_name, context, remembers=True)
+        return
     if names_remote(request.context):
         keep = request.build_args.get(KEEP_GIT_DIR) in ("1", "true")
         fetched = fetch(request.context, store, remotes, keep_git_dir=keep)

@@ -82,8 +82,10 @@ class CredentialFiles:
 
     def looks(self, host: str, part: str = "") -> Iterator[Look]:
         """Yield each place in order; raises as `lookup`."""
-        for key, secret in self._given.items():
-            if host_in(key) == _canonical(host):
+        # Who gives them may have to be asked for each host by its name, and lists only what was asked for
+        given = self._given.get(_canonical(host))
+        for secret in [given, *(secret for key, secret in self._given.items() if host_in(key) == _canonical(host))]:
+            if secret is not None:
                 yield Look("the request", "it brings credentials", given_credentials(secret))
                 return
         for path in self.places():
