@@ -81,7 +81,7 @@ def context(tmp_path: Path) -> Path:
     directory = tmp_path / "context"
     (directory / "src").mkdir(parents=True)
     (directory / "Dockerfile").write_text(DOCKERFILE)
-    (directory / ".dockerignore").write_text("*.md\n")
+    (directory / ".dockerignore").write_text("**/*.md\n")
     (directory / "src/one").write_text("one\n")
     (directory / "src/big").write_bytes(os.urandom(400_000))
     (directory / "src/left.md").write_text("out")
