@@ -310,6 +310,14 @@ def test_a_build_goes_on_with_what_a_pull_began_and_prune_takes_it(
     assert ranges(remote) == ["bytes=200000-"]
 
 
+def test_a_base_that_is_only_copied_onto_is_not_unpacked(inline: Pybuild, remote: Registry, context: Path) -> None:
+    text = f"FROM {remote.name('base:1')}\nWORKDIR /etc\nCOPY Dockerfile passwd\nCOPY --from=0 /etc/passwd /copied\n"
+    (context / "Dockerfile").write_text(f"FROM {remote.name('base:1')}\n{text}")
+    image = inline.image(context)
+    assert image.read("etc/passwd") != image.read("copied")
+    assert [*(inline.store / "snapshots").iterdir()] == []
+
+
 def test_a_cancelled_pull_ends_at_once_and_leaves_nothing(pybuild: Pybuild, remote: Registry) -> None:
     import signal
 

@@ -33,6 +33,7 @@ from pybuild.engine.resolve import NEVER, Bases
 from pybuild.engine.snapshots import Snapshots
 from pybuild.engine.solve import Inputs, Solver, StageState, numbered, timestamp
 from pybuild.engine.sources import ContextSource
+from pybuild.engine.whole import read_images
 from pybuild.engine.workers import Workers
 from pybuild.errors import CancelledError, PybuildError
 from pybuild.oci.digest import Digest
@@ -116,14 +117,20 @@ def _build(
         dockerfile = parse(given.dockerfile_text, name=given.dockerfile_name, frontend=frontend)
         clients = RegistryClients(request.registries, request.proxies, request.ca_bundle, cancel)
         puller = Puller(store, workers, stack.enter_context(clients), emit)
-        found = Bases(dockerfile, store, workers, puller, request.pull, host)
+        stays = _is_for_registries(request)
+        found = Bases(dockerfile, store, workers, puller, request.pull, host, layers=not stays)
         moment = partial(inputs.moment, store=store, workers=workers, remotes=remotes)
-        targets = platforms.plan_all(
-            request, host, lambda own: _plan(dockerfile, own, found, host, given.moment, moment)
-        )
+
+        def plan_one(own: BuildRequest) -> tuple[Plan, dict[str, BaseImage]]:
+            plan, bases = _plan(dockerfile, own, found, host, given.moment, moment)
+            if stays:
+                found.complete(sorted(read_images(plan)))
+            return plan, bases
+
+        targets = platforms.plan_all(request, host, plan_one)
         plan, bases = targets.plan, targets.bases
         platforms.check_emulators(plan, dockerfile, host, request, store)
-        pushes = _pushes(request, tags, store, clients, emit)
+        pushes = _pushes(request, tags, store, clients, puller, emit)
         shown = numbered(plan.stages)
         emit(Planned(tuple(PlannedStep(label, name, line) for _, label, name, line in shown), time.time()))
         if request.watch:
@@ -172,11 +179,16 @@ def _build(
         for push in pushes:
             built = push.carry_out(built)
         if request.cache_to:
-            _give_cache(request, store, states, solver, clients, emit)
+            _give_cache(request, store, states, solver, clients, puller, emit)
         recorded(built.image_id)
         if request.remembers:
             record(store, Digest(built.image_id), request, {name: base.id for name, base in bases.items()})
         return built
+
+
+def _is_for_registries(request: BuildRequest) -> bool:
+    """Does the image go to registries alone, so that layers of its base that no step reads need not come here?"""
+    return bool(request.outputs) and all(output.type == exporting.REGISTRY for output in request.outputs)
 
 
 @contextmanager
@@ -195,6 +207,7 @@ def _pushes(
     tags: list[Reference],
     store: Store,
     clients: RegistryClients,
+    puller: Puller,
     emit: Callable[[Event], None],
 ) -> "list[Push]":
     """Return what is to be pushed when it is built; raise RegistryError where that is not allowed."""
@@ -203,7 +216,7 @@ def _pushes(
         return []
     from pybuild.engine.pushing import Push, Pusher
 
-    pusher = Pusher(store, clients, emit)
+    pusher = Pusher(store, clients, emit, puller.complete)
     pushes = [Push(output, tags, store, pusher) for output in outputs]
     for push in pushes:
         pusher.check(push.names)
@@ -236,13 +249,14 @@ def _give_cache(
     states: Sequence[StageState],
     solver: Solver,
     clients: RegistryClients,
+    puller: Puller,
     emit: Callable[[Event], None],
 ) -> None:
     """Write the results to the directories and registries that `--cache-to` names."""
     from pybuild.engine.caching import export
     from pybuild.engine.pushing import Pusher
 
-    pusher = Pusher(store, clients, emit)
+    pusher = Pusher(store, clients, emit, puller.complete)
     for target in request.cache_to:
         if target.type not in ("local", "registry"):
             continue

@@ -16,6 +16,7 @@ from pybuild.engine.comparing import differences
 from pybuild.engine.inputs import host
 from pybuild.engine.recorded import recorded
 from pybuild.engine.resolve import fits
+from pybuild.engine.whole import make_whole
 from pybuild.engine.workers import Workers
 from pybuild.errors import ConflictError, NotFoundError, UsageError
 from pybuild.oci.digest import Digest
@@ -112,7 +113,7 @@ class Images:
                         "Created": _unix(line.created),
                         "CreatedBy": line.created_by,
                         "Tags": None,
-                        "Size": store.layers.size(diff_id) if diff_id else 0,
+                        "Size": _layer_size(store, diff_id) if diff_id else 0,
                         "Comment": line.comment,
                     }
                 )
@@ -150,8 +151,10 @@ class Images:
         with self._store() as store, store.session():
             index, rebuilt = store.images.index(name), store.images.index(other)
             if index is not None and rebuilt is not None:
+                for image in (*_members(store, index), *_members(store, rebuilt)):
+                    make_whole(store, image)
                 return _compare_all(store, index, rebuilt)
-            first, second = _resolve(store, name), _resolve(store, other)
+            first, second = _complete(store, name), _complete(store, other)
             return {"image": first.id, "rebuilt": second.id, "differences": _differences(store, first, second)}
 
     def layers(self, name: str) -> dict[str, Any]:
@@ -162,7 +165,7 @@ class Images:
         has them.
         """
         with self._store() as store, store.session():
-            record = _resolve(store, name)
+            record = _complete(store, name)
             steps = [line for line in record.config.history or () if not line.empty_layer]
             layers = []
             for index, diff_id in enumerate(record.config.rootfs.diff_ids):
@@ -184,7 +187,7 @@ class Images:
         No link is followed, and what is no file is left out. Raises NotFoundError before the first byte.
         """
         with self._store() as store, store.session():
-            record = _resolve(store, name)
+            record = _complete(store, name)
             exporting.files(store, record, [path.encode(errors="surrogateescape") for path in paths], out)
 
     def tag(self, name: str, new_name: str) -> None:
@@ -223,7 +226,7 @@ class Images:
     def save(self, names: Sequence[str], out: BinaryIO, *, format: str = "docker", compression: str = "none") -> None:
         """Write images as one archive; raise NotFoundError before the first byte."""
         with self._store() as store, store.session():
-            found = [(_whole(store, name), _named(name)) for name in names]
+            found = [(_all_complete(store, name), _named(name)) for name in names]
             exporting.save(store, found, out, format=format, compression=compression)
 
     def load(self, source: BinaryIO | Path) -> Strings:
@@ -246,7 +249,7 @@ class Images:
     ) -> None:
         """Write one image to `out` as an exporter of that type does; with `names` it goes by those, not by its own."""
         with self._store() as store, store.session():
-            record = _whole(store, name)
+            record = _all_complete(store, name)
             named = _named(name)
             if names is not None:
                 shown = [parse_reference(given) for given in names]
@@ -407,6 +410,27 @@ def _delete(store: Store, record: ImageRecord | IndexRecord) -> Strings:
             store.images.delete(image.id)
             gone.append(image.id)
     return [{"Deleted": identity} for identity in gone]
+
+
+def _complete(store: Store, name: str) -> ImageRecord:
+    """Return an image whose layers are all here, fetched if need be; raise NotFoundError, RegistryError."""
+    return make_whole(store, _resolve(store, name))
+
+
+def _all_complete(store: Store, name: str) -> ImageRecord | IndexRecord:
+    """Return the image, or the index, that a name means, with all layers here; raise NotFoundError, RegistryError."""
+    record = _whole(store, name)
+    if isinstance(record, ImageRecord):
+        return make_whole(store, record)
+    for image in _members(store, record):
+        make_whole(store, image)
+    return record
+
+
+def _layer_size(store: Store, diff_id: Digest) -> int:
+    """Return the size of a layer, as it is elsewhere if it is not here."""
+    elsewhere = None if store.layers.has(diff_id) else store.absent.get(diff_id)
+    return store.layers.size(diff_id) if elsewhere is None else elsewhere.descriptor.size
 
 
 def _named(name: str) -> Reference | None:

@@ -15,6 +15,7 @@ from pybuild.api.events import Event, Moved, Notice, Pulled, Transfer
 from pybuild.api.request import PullRequest
 from pybuild.engine.inputs import host
 from pybuild.engine.registries import RegistryClients
+from pybuild.engine.whole import lacking
 from pybuild.engine.workers import Workers
 from pybuild.errors import CancelledError, NotFoundError, PybuildError, UsageError
 from pybuild.layer.tarwriter import Packed
@@ -59,17 +60,18 @@ class Puller:
         self._guard = Lock()
         self._locks: dict[str, Lock] = {}
 
-    def pull(self, name: Reference, platform: Platform, *, tag: bool) -> tuple[ImageRecord, Moved]:
+    def pull(self, name: Reference, platform: Platform, *, tag: bool, layers: bool = True) -> tuple[ImageRecord, Moved]:
         """Bring an image here and return it; only its digest is asked for when that is here already.
 
-        With `tag` the name points at it from now on. Raises RegistryError, InvalidImageError, LayerError,
-        CancelledError; nothing is named unless the whole image is here.
+        With `tag` the name points at it from now on. Without `layers` those that are not here stay where they are
+        (`complete` brings them). Raises RegistryError, InvalidImageError, LayerError, CancelledError; nothing is named
+        unless all that was asked for is here.
         """
         with self._alone(f"{name} {platform}"):
-            record = self._unchanged(name, platform)
+            record = self._unchanged(name, platform, layers=layers)
             fresh = record is None
             if record is None:
-                record = self._fetch(name, platform)
+                record = self._fetch(name, platform, layers=layers)
             if tag and name.tag is not None:
                 self._store.images.tag(name, record.id)
             known = self._store.pulled.get(name, platform)
@@ -82,11 +84,37 @@ class Puller:
             if not self._store.layers.has(diff_id):
                 _Layer(self._store, self._workers, sources, name, diff_id, layer, self._emit, Flag()).take()
 
-    def known(self, name: Reference, platform: Platform) -> ImageRecord | None:
-        """Return what a name stood for when it was pulled for a platform, if that is here."""
+    def complete(self, record: ImageRecord) -> None:
+        """Bring those layers of an image here that are elsewhere; raises as `pull`."""
+        missing = [(diff_id, self._store.absent.get(diff_id)) for diff_id in lacking(self._store, record.diff_ids)]
+        by_place: dict[tuple[str, ...], list[tuple[Digest, Descriptor]]] = {}
+        for diff_id, layer in missing:
+            if layer is not None:
+                by_place.setdefault(layer.repositories, []).append((diff_id, layer.descriptor))
+        called = record.references[0].familiar() if record.tags else record.id[:19]
+        for repositories, layers in by_place.items():
+            names = [parse_reference(repository) for repository in repositories]
+            sources = [source for name in names for source in self._clients.sources(name)]
+            try:
+                self._take_all(sources, names[0], layers)
+            except CancelledError:
+                raise
+            except PybuildError as error:
+                where = ", ".join(repositories)
+                error.message = f"layers of {called} are not here, but at {where}: {error.message}"
+                raise
+        if missing:
+            self._store.absent.delete(diff_id for diff_id, _ in missing)
+            self._store.images.measure(record.id)
+
+    def known(self, name: Reference, platform: Platform, *, layers: bool = True) -> ImageRecord | None:
+        """Return what a name stood for when it was pulled for a platform, if that is here, with its `layers` or not."""
         known = self._store.pulled.get(name, platform)
         record = self._store.images.get(known.image_id) if known is not None else None
-        if record is None or not all(map(self._store.layers.has, record.diff_ids)):
+        if record is None:
+            return None
+        missing = [diff_id for diff_id in record.diff_ids if not self._store.layers.has(diff_id)]
+        if missing and (layers or any(self._store.absent.get(diff_id) is None for diff_id in missing)):
             return None
         return record
 
@@ -97,13 +125,13 @@ class Puller:
         with lock:
             yield
 
-    def _unchanged(self, name: Reference, platform: Platform) -> ImageRecord | None:
+    def _unchanged(self, name: Reference, platform: Platform, *, layers: bool) -> ImageRecord | None:
         """Return the image that is here when the registry still means it."""
-        record = self.known(name, platform)
+        record = self.known(name, platform, layers=layers)
         if record is None and name.digest is None:
             # Perhaps by another tag
             found = self._resolved(name)
-            return self._remember_tag(name, platform, found) if found is not None else None
+            return self._remember_tag(name, platform, found, layers=layers) if found is not None else None
         if record is None or name.digest is not None:
             return record
         known = self._store.pulled.get(name, platform)
@@ -112,10 +140,10 @@ class Puller:
             return None
         if found == known.digest:
             return record
-        return self._remember_tag(name, platform, found)
+        return self._remember_tag(name, platform, found, layers=layers)
 
-    def _remember_tag(self, name: Reference, platform: Platform, digest: Digest) -> ImageRecord | None:
-        record = self.known(name._replace(digest=digest), platform)
+    def _remember_tag(self, name: Reference, platform: Platform, digest: Digest, *, layers: bool) -> ImageRecord | None:
+        record = self.known(name._replace(digest=digest), platform, layers=layers)
         if record is not None:
             self._store.pulled.put(name, platform, PulledImage(digest, record.id))
         return record
@@ -126,13 +154,16 @@ class Puller:
 
         return first_of(self._clients.sources(name), lambda source: resolve(source, str(name.digest or name.tag)))
 
-    def _fetch(self, name: Reference, platform: Platform) -> ImageRecord:
+    def _fetch(self, name: Reference, platform: Platform, *, layers: bool) -> ImageRecord:
         from pybuild.registry.blobs import first_of
         from pybuild.registry.images import fetch_image
 
         sources = self._clients.sources(name)
         image = first_of(sources, lambda source: fetch_image(source, name, platform))
-        self._fetch_layers(sources, name, image)
+        if layers:
+            self._fetch_layers(sources, name, image)
+        else:
+            self._leave_layers(sources[-1], name, image)
         image_id = self._store.images.put(image.config_bytes)
         record = self._store.images.get(image_id)
         assert record is not None
@@ -142,12 +173,28 @@ class Puller:
         if own.digest != image.digest:
             self._store.pulled.put(name._replace(tag=None, digest=own.digest), platform, pulled)
         self._store.pulled.keep_manifest(image_id, own.media_type, own.data)
-        self._emit(Notice("info", f"pulled {name.familiar()} for {platform}: {image.digest}"))
+        if layers:
+            self._emit(Notice("info", f"pulled {name.familiar()} for {platform}: {image.digest}"))
         return record
 
     def _fetch_layers(self, sources: "list[Source]", name: Reference, image: "RemoteImage") -> None:
-        layers = dict(zip(image.config.rootfs.diff_ids, image.layers, strict=True))
-        missing = [(diff_id, layer) for diff_id, layer in layers.items() if not self._store.layers.has(diff_id)]
+        self._take_all(sources, name, list(zip(image.config.rootfs.diff_ids, image.layers, strict=True)))
+
+    def _leave_layers(self, home: "Source", name: Reference, image: "RemoteImage") -> None:
+        """Write down where the layers are that are not here."""
+        left = 0
+        for diff_id, layer in zip(image.config.rootfs.diff_ids, image.layers, strict=True):
+            if not self._store.layers.has(diff_id):
+                self._store.absent.put(diff_id, layer, name.name)
+                self._store.origins.add(home.client.host.name, layer.digest, home.repository)
+                left += 1
+        if left:
+            told = f"{left} of {len(image.layers)} layers are not needed here and stay at the registry"
+            self._emit(Notice("info", f"{name.familiar()}: {told}"))
+
+    def _take_all(self, sources: "list[Source]", name: Reference, layers: Sequence[tuple[Digest, Descriptor]]) -> None:
+        """Bring those layers here that are not."""
+        missing = {diff_id: layer for diff_id, layer in layers if not self._store.layers.has(diff_id)}
         if not missing:
             return
         stop = Flag()
@@ -158,7 +205,7 @@ class Puller:
                     _Layer(self._store, self._workers, sources, name, diff_id, layer, self._emit, stop).take()
 
         with ThreadPoolExecutor(min(PARALLEL_LAYERS, len(missing)), "pull") as pool:
-            futures = [pool.submit(take, diff_id, layer) for diff_id, layer in missing]
+            futures = [pool.submit(take, diff_id, layer) for diff_id, layer in missing.items()]
             all_done(futures, stop)
 
 

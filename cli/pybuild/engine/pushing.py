@@ -5,18 +5,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from threading import Event as Flag
 from threading import Lock, Thread
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
 from pybuild.api.events import Built, Event, Moved, Notice, Pushed, Transfer
 from pybuild.api.request import Output, PushRequest
 from pybuild.engine.inputs import host
-from pybuild.engine.pulling import TOLD_SECONDS, StoppedError, all_done
+from pybuild.engine.pulling import TOLD_SECONDS, Puller, StoppedError, all_done
 from pybuild.engine.registries import RegistryClients
+from pybuild.engine.whole import lacking
+from pybuild.engine.workers import Workers
 from pybuild.errors import NotFoundError, UsageError
 from pybuild.layer.compress import compress
 from pybuild.oci.digest import Digest, digest_of
@@ -37,6 +40,7 @@ from pybuild.oci.image import (
 from pybuild.oci.manifests import COMPRESSED, platform_of
 from pybuild.oci.platform import Platform, normalise
 from pybuild.oci.reference import Reference, parse_reference
+from pybuild.store.absent import AbsentLayer
 from pybuild.store.blobs import BlobWriter
 from pybuild.store.images import ImageRecord
 from pybuild.store.indexes import IndexRecord
@@ -99,12 +103,19 @@ class Push:
 
 
 class Pusher:
-    """Pushes images of a store; `emit` gets events one at a time."""
+    """Pushes images of a store; `emit` gets events one at a time, `complete` brings layers here that are elsewhere."""
 
-    def __init__(self, store: Store, clients: RegistryClients, emit: Callable[[Event], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clients: RegistryClients,
+        emit: Callable[[Event], None],
+        complete: Callable[[ImageRecord], None],
+    ) -> None:
         self._store = store
         self._clients = clients
         self._emit = emit
+        self._complete = complete
 
     def check(self, names: Sequence[Reference]) -> None:
         """Learn whether images may be pushed under these names, before there are any; raise RegistryError."""
@@ -174,6 +185,11 @@ class Pusher:
 
     def _image(self, target: "Source", record: ImageRecord, name: Reference, form: Form) -> "_Made":
         """Send what an image consists of; return its manifest, which is to follow."""
+        if form.media_type:
+            away = [self._store.absent.get(diff_id) for diff_id in lacking(self._store, record.diff_ids)]
+            if any(layer is not None and kind_of(layer) != form.media_type for layer in away):
+                # They are to go in another form than they have
+                self._complete(record)
         config = Descriptor(OCI_CONFIG, record.id, len(record.data))
         kept = self._as_it_came(record) if form == Form() else None
         forms = kept.forms if kept is not None else dict.fromkeys(record.diff_ids, form)
@@ -196,6 +212,8 @@ class Pusher:
         for diff_id, layer in zip(record.diff_ids, manifest.layers or ()):
             kind = COMPRESSED.get(layer.media_type, OCI_LAYER)
             known = [diff_id] if kind == OCI_LAYER else []
+            elsewhere = self._store.absent.get(diff_id)
+            known += [elsewhere.descriptor.digest] if elsewhere is not None else []
             known += [form.digest for form in self._store.layers.forms(diff_id) if form.media_type == kind]
             if layer.digest not in known:
                 return None
@@ -230,7 +248,7 @@ class Pusher:
         lacking: list[Digest] = []
 
         def blob() -> _Blob:
-            return _Blob(self._store, target, name, self._emit, stop, lacking.append)
+            return _Blob(self._store, target, name, self._emit, stop, lacking.append, self._clients)
 
         with ThreadPoolExecutor(PARALLEL_BLOBS, "push") as pool:
             pending = {diff_id: pool.submit(blob().push_layer, diff_id, form) for diff_id, form in forms.items()}
@@ -273,8 +291,10 @@ class _Blob:
         emit: Callable[[Event], None],
         stop: Flag,
         lacking: Callable[[Digest], object],
+        clients: RegistryClients,
     ) -> None:
         self._store = store
+        self._clients = clients
         self._target = target
         self._name = name
         self._emit = emit
@@ -291,15 +311,16 @@ class _Blob:
             self._done(descriptor.digest)
 
     def push_layer(self, diff_id: Digest, form: Form) -> Descriptor:
-        """Send a layer in a form that is here, or compress it on the way; return what went."""
-        if form.media_type == OCI_LAYER:
+        """Send a layer in a form that is here, or is elsewhere, or compress it on the way; return what went."""
+        elsewhere = None if self._store.layers.has(diff_id) else self._store.absent.get(diff_id)
+        if form.media_type == OCI_LAYER and elsewhere is None:
             descriptor = Descriptor(OCI_LAYER, diff_id, self._store.layers.size(diff_id))
         else:
             known = {one.media_type: one for one in self._store.layers.forms(diff_id)}
             wanted = [form.media_type] if form.media_type else [OCI_LAYER_GZIP, OCI_LAYER_ZSTD]
             found = next((known[kind] for kind in wanted if kind in known), None)
             if found is None:
-                return self._compress(diff_id, form)
+                return self._pass_on(diff_id, elsewhere) if elsewhere is not None else self._compress(diff_id, form)
             descriptor = found
         if not self._is_there(descriptor.digest):
             fd = self._store.blobs.open(descriptor.digest)
@@ -313,16 +334,43 @@ class _Blob:
     def _compress(self, diff_id: Digest, form: Form) -> Descriptor:
         """Send what comes out of the compressor while it comes; it is kept, so that the next time it is known."""
         media_type = form.media_type or OCI_LAYER_GZIP
+        kind: Literal["zstd", "gzip"] = "zstd" if media_type == OCI_LAYER_ZSTD else "gzip"
         source = self._store.blobs.open(diff_id)
+
+        def make(sink: int) -> tuple[Digest, int]:
+            return compress(source, sink, kind, form.level, threads=os.cpu_count() or 1)
+
         with ExitStack() as stack:
             stack.callback(os.close, source)
             blob = stack.enter_context(self._store.blobs.create())
-            content = stack.enter_context(_Compressed(source, blob, media_type, form.level))
+            content = stack.enter_context(_Produced(make, blob))
             self._send(content, diff_id[7:19], 0)
-            descriptor = Descriptor(media_type, content.digest(), content.size)
-            blob.commit(descriptor.digest, descriptor.size)
+            descriptor = Descriptor(media_type, *content.commit())
         self._store.layers.add_form(diff_id, descriptor)
         self._done(descriptor.digest)
+        return descriptor
+
+    def _pass_on(self, diff_id: Digest, layer: AbsentLayer) -> Descriptor:
+        """Send a layer that is not here: the registry may have it, else it comes from where it is while it is sent."""
+        from pybuild.registry.blobs import fetch_blob
+
+        found = layer.descriptor
+        descriptor = Descriptor(kind_of(layer), found.digest, found.size)
+        if self._is_there(found.digest):
+            return descriptor
+        names = [parse_reference(repository) for repository in layer.repositories]
+        sources = [source for name in names for source in self._clients.sources(name)]
+
+        def make(sink: int) -> tuple[Digest, int]:
+            fetch_blob(sources, found, partial(_write_all, sink))
+            return found.digest, found.size
+
+        with self._store.blobs.create() as blob, _Produced(make, blob, found) as content:
+            self._send(content, found.digest[7:19], found.size)
+            content.commit()
+        if descriptor.media_type != OCI_LAYER:
+            self._store.layers.add_form(diff_id, descriptor)
+        self._done(found.digest)
         return descriptor
 
     def _is_there(self, digest: Digest) -> bool:
@@ -339,7 +387,7 @@ class _Blob:
             self._store.origins.add(registry, digest, target.repository)
         return there
 
-    def _send(self, content: "InMemory | _File | _Compressed", label: str, total: int) -> None:
+    def _send(self, content: "InMemory | _File | _Produced", label: str, total: int) -> None:
         from pybuild.registry.upload import push_blob
 
         def progress(done: int) -> None:
@@ -355,6 +403,17 @@ class _Blob:
     def _done(self, digest: Digest) -> None:
         self._lacking(digest)
         self._store.origins.add(self._target.client.host.name, digest, self._target.repository)
+
+
+def _write_all(sink: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(sink, view) :]
+
+
+def kind_of(layer: AbsentLayer) -> str:
+    """Return the media type under which a layer that is elsewhere goes into a manifest of ours."""
+    return COMPRESSED.get(layer.descriptor.media_type, OCI_LAYER)
 
 
 class _File:
@@ -373,25 +432,27 @@ class _File:
         return self._descriptor.digest
 
 
-class _Compressed:
-    """What a compressor in a thread of its own makes of a layer. What has been read is in the blob, to be read again.
+class _Produced:
+    """What a thread of its own makes: a layer compressed, or fetched. What was read can be read again from the blob.
 
-    Use it with `with`, the end of which ends the thread.
+    `make` writes to the descriptor it is given and returns digest and size. Where `known` says both from the beginning,
+    it must come to the same. Use it with `with`, the end of which ends the thread.
     """
 
-    def __init__(self, source: int, blob: BlobWriter, media_type: str, level: int | None) -> None:
+    def __init__(
+        self, make: Callable[[int], tuple[Digest, int]], blob: BlobWriter, known: Descriptor | None = None
+    ) -> None:
+        self._make = make
         self._blob = blob
-        self._media_type = media_type
-        self._level = level
-        self._source = source
+        self._known = known
         self._result: tuple[Digest, int] | None = None
         self._failure: BaseException | None = None
         self._is_whole = False
         self.size = 0
         self._out, self._in = os.pipe2(os.O_CLOEXEC)
-        self._thread = Thread(target=self._work, name="compress", daemon=True)
+        self._thread = Thread(target=self._work, name="make", daemon=True)
 
-    def __enter__(self) -> "_Compressed":
+    def __enter__(self) -> "_Produced":
         self._thread.start()
         return self
 
@@ -402,10 +463,7 @@ class _Compressed:
 
     def _work(self) -> None:
         try:
-            kind = "zstd" if self._media_type == OCI_LAYER_ZSTD else "gzip"
-            self._result = compress(
-                self._source, self._in, "zstd" if kind == "zstd" else "gzip", self._level, threads=os.cpu_count() or 1
-            )
+            self._result = self._make(self._in)
         except BaseException as error:
             # Raised in the thread that sends
             self._failure = error
@@ -424,21 +482,36 @@ class _Compressed:
             left -= len(data)
         block = b"".join(parts)
         if not block:
-            self._thread.join()
-            if self._failure is not None:
-                raise self._failure
-            self._is_whole = True
+            self._end()
             return b""
         self._blob.write(block)
         self.size += len(block)
         return block
 
     def length(self) -> int | None:
+        if self._known is not None:
+            return self._known.size
         return self.size if self._is_whole else None
 
     def digest(self) -> Digest:
+        if self._known is not None:
+            return self._known.digest
         assert self._result is not None
         return self._result[0]
+
+    def commit(self) -> tuple[Digest, int]:
+        """Keep all of it and return its digest and size; raise what went wrong while it was made."""
+        while self.read(self.size):
+            pass
+        assert self._result is not None
+        self._blob.commit(*self._result)
+        return self._result
+
+    def _end(self) -> None:
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+        self._is_whole = True
 
 
 def push(request: PushRequest, *, store_root: Path, emit: Callable[[Event], None], cancel: Flag) -> Pushed:
@@ -462,7 +535,12 @@ def push(request: PushRequest, *, store_root: Path, emit: Callable[[Event], None
         by_image: dict[Digest, tuple[ImageRecord | IndexRecord, list[Reference]]] = {}
         for record, name in chosen:
             by_image.setdefault(record.id, (record, []))[1].append(name)
-        pusher = Pusher(store, clients, tell)
+
+        def complete(record: ImageRecord) -> None:
+            with Workers(cancel) as workers:
+                Puller(store, workers, clients, tell).complete(record)
+
+        pusher = Pusher(store, clients, tell, complete)
         moved = [one for record, names in by_image.values() for one in pusher.push(record, names, form)]
     return Pushed(tuple(moved), time.time())
 

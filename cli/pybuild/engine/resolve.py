@@ -1,8 +1,11 @@
 """Images that a Dockerfile names: found in the store, or pulled."""
 
+from collections.abc import Iterable
+
 from pybuild.dockerfile.errors import DockerfileError, Span, near
 from pybuild.dockerfile.parse import Dockerfile
 from pybuild.engine.pulling import Puller
+from pybuild.engine.whole import lacking
 from pybuild.engine.workers import Workers
 from pybuild.errors import CancelledError, PybuildError, UsageError
 from pybuild.oci.image import ImageConfig
@@ -21,7 +24,10 @@ ALWAYS, MISSING, NEVER = POLICIES = ("always", "missing", "never")
 
 
 class Bases:
-    """Finds the images of one Dockerfile; `policy` is one of POLICIES."""
+    """Finds the images of one Dockerfile; `policy` is one of POLICIES.
+
+    Without `layers` those that are not here stay where they are, until `complete` is told whose are needed.
+    """
 
     def __init__(
         self,
@@ -31,6 +37,8 @@ class Bases:
         puller: Puller,
         policy: str,
         host: Platform,
+        *,
+        layers: bool = True,
     ) -> None:
         if policy not in POLICIES:
             raise UsageError(f"unknown way to pull: {policy}", f"known: {', '.join(POLICIES)}")
@@ -40,6 +48,8 @@ class Bases:
         self._puller = puller
         self._policy = policy
         self._host = host
+        self._layers = layers
+        self._found: dict[str, tuple[NeededBase, ImageRecord]] = {}
 
     def read(self, need: NeedBases) -> dict[str, BaseImage]:
         """Return the images asked for; raise DockerfileError at the line that names one that cannot be had."""
@@ -53,7 +63,29 @@ class Bases:
             except PybuildError as error:
                 raise self._at(needed.line, error.message, self._hint(needed, error.hint)) from error
             found[key] = BaseImage(record.id, record.config)
+            self._found[key] = needed, record
+        if self._layers:
+            self.complete(found)
         return found
+
+    def complete(self, keys: Iterable[str]) -> None:
+        """Bring the layers of images here that are elsewhere; raise as `read`."""
+        for key in keys:
+            if key not in self._found:
+                continue
+            needed, record = self._found[key]
+            try:
+                if self._policy != NEVER:
+                    self._puller.complete(record)
+                elif lacking(self._store, record.diff_ids):
+                    raise PybuildError(
+                        f"layers of the image are not here: {needed.reference}",
+                        "they may not be pulled: bring them in with `pybuild pull`",
+                    )
+            except (CancelledError, DockerfileError):
+                raise
+            except PybuildError as error:
+                raise self._at(needed.line, error.message, error.hint) from error
 
     def _take(self, needed: NeededBase) -> ImageRecord:
         """Return the image of an OCI layout directory, taken into the store without a name."""
@@ -84,7 +116,7 @@ class Bases:
         if self._policy != ALWAYS:
             if local is not None and (not needed.is_asked or fits(local.config, platform)):
                 return local
-            known = self._puller.known(name, platform)
+            known = self._puller.known(name, platform, layers=self._layers)
             if known is not None:
                 return known
         if self._policy == NEVER:
@@ -93,7 +125,8 @@ class Bases:
                 return local
             raise self._absent(name)
         # The name means the machine's own image; one for another platform is found again by what was pulled
-        return self._puller.pull(name, platform, tag=runs_on(platform, self._host))[0]
+        tag = runs_on(platform, self._host)
+        return self._puller.pull(name, platform, tag=tag, layers=self._layers)[0]
 
     def _absent(self, name: Reference) -> PybuildError:
         return PybuildError(

@@ -17,6 +17,7 @@ from pybuild.engine.networks import Networks
 from pybuild.engine.recovery import DEFAULT_SHELL, on_terminal, shell_of
 from pybuild.engine.running import DEFAULT_HOSTNAME
 from pybuild.engine.snapshots import Snapshots
+from pybuild.engine.whole import make_whole
 from pybuild.engine.workers import Workers
 from pybuild.errors import ConflictError, NotFoundError
 from pybuild.sandbox.spec import SandboxSpec
@@ -45,8 +46,10 @@ def run_shell(request: ShellRequest, *, store_root: Path, emit: Callable[[Event]
         workers = stack.enter_context(Workers(cancel, request.isolation))
         for left_over in store.sweep():
             workers.remove_if_possible(left_over)
-        enter = _kept_world if kept.is_name(request.name) and store.kept.has(request.name) else _image_world
-        world = stack.enter_context(enter(request, store, workers))
+        if kept.is_name(request.name) and store.kept.has(request.name):
+            world = stack.enter_context(_kept_world(request, store, workers))
+        else:
+            world = stack.enter_context(_image_world(request, store, workers, emit, cancel))
         for notice in (
             *store.notices,
             *workers.notices(request.root_emulation, lambda text: emit(Notice("info", text))),
@@ -85,13 +88,16 @@ def _grounds(store: Store, workers: Workers, request: ShellRequest) -> Grounds:
 
 
 @contextmanager
-def _image_world(request: ShellRequest, store: Store, workers: Workers) -> Iterator[World]:
+def _image_world(
+    request: ShellRequest, store: Store, workers: Workers, emit: Callable[[Event], None], cancel: Flag
+) -> Iterator[World]:
     record = store.images.resolve(request.name)
     if record is None:
         if kept.is_name(request.name):
             raise NotFoundError(f"no such kept step: {request.name}", "it has made room for later ones, or was pruned")
         name = request.name
         raise NotFoundError(f"No such image: {name if ':' in name or '@' in name else name + ':latest'}")
+    make_whole(store, record, emit, cancel)
     config = record.config.config
     shell = shell_of([*(config.Shell or ()), ""])
     ground = _grounds(store, workers, request).take(record.diff_ids)

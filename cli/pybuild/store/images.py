@@ -12,6 +12,7 @@ from pybuild.oci.digest import Digest, digest_of, parse_digest
 from pybuild.oci.image import MAX_DOCUMENT, OCI_MANIFEST, Descriptor, ImageConfig, InvalidImageError, decode
 from pybuild.oci.platform import Platform, host_platform
 from pybuild.oci.reference import InvalidReferenceError, Reference, parse_reference
+from pybuild.store.absent import Absent
 from pybuild.store.blobs import Blobs
 from pybuild.store.errors import MissingContentError
 from pybuild.store.index import Index
@@ -28,7 +29,8 @@ class ImageRecord(msgspec.Struct, frozen=True):
     """An image of the store.
 
     `id` is the digest of `data`, the bytes of the config. `tags` are familiar names, sorted. `created` is when it came
-    into the store, in seconds since the epoch. `size` is the sum of its uncompressed layers in bytes.
+    into the store, in seconds since the epoch. `size` is the sum of its uncompressed layers in bytes, of those that are
+    elsewhere as they are there.
     """
 
     id: Digest
@@ -52,16 +54,19 @@ class ImageRecord(msgspec.Struct, frozen=True):
 class Images:
     """The images of a store. Every method may be called from several threads."""
 
-    def __init__(self, index: Index, blobs: Blobs, layers: Layers, indexes: Indexes) -> None:
+    def __init__(self, index: Index, blobs: Blobs, layers: Layers, indexes: Indexes, absent: Absent) -> None:
         self._index = index
         self._indexes = indexes
         self._blobs = blobs
         self._layers = layers
+        self._absent = absent
 
     def put(
         self, config: bytes, *, manifest: Sequence[Descriptor] | None = None, tags: Iterable[Reference] = ()
     ) -> Digest:
-        """Keep an image whose layers are in the store, move `tags` to it and return its id, all or nothing.
+        """Keep an image whose layers are in the store, or known to be elsewhere, move `tags` to it and return its id.
+
+        All of that is done, or nothing.
 
         `manifest` are compressed forms of the layers, one for each. An image that is there already stays as it is.
         Raises InvalidImageError for bytes that are no config, MissingContentError when a layer is absent.
@@ -70,10 +75,7 @@ class Images:
         diff_ids = decoded.rootfs.diff_ids
         if manifest is not None and len(manifest) != len(diff_ids):
             raise InvalidImageError(f"image of {len(diff_ids)} layers has {len(manifest)} in its manifest")
-        for diff_id in dict.fromkeys(diff_ids):
-            if not self._layers.has(diff_id):
-                raise MissingContentError(f"a layer of the image is missing from the store: {diff_id}")
-        size = sum(self._layers.size(diff_id) for diff_id in diff_ids)
+        size = sum(map(self._size, diff_ids))
         for diff_id, form in zip(diff_ids, manifest or ()):
             if form.digest != diff_id:
                 self._layers.add_form(diff_id, form)
@@ -94,6 +96,21 @@ class Images:
                 [(name, identity, now) for name in names],
             )
         return identity
+
+    def measure(self, identity: Digest) -> None:
+        """Work out the size of an image anew: layers of it have come."""
+        record = self.get(identity)
+        if record is not None:
+            size = sum(map(self._size, record.diff_ids))
+            self._index.write("UPDATE images SET size = ? WHERE id = ?", (size, identity))
+
+    def _size(self, diff_id: Digest) -> int:
+        if self._layers.has(diff_id):
+            return self._layers.size(diff_id)
+        elsewhere = self._absent.get(diff_id)
+        if elsewhere is None:
+            raise MissingContentError(f"a layer of the image is missing from the store: {diff_id}")
+        return elsewhere.descriptor.size
 
     def tag(self, name: Reference, identity: Digest) -> None:
         """Let `name` point at an image or index, whatever it pointed at before; raise NotFoundError."""
@@ -136,7 +153,7 @@ class Images:
         record = self.get(identity)
         if record is None:
             raise NotFoundError(f"no such image: {identity}")
-        sizes = [(diff_id, self._layers.size(diff_id)) for diff_id in record.diff_ids]
+        sizes = [(diff_id, self._size(diff_id)) for diff_id in record.diff_ids]
         data = plain_manifest(identity, record.data, sizes)
         row = Descriptor(OCI_MANIFEST, digest_of(data), len(data), platform=platform_fields(record.config))
         return Member(identity, row)

@@ -45,6 +45,7 @@ class Place:
         self.builds = root / "builds"
         self.tmp = root / "tmp"
         self.downloads = root / "downloads"
+        self.absent = root / "absent"
         self.reserve = root / "reserve"
         self.fitted = root / "fitted"
 

@@ -383,6 +383,8 @@ def _carry_out(store: "Store", plan: _Plan, left_over: Iterable[Path], remove_tr
             path.unlink(missing_ok=True)
     for path in (*plan.contexts, *plan.builds, *plan.downloads):
         path.unlink(missing_ok=True)
+    wanted = {diff_id for image in store.images.list() for diff_id in image.diff_ids}
+    store.absent.delete(one for one in store.absent.list() if one not in wanted or store.layers.has(one))
     gone: set[str] = set()
     for name, _ in plan.snapshots:
         trash = store.snapshots.trash(name)

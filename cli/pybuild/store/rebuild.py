@@ -10,6 +10,7 @@ import msgspec
 
 from pybuild.oci.digest import Digest, digest_of
 from pybuild.oci.image import MAX_DOCUMENT, ImageConfig, decode
+from pybuild.store.absent import Absent
 from pybuild.store.images import looks_like_config
 from pybuild.store.index import TABLES, Index, damaged_mark
 from pybuild.store.place import Place
@@ -102,6 +103,7 @@ def _layers_from_files(place: Place, index: Index) -> None:
 
 def _images_from_files(place: Place, index: Index) -> int:
     sizes = {row[0]: row[1] for row in index.rows("SELECT diff_id, size FROM layers")}
+    absent = Absent(place)
     for path in place.blobs.iterdir():
         if path.stat().st_size > MAX_DOCUMENT:
             continue
@@ -109,6 +111,10 @@ def _images_from_files(place: Place, index: Index) -> int:
         if digest_of(data)[7:] != path.name or not looks_like_config(data):
             continue
         config = decode(data, ImageConfig)
+        for diff_id in config.rootfs.diff_ids:
+            elsewhere = absent.get(diff_id) if diff_id not in sizes else None
+            if elsewhere is not None:
+                sizes[diff_id] = elsewhere.descriptor.size
         if all(diff_id in sizes for diff_id in config.rootfs.diff_ids):
             size = sum(sizes[diff_id] for diff_id in config.rootfs.diff_ids)
             index.write(

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 
 from pybuild.store import locks
+from pybuild.store.absent import Absent
 from pybuild.store.accounts import Accounts
 from pybuild.store.blobs import Blobs
 from pybuild.store.builds import Builds
@@ -54,7 +55,8 @@ class Store:
         self.blobs = Blobs(place, index, boot)
         self.layers = Layers(place, index, self.blobs, boot)
         self.indexes = Indexes(index)
-        self.images = Images(index, self.blobs, self.layers, self.indexes)
+        self.absent = Absent(place)
+        self.images = Images(index, self.blobs, self.layers, self.indexes, self.absent)
         self.cache = Cache(index)
         self.accounts = Accounts(index)
         self.builds = Builds(place)
