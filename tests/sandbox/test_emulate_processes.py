@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import signal
 import textwrap
 import time
@@ -19,6 +20,7 @@ from pybuild.sandbox.emulate.quick import LONG, quick_answers
 from pybuild.sandbox.emulate.supervisor import Supervisor
 from pybuild.sandbox.errors import SandboxError
 from pybuild.sandbox.machine import this_machine
+from pybuild.tree.notes import link_note
 from support import processes
 
 from .conftest import Box, Ran, open_box
@@ -469,6 +471,122 @@ def test_notes_are_not_copied_with_attributes(one: Box, lowers: tuple[bytes, ...
     assert found["srv/mine"][2:] == (33, 0)
 
 
+def test_notes_are_neither_written_nor_removed_by_name(one: Box, lowers: tuple[bytes, ...]) -> None:
+    ran = run(
+        one,
+        lowers,
+        """
+        import errno
+        os.chmod(".", 0o777)
+        make("noted", 40, 41)
+        make("plain")
+        os.symlink("noted", "link")
+        os.chown("link", 6, 6, follow_symlinks=False)
+        forged = bytes.fromhex("{forged}")
+        capability = bytes.fromhex("01000002002000000000000000000000" + "00000000")
+        def tried(call, *args, **how):
+            try:
+                call(*args, **how)
+                return "done"
+            except OSError as error:
+                return errno.errorcode[error.errno]
+        fd = os.open("noted", os.O_RDONLY)
+        for file in "noted", "plain", fd:
+            for name in "user.pybuild.owner", "user.pybuild.node", "user.pybuild.new":
+                print(tried(os.setxattr, file, name, b"7:7"), tried(os.removexattr, file, name))
+        print(tried(os.setxattr, "link", "security.capability", forged, follow_symlinks=False))
+        print(tried(os.removexattr, "link", "security.capability", follow_symlinks=False))
+        print("others")
+        for file in "noted", "link", fd:
+            print(tried(os.setxattr, file, "user.more", b"x" * 10), tried(os.setxattr, file, "user.more", b"", 1),
+                  tried(os.removexattr, file, "user.more"), tried(os.removexattr, file, "user.more"))
+        print(tried(os.setxattr, "missing", "user.more", b""), tried(os.setxattr, "noted", "u" * 256, b""),
+              tried(os.setxattr, "noted", "user.more", b"", 4), tried(os.setxattr, "noted", "strange.more", b""),
+              tried(os.setxattr, 99, "user.more", b""), tried(os.setxattr, "noted", "user.more", b"x" * 65537))
+        print(tried(os.setxattr, "plain", "security.capability", capability))
+        os.setresuid(33, 33, 33)
+        print(tried(os.setxattr, "plain", "security.capability", capability),
+              tried(os.removexattr, "plain", "security.capability"), tried(os.setxattr, "noted", "user.mine", b"1"))
+        """.replace("{forged}", link_note(9, 9).hex()),
+    )
+    own, others = ran.out.split("others\n")
+    assert own.splitlines() == ["EPERM ENODATA"] * 9 + ["EPERM", "ENODATA"]
+    assert others.splitlines() == [
+        *["done EEXIST done ENODATA"] * 3,
+        "ENOENT ERANGE EINVAL ENOTSUP EBADF E2BIG",
+        "done",
+        "EPERM EPERM done",
+    ]
+    found = owners(ran)
+    assert [found[f"srv/{name}"][2:] for name in ("noted", "plain", "link")] == [(40, 41), (0, 0), (6, 6)]
+
+
+def test_name_of_an_attribute_that_changes_meanwhile_forges_nothing(one: Box, lowers: tuple[bytes, ...]) -> None:
+    ran = run(
+        one,
+        lowers,
+        """
+        make("f")
+        names = [b"user.pybuild.owner", b"user.harmless.name"]
+        name = ctypes.create_string_buffer(names[1], 32)
+        def flip():
+            while not done:
+                for text in names:
+                    ctypes.memmove(name, text, len(text))
+        done = False
+        racer = threading.Thread(target=flip)
+        racer.start()
+        denied = 0
+        for _ in range(3000):
+            denied += libc.setxattr(b"f", name, b"7:7", ctypes.c_size_t(3), 0) != 0
+        done = True
+        racer.join()
+        print(denied > 0)
+        """,
+    )
+    assert owners(ran)["srv/f"][2:] == (0, 0)
+
+
+def test_access_is_told_to_other_users_by_the_mode(one: Box, lowers: tuple[bytes, ...]) -> None:
+    ran = run(
+        one,
+        lowers,
+        """
+        make("mine", 33, 0, 0o640)
+        make("groups", 0, 50, 0o060)
+        make("roots", 0, 0, 0o604)
+        make("closed", 33, 33, 0)
+        os.symlink("mine", "link")
+        os.chmod("/root", 0o700)
+        def told(**how):
+            for path in "mine", "groups", "roots", "closed", "link", ".", "/root", "/dev/null":
+                may = [os.access(path, wanted, **how) for wanted in (os.F_OK, os.R_OK, os.W_OK, os.X_OK)]
+                print(path, "".join(letter if yes else "-" for letter, yes in zip("frwx", may)))
+            print(os.access("missing", os.R_OK, **how), os.access("mine", os.R_OK | os.W_OK, **how),
+                  os.access("roots", os.R_OK | os.W_OK, **how))
+        told()
+        os.setgroups([50])
+        os.setresgid(33, 33, 33)
+        print("effective")
+        os.setresuid(0, 33, 0)
+        told(effective_ids=True)
+        print("real")
+        told()
+        print("gone")
+        os.setresuid(33, 33, 33)
+        told()
+        at = os.open(".", os.O_RDONLY)
+        print(os.access("roots", os.W_OK, dir_fd=at), os.access("mine", os.W_OK, dir_fd=at))
+        """,
+    )
+    root, effective, real, gone = re.split(r"effective\n|real\n|gone\n", ran.out)
+    assert root.split("\n")[0] == "mine frw-"
+    assert root == real
+    other = ["mine frw-", "groups frw-", "roots fr--", "closed f---", "link frw-", ". fr-x", "/root f---"]
+    assert effective.splitlines() == [*other, "/dev/null frw-", "False True False"]
+    assert gone == effective + "False True\n"
+
+
 def test_root_directories_are_each_processes_own(one: Box, lowers: tuple[bytes, ...]) -> None:
     ran = run(
         one,
@@ -765,7 +883,7 @@ FUZZ = """
     print(hung, ids("/root/after"), os.getresuid(), flush=True)
 """
 
-_UNASKED = ("open", "openat", "prctl")
+_UNASKED = ("open", "openat", "prctl", "access", "faccessat", "faccessat2")
 
 
 def fuzz(one: Box, lowers: tuple[bytes, ...], tmp_path: Path, seeds: range) -> None:

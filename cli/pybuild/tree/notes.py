@@ -14,6 +14,9 @@ NODE_XATTR = b"user.pybuild.node"
 LINK_XATTR = b"security.capability"
 """Of what is neither file nor directory: `link_note`."""
 
+RESERVED = b"user.pybuild."
+"""What the names of notes on files and directories begin with."""
+
 LENT = "lent"
 """Name of a file beside a tree, which tells what in it is only lent to it."""
 

@@ -13,7 +13,9 @@ SETGID = 1 << NUMBERS["SETGID"]
 SETUID = 1 << NUMBERS["SETUID"]
 SYS_CHROOT = 1 << NUMBERS["SYS_CHROOT"]
 MKNOD = 1 << NUMBERS["MKNOD"]
-_FILE_SYSTEM = CHOWN | MKNOD | 1 << NUMBERS["DAC_OVERRIDE"] | 1 << NUMBERS["FOWNER"] | 1 << NUMBERS["FSETID"]
+SETFCAP = 1 << NUMBERS["SETFCAP"]
+DAC_OVERRIDE = 1 << NUMBERS["DAC_OVERRIDE"]
+_FILE_SYSTEM = CHOWN | MKNOD | DAC_OVERRIDE | 1 << NUMBERS["FOWNER"] | 1 << NUMBERS["FSETID"]
 MAX_GROUPS = 65536
 
 Ids = tuple[int, int, int, int]
@@ -48,6 +50,11 @@ class Credentials(NamedTuple):
     def in_group(self, gid: int) -> bool:
         """Is it a member of a group, as for files?"""
         return gid == self.gids[3] or gid in self.groups
+
+
+def permissions(mode: int, mine: bool, groups: bool) -> int:
+    """Return which of R_OK, W_OK and X_OK a file's mode gives its owner, its group's members or all others."""
+    return mode >> (6 if mine else 3 if groups else 0) & 7
 
 
 def initial(uid: int, gid: int, groups: tuple[int, ...]) -> Credentials:

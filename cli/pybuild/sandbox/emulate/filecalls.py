@@ -37,17 +37,17 @@ def chown(caller: Caller, name: str) -> int | None:
     args = caller.args
     caller.enter()
     if name == "fchown":
-        fd, path, flags = _only_fd(args[0]), b"", _EMPTY_PATH
+        fd, path, flags = only_fd(args[0]), b"", _EMPTY_PATH
         wanted = args[1] & _LOW, args[2] & _LOW
     elif name == "fchownat":
         fd, flags = signed(args[0]), signed(args[4])
-        path, wanted = _path_at(caller, 1, flags), (args[2] & _LOW, args[3] & _LOW)
+        path, wanted = path_at(caller, 1, flags), (args[2] & _LOW, args[3] & _LOW)
     else:
         fd, path, flags = AT_FDCWD, caller.text(0), _NOFOLLOW if name == "lchown" else 0
         wanted = args[1] & _LOW, args[2] & _LOW
     if caller.who.may(rules.CHOWN) and wanted == (0, 0) and not _noted(caller, fd, path, flags):
         return PROCEED
-    held = _open_at(caller, fd, path, flags)
+    held = open_at(caller, fd, path, flags)
     try:
         give_owner(caller, held, *wanted)
     finally:
@@ -72,7 +72,7 @@ def give_owner(caller: Caller, fd: int, uid: int, gid: int) -> None:
     files.set_owner(fd, state.st_mode, uid, gid)
 
 
-def _only_fd(value: int) -> int:
+def only_fd(value: int) -> int:
     """Return a descriptor that cannot be AT_FDCWD."""
     fd = signed(value)
     if fd < 0:
@@ -80,7 +80,7 @@ def _only_fd(value: int) -> int:
     return fd
 
 
-def _path_at(caller: Caller, number: int, flags: int) -> bytes:
+def path_at(caller: Caller, number: int, flags: int) -> bytes:
     """Return the path that an argument points to; it may be none at all where an empty one is allowed."""
     return b"" if flags & _EMPTY_PATH and caller.args[number] == 0 else caller.text(number)
 
@@ -104,16 +104,16 @@ def look(caller: Caller, name: str) -> int | None:
     args = caller.args
     caller.enter()
     if name == "fstat":
-        fd, path, flags = _only_fd(args[0]), b"", _EMPTY_PATH
+        fd, path, flags = only_fd(args[0]), b"", _EMPTY_PATH
     elif name in ("newfstatat", "statx"):
         fd, flags = signed(args[0]), signed(args[3 if name == "newfstatat" else 2])
-        path = _path_at(caller, 1, flags)
+        path = path_at(caller, 1, flags)
     else:
         fd, path, flags = AT_FDCWD, caller.text(0), _NOFOLLOW if name == "lstat" else 0
     if not _noted(caller, fd, path, flags):
         return PROCEED
     try:
-        held = _open_at(caller, fd, path, flags)
+        held = open_at(caller, fd, path, flags)
     except OSError:
         # Whatever it is, the kernel will say so
         return PROCEED
@@ -156,39 +156,11 @@ def tell(
     return 0
 
 
-def list_attributes(caller: Caller, name: str) -> int | None:
-    """Answer listxattr(2) and its kin without what is a note: who copies attributes is not to copy owners with them."""
-    args = caller.args
-    caller.enter()
-    try:
-        if name == "flistxattr":
-            held = caller.held(_only_fd(args[0]))
-        else:
-            held = caller.open(AT_FDCWD, caller.text(0), _PATH | (os.O_NOFOLLOW if name == "llistxattr" else 0))
-    except OSError:
-        # Whatever it is, the kernel will say so
-        return PROCEED
-    try:
-        names = files.attributes(held)
-    finally:
-        os.close(held)
-    if names is None:
-        return PROCEED
-    data = b"".join(name + b"\0" for name in names)
-    room = args[2]
-    if room and room < len(data):
-        raise OSError(errno.ERANGE, os.strerror(errno.ERANGE))
-    if room:
-        caller.check()
-        caller.memory.write(caller.pid, args[1], data)
-    return len(data)
-
-
 def _device_mode(mode: int, kind: str) -> int:
     return stat.S_IMODE(mode) | (stat.S_IFCHR if kind == "c" else stat.S_IFBLK)
 
 
-def _open_at(caller: Caller, fd: int, path: bytes, flags: int) -> int:
+def open_at(caller: Caller, fd: int, path: bytes, flags: int) -> int:
     if path:
         return caller.open(fd, path, _PATH | (os.O_NOFOLLOW if flags & _NOFOLLOW else 0))
     if not flags & _EMPTY_PATH:
@@ -381,7 +353,7 @@ def _execute(caller: Caller, name: str, identities: Identities) -> None:
             fd = caller.open(AT_FDCWD, caller.text(0), _PATH)
         else:
             flags = signed(args[4])
-            fd = _open_at(caller, signed(args[0]), _path_at(caller, 1, flags), flags)
+            fd = open_at(caller, signed(args[0]), path_at(caller, 1, flags), flags)
     except OSError:
         return
     try:

@@ -18,12 +18,18 @@ SET = ("setuid", "setgid", "setreuid", "setregid", "setresuid", "setresgid", "se
 GET = ("getuid", "getgid", "geteuid", "getegid", "getresuid", "getresgid", "getgroups")
 STAT = ("newfstatat", "stat", "lstat", "fstat", "statx")
 LIST = ("listxattr", "llistxattr", "flistxattr")
+CHANGE = ("setxattr", "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr")
 MAKE = ("mkdir", "mkdirat", "symlink", "symlinkat", "creat", "mknod", "mknodat")
-ALWAYS = (*STAT, *GET, *OWN, *SET, *MAKE, *LIST, "capset", "capget", "chroot", "execve", "execveat", "openat2")
-"""Asked about whatever their arguments are; those an architecture lacks are passed over."""
+ALWAYS = (*STAT, *GET, *OWN, *SET, *MAKE, *LIST, *CHANGE, "capset", "capget", "chroot", "execve", "execveat", "openat2")
+"""Asked about whatever their arguments are; those an architecture lacks are passed over.
 
-BY_FLAG = (("open", 1), ("openat", 2))
-"""Calls that are asked about only when an argument has a bit of CREATES."""
+Reading attributes is not: what a note tells stat(2) tells as well, and a filter does not see which one is read."""
+
+ACCESS = (("access", 1), ("faccessat", 2), ("faccessat2", 2))
+"""With the number of the argument that tells what is to be allowed; without a bit in it a file is only to be there."""
+
+BY_FLAG = (("open", 1, CREATES), ("openat", 2, CREATES), *((*call, os.R_OK | os.W_OK | os.X_OK) for call in ACCESS))
+"""Calls that are asked about only when an argument has one of some bits."""
 
 _UNKNOWN = (463, 464, 465, 466)
 """The *xattrat family: programs know how to do without."""
@@ -32,9 +38,9 @@ _UNKNOWN = (463, 464, 465, 466)
 def full_filter(machine: Machine) -> bytes:
     """Return the program that hands calls to a listener. Another filter deals with foreign architectures."""
     body: list[bytes] = []
-    for call, argument in BY_FLAG:
+    for call, argument, bits in BY_FLAG:
         load = op(LOAD, ARGS + 8 * argument)
-        body += _when(machine, call, [load, op(JUMP_ANY_BIT, CREATES, 0, 1), op(RETURN, NOTIFY), _allow()])
+        body += _when(machine, call, [load, op(JUMP_ANY_BIT, bits, 0, 1), op(RETURN, NOTIFY), _allow()])
     for call in ALWAYS:
         body += _when(machine, call, [op(RETURN, NOTIFY)])
     keep = [op(LOAD, ARGS), op(JUMP_EQUAL, PR_SET_KEEPCAPS, 0, 1), op(RETURN, NOTIFY), _allow()]

@@ -12,10 +12,11 @@ from functools import partial
 from typing import NoReturn
 
 from pybuild.sandbox import syscalls
-from pybuild.sandbox.emulate import filecalls
+from pybuild.sandbox.emulate import attributes, filecalls
+from pybuild.sandbox.emulate.access import access
 from pybuild.sandbox.emulate.caller import Caller
 from pybuild.sandbox.emulate.credentials import initial
-from pybuild.sandbox.emulate.filter import GET, LIST, OWN, SET, STAT
+from pybuild.sandbox.emulate.filter import ACCESS, CHANGE, GET, LIST, OWN, SET, STAT
 from pybuild.sandbox.emulate.idcalls import IdCalls
 from pybuild.sandbox.emulate.identity import Identities
 from pybuild.sandbox.emulate.notify import Asked, GoneError, Listener
@@ -97,7 +98,9 @@ def _handlers(identities: Identities) -> dict[int, Handler]:
         **{name: partial(ids.get, name=name) for name in GET},
         **{name: partial(ids.set, name=name) for name in SET},
         **{name: partial(filecalls.chown, name=name) for name in OWN},
-        **{name: partial(filecalls.list_attributes, name=name) for name in LIST},
+        **{name: partial(attributes.list_attributes, name=name) for name in LIST},
+        **{name: partial(attributes.change_attribute, name=name) for name in CHANGE},
+        **{name: partial(access, name=name) for name, _ in ACCESS},
         "getgroups": ids.getgroups,
         "setgroups": ids.setgroups,
         "prctl": ids.prctl,
