@@ -1,0 +1,1 @@
+"""Tests of the whole under another kernel than this machine's."""
