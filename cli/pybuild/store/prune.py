@@ -448,7 +448,10 @@ def df(store: "Store") -> list[Usage]:
     in_mounts = sum(store.caches.size(cache.name) for cache in mounts)
     steps = store.kept.steps()
     kept = sum(map(store.kept.size, steps))
-    other = allocated(store.place.root) - in_images - in_cache - sum(trees.values()) - in_mounts - kept
+    # What is beside the index is there only while somebody, such as this, has it open
+    beside = sum(allocated(store.place.root / f"{store.place.index.name}-{kind}") for kind in ("shm", "wal"))
+    everything = allocated(store.place.root) - beside
+    other = everything - in_images - in_cache - sum(trees.values()) - in_mounts - kept
     counted = {digest[7:] for digest in (*found, *(image.id for image, _ in plan.images))}
     loose = sum(allocated(path) for path, _ in plan.files if path.name not in counted)
     waste = loose + sum(allocated(path) for path in (*plan.contexts, *plan.builds, *plan.downloads, *_left_over(store)))
