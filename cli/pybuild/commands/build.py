@@ -130,11 +130,16 @@ def build(
     ] = "",
     cache_from: Annotated[
         list[str] | None,
-        Option(help="Take results of steps from type=local,src=DIR, or an IMAGE that carries them.", metavar="SPEC"),
+        Option(
+            help="Take results of steps from type=local,src=DIR, type=registry,ref=NAME, or an IMAGE.", metavar="SPEC"
+        ),
     ] = None,
     cache_to: Annotated[
         list[str] | None,
-        Option(help="Give results to type=local,dest=DIR[,mode=max], or type=inline: to the image.", metavar="SPEC"),
+        Option(
+            help="Give them to type=local,dest=DIR, type=registry,ref=NAME, both also with mode=max, or type=inline.",
+            metavar="SPEC",
+        ),
     ] = None,
     max_size: Annotated[
         str, Option(help="Most the store may take afterwards; what was used least recently goes.", metavar="SIZE")
