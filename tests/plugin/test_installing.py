@@ -348,9 +348,9 @@ def test_a_project_is_begun_installed_in_place_and_tested(pybuild: program.Pybui
     code.write_text(code.read_text().replace("hello ", "good day "))
     assert pybuild("say-it").text == "good day world\n"
     assert pybuild("plugin", "verify").text == "pybuild-say-it ok\n"
-    assert "1 failed, 1 passed" in pybuild("plugin", "test", project, status=1).text
+    assert "1 failed, 2 passed" in pybuild("plugin", "test", project, status=1).text
     code.write_text(code.read_text().replace("good day ", "hello "))
-    assert "2 passed" in pybuild("plugin", "test", project).text
+    assert "3 passed" in pybuild("plugin", "test", project).text
     # A copy stays as it was
     pybuild("plugin", "install", project)
     code.write_text("")

@@ -117,9 +117,13 @@ def {function}(
 from pybuild.testing import Program, check_imports
 
 
-def test_it_greets(pybuild: Program) -> None:
-    assert pybuild("{name}").out == "hello world\\n"
-    assert pybuild("{name}", "you", "--loud").out == "hello you!\\n"
+def test_it_greets(pybuild_cli: Program) -> None:
+    assert pybuild_cli("{name}").out == "hello world\\n"
+    assert pybuild_cli("{name}", "you", "--loud").out == "hello you!\\n"
+
+
+def test_it_is_a_command_of_the_program(pybuild: Program) -> None:
+    assert "{name}" in pybuild("--help").out
 
 
 def test_it_starts_quickly_and_uses_the_public_interface_only() -> None:
