@@ -58,8 +58,10 @@ def world(tmp_path: Path) -> Iterator[World]:
     made = World(tmp_path)
     with made.workers:
         yield made
+    # The first ones have ended, and so have the removals that went on beside the test
+    with Workers(Event()) as workers:
         for path in (*(tmp_path / "store/tmp").iterdir(), *(tmp_path / "store/snapshots").iterdir()):
-            made.workers.remove(path)
+            workers.remove(path)
     made.store.close()
 
 

@@ -54,6 +54,13 @@ class Watching:
         return False
 
 
+def replace(file: Path, text: str) -> None:
+    """Give a file other content, so that nobody sees it half done."""
+    aside = file.parent.parent / "aside"
+    aside.write_text(text)
+    aside.replace(file)
+
+
 @contextmanager
 def watching(program: Pybuild, *args: str | Path) -> Iterator[Watching]:
     client = program.start("build", "--watch", "--progress=plain", "-t", "watched", *args)
@@ -137,9 +144,9 @@ def test_a_build_that_fails_is_tried_again_after_a_change(pybuild: Pybuild, tree
         assert "not found: missing" in "\n".join(client.until("watching"))
         (tree / "missing").write_text("here")
         assert "tagged watched" in "\n".join(client.until("watching"))
-        (tree / "Dockerfile").write_text("FORM scratch\n")
+        replace(tree / "Dockerfile", "FORM scratch\n")
         assert "Dockerfile:1" in "\n".join(client.until("watching"))
-        (tree / "Dockerfile").write_text("FROM scratch\nCOPY missing /there\n")
+        replace(tree / "Dockerfile", "FROM scratch\nCOPY missing /there\n")
         assert "tagged watched" in "\n".join(client.until("watching"))
 
 
