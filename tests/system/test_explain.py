@@ -168,6 +168,18 @@ def records(image: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
+def test_a_cache_in_a_registry_explains_too(shared: Pybuild, inline: Pybuild, project: Path) -> None:
+    (project / "Dockerfile").write_text("FROM base\nRUN --mount=target=/m --device=v.com/none cat /m/src/a\n")
+    inline.add_base()
+    with registry.fake() as remote:
+        where = f"type=registry,ref={remote.name('cache:1')}"
+        shared.build(project, f"--cache-to={where}")
+        (project / "src" / "a").write_text("here")
+        inline.build(project, f"--cache-from={where}", "--allow=device")
+        told = changes(steps(inline)["RUN /m/src/a"])
+    assert told == [("file", "src/a"), ("mount", "type=bind,target=/m"), ("option", "--device")]
+
+
 @pytest.mark.parametrize("way", ["archive", "registry"])
 def test_an_image_explains_what_is_built_from_it(
     shared: Pybuild, inline: Pybuild, project: Path, tmp_path: Path, way: str

@@ -135,7 +135,7 @@ def _part(name: str, before: Any, after: Any, old: Account, new: Account, files:
             return [Change("workdir", "", _shown(before), _shown(after))]
         case "user" | "platform" | "mode" | "network":
             return [Change(name, "", _shown(before), _shown(after))]
-        case "epoch":
+        case "epoch" | "devices":
             return [Change("option", _OPTIONS[name], _shown(before), _shown(after))]
         case _:
             return [Change("instruction", name, _shown(before), _shown(after))]
@@ -147,6 +147,7 @@ _OPTIONS = {
     "ulimits": "--ulimit",
     "epoch": "SOURCE_DATE_EPOCH",
     "hostname": "host name",
+    "devices": "--device",
 }
 
 
