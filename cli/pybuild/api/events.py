@@ -3,13 +3,15 @@
 The order of a build's events: Planned; Reads, StepStarted, StepMissed, StepLog, Transfer, StepDone and
 Notice in any interleaving (steps of independent stages overlap), among them ShellOpened and ShellEnded in turn
 where shells were asked for; last exactly one of Built, Checked and Failed. A pull is told by Transfer
-and Notice, and last Pulled or Failed; a push likewise, by Pushed.
+and Notice, and last Pulled or Failed; a push likewise, by Pushed, and what is asked of manifests by Described.
 Times are seconds since the epoch as float. `step` is an index into `Planned.steps`.
 
 They are named tuples rather than dataclasses: the client makes these classes at every start, and a dataclass
 takes ten times as long to make.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 
@@ -235,6 +237,31 @@ class Pushed(NamedTuple):
     time: float
 
 
+class Document(NamedTuple):
+    """A manifest or index: what it was asked for as, and its text, whose UTF-8 has the digest.
+
+    `platform` is what an index says of it, as its descriptor has it.
+    """
+
+    name: str
+    media_type: str
+    digest: str
+    data: str
+    platform: Mapping[str, Any] = MappingProxyType({})
+
+
+class Described(NamedTuple):
+    """What a name stands for, or an index that was made: the document itself, then those of its images.
+
+    It ends what `pybuild manifest` asks for. `id` is that of the index or image here, or the digest at its registry.
+    """
+
+    name: str
+    id: str
+    documents: tuple[Document, ...]
+    time: float
+
+
 Event = (
     Planned
     | Reads
@@ -251,20 +278,21 @@ Event = (
     | ShellEnded
     | Pulled
     | Pushed
+    | Described
 )
 
 _KINDS: dict[str, type[Event]] = {
     kind.__name__: kind
     for kind in (
         *(Planned, Reads, StepStarted, StepMissed, StepLog, Transfer, StepDone, Notice, Built, Checked, Failed),
-        *(ShellOpened, ShellEnded, Pulled, Pushed),
+        *(ShellOpened, ShellEnded, Pulled, Pushed, Described),
     )
 }
 
 
 def is_last(event: Event) -> bool:
     """Does nothing follow this event?"""
-    return isinstance(event, Built | Checked | Failed | Pulled | Pushed) or (
+    return isinstance(event, Built | Checked | Failed | Pulled | Pushed | Described) or (
         isinstance(event, ShellEnded) and event.step < 0
     )
 
@@ -278,6 +306,8 @@ def to_json(event: Event) -> dict[str, Any]:
         values["reads"] = [read._asdict() for read in event.reads]
     if isinstance(event, Checked):
         values["findings"] = [finding._asdict() for finding in event.findings]
+    if isinstance(event, Described):
+        values["documents"] = [{**one._asdict(), "platform": dict(one.platform)} for one in event.documents]
     if isinstance(event, Pulled | Pushed):
         values["images"] = [image._asdict() for image in event.images]
     if isinstance(event, Checked | Failed | ShellOpened) and event.failure is not None:
@@ -298,6 +328,8 @@ def from_json(data: dict[str, Any]) -> Event:
             values["reads"] = tuple(Read(**{**read, "excludes": tuple(read["excludes"])}) for read in values["reads"])
         elif kind in (Pulled, Pushed):
             values["images"] = tuple(Moved(**image) for image in values["images"])
+        elif kind is Described:
+            values["documents"] = tuple(Document(**document) for document in values["documents"])
         elif kind is Checked:
             values["findings"] = tuple(Finding(**finding) for finding in values["findings"])
         if kind in (Checked, Failed, ShellOpened) and values.get("failure") is not None:

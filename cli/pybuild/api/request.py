@@ -304,7 +304,7 @@ class PushRequest(NamedTuple):
 
     With `all_tags` the names are of repositories, all of whose tags go. `compression` is gzip, zstd, none, or "" for
     gzip but whatever form is here already; `level` is "" for the usual one. `proxies` and `registries` are as in a
-    build.
+    build. The one image of `names` goes under the name `destination`, if that is not "".
     """
 
     names: tuple[str, ...]
@@ -313,6 +313,7 @@ class PushRequest(NamedTuple):
     level: str = ""
     proxies: Mapping[str, str] = _NOTHING
     registries: Registries = Registries()
+    destination: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -329,3 +330,43 @@ class PushRequest(NamedTuple):
             return PushRequest(**values)
         except (TypeError, ValueError, AttributeError, KeyError) as error:
             raise UsageError(f"malformed request to push: {error}") from error
+
+
+class ManifestRequest(NamedTuple):
+    """Everything `pybuild manifest` was told, but to push.
+
+    `action` is inspect, create (an index of `images`; with `amend` they come to one that is there) or annotate (the one
+    of `images`). `platform` are fields of a descriptor's platform, `annotations` those of the index, or of the image
+    that is annotated. With `remote` the registry is asked though the name is here; `verbose` asks for the manifests of
+    an index as well. `proxies` and `registries` are as in a build.
+    """
+
+    action: str
+    name: str
+    images: tuple[str, ...] = ()
+    amend: bool = False
+    verbose: bool = False
+    remote: bool = False
+    platform: Mapping[str, Any] = _NOTHING
+    annotations: Mapping[str, str] = _NOTHING
+    proxies: Mapping[str, str] = _NOTHING
+    registries: Registries = Registries()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        maps = {name: dict(getattr(self, name)) for name in ("platform", "annotations", "proxies")}
+        return {**self._asdict(), **maps, "registries": self.registries.to_json()}
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> "ManifestRequest":
+        """Return the request in `data`; raise UsageError when it is malformed."""
+        try:
+            values = dict(data)
+            values["images"] = tuple(str(name) for name in values.get("images", ()))
+            values["platform"] = dict(values.get("platform", {}))
+            for name in ("annotations", "proxies"):
+                values[name] = {str(key): str(value) for key, value in values.get(name, {}).items()}
+            values["registries"] = Registries.from_json(values.get("registries", {}))
+            return ManifestRequest(**values)
+        except (TypeError, ValueError, AttributeError, KeyError) as error:
+            raise UsageError(f"malformed request about manifests: {error}") from error

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
 
 from pybuild.api.events import Event
-from pybuild.api.request import BuildRequest, PullRequest, PushRequest, ShellRequest
+from pybuild.api.request import BuildRequest, ManifestRequest, PullRequest, PushRequest, ShellRequest
 
 
 class Backend(Protocol):
@@ -50,6 +50,10 @@ class Backend(Protocol):
 
     def push(self, request: PushRequest) -> Generator[Event, None, None]:
         """Push images; the last event is Pushed or Failed. Closing the iterator early cancels it."""
+        ...
+
+    def manifests(self, request: ManifestRequest) -> Generator[Event, None, None]:
+        """Inspect, create or annotate; the last event is Described or Failed. Closing the iterator early cancels it."""
         ...
 
     def images(self, *, all: bool = False, filters: dict[str, list[str]] | None = None) -> list[dict[str, Any]]:

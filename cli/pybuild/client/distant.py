@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 from pybuild import __version__
 from pybuild.api.events import Built, Event
-from pybuild.api.request import BuildRequest, Output, PullRequest, PushRequest, ShellRequest
+from pybuild.api.request import BuildRequest, ManifestRequest, Output, PullRequest, PushRequest, ShellRequest
 from pybuild.client.errors import DaemonError, RemoteError
 from pybuild.client.hosts import Host
 from pybuild.client.links import dial
@@ -79,8 +79,12 @@ class Distant(Remote):
         yield from super().pull(request._replace(proxies={}, registries=registries))
 
     def push(self, request: PushRequest) -> Generator[Event, None, None]:
-        registries = with_logins(request.registries, json.dumps(request.names))
+        registries = with_logins(request.registries, json.dumps([*request.names, request.destination]))
         yield from super().push(request._replace(proxies={}, registries=registries))
+
+    def manifests(self, request: ManifestRequest) -> Generator[Event, None, None]:
+        registries = with_logins(request.registries, json.dumps([request.name, *request.images]))
+        yield from super().manifests(request._replace(proxies={}, registries=registries))
 
     def shell(self, request: ShellRequest) -> Generator[Event, None, None]:
         raise UsageError(f"no shell can be had from another machine: {self._host.name}", "run `pybuild shell` there")

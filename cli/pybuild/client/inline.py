@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
 
 from pybuild.api.events import Built, Checked, Event, Failed, Failure, is_last
-from pybuild.api.request import BuildRequest, PullRequest, PushRequest, ShellRequest
+from pybuild.api.request import BuildRequest, ManifestRequest, PullRequest, PushRequest, ShellRequest
 
 Filters = dict[str, list[str]]
 Work = Callable[[Callable[[Event], None], Flag], Event]
@@ -134,6 +134,16 @@ class Inline:
             return pushed
 
         return self._events("push", work)
+
+    def manifests(self, request: ManifestRequest) -> Generator[Event, None, None]:
+        """Do it in a thread, as a build."""
+
+        def work(emit: Callable[[Event], None], cancel: Flag) -> Event:
+            from pybuild.engine.manifests import carry_out
+
+            return carry_out(request, store_root=self._root, emit=emit, cancel=cancel)
+
+        return self._events("manifests", work)
 
     def _events(self, name: str, work: Work) -> Generator[Event, None, None]:
         queue: SimpleQueue[Event] = SimpleQueue()

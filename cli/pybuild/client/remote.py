@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Self
 
 from pybuild import __version__
 from pybuild.api.events import Event, from_json, is_last
-from pybuild.api.request import BuildRequest, PullRequest, PushRequest, ShellRequest
+from pybuild.api.request import BuildRequest, ManifestRequest, PullRequest, PushRequest, ShellRequest
 from pybuild.client.errors import DaemonBusyError, DaemonError, DaemonGoneError
 from pybuild.client.start import Place, connect_or_start, place, try_connect, wait_for_end
 from pybuild.client.wire import Connection, Response
@@ -96,6 +96,11 @@ class Remote:
         """Yield the events the daemon sends, as in a build."""
         body = json.dumps(request.to_json(), separators=(",", ":")).encode()
         yield from self._events(self._connection.request("POST", "/pybuild/v1/push", headers=JSON, body=body))
+
+    def manifests(self, request: ManifestRequest) -> Generator[Event, None, None]:
+        """Yield the events the daemon sends, as in a build."""
+        body = json.dumps(request.to_json(), separators=(",", ":")).encode()
+        yield from self._events(self._connection.request("POST", "/pybuild/v1/manifests", headers=JSON, body=body))
 
     def attach(self, token: str) -> list[int]:
         from pybuild.client.descriptors import fetch

@@ -19,6 +19,7 @@ BUILT_IN: dict[str, Row] = {
     "inspect": Row("pybuild.commands.inspect:inspect", "Show all there is to know about images"),
     "layers": Row("pybuild_layers.command:layers", "Show what each layer of an image adds, changes and hides"),
     "sbom": Row("pybuild_sbom.command:sbom", "List the packages in an image as a bill of materials"),
+    "manifest": Row("pybuild.commands.manifest:app", "Make and see indexes of images for several platforms"),
     "history": Row("pybuild.commands.history:history", "Show how an image came to be"),
     "verify": Row("pybuild.commands.verify:verify", "Build an image again and compare"),
     "tag": Row("pybuild.commands.tag:tag", "Give an image another name"),

@@ -64,6 +64,7 @@ OURS: list[tuple[str, str, Handler]] = [
     ("GET", "/pybuild/v1/explain", images.explain),
     ("POST", "/pybuild/v1/pull", registries.pull),
     ("POST", "/pybuild/v1/push", registries.push),
+    ("POST", "/pybuild/v1/manifests", registries.manifests),
     ("POST", "/pybuild/v1/shell", shells.shell),
     ("POST", "/pybuild/v1/attach", shells.attach),
     ("POST", "/pybuild/v1/decide", shells.decide),

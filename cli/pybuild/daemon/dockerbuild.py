@@ -9,6 +9,7 @@ from typing import Any, assert_never
 from pybuild.api.events import (
     Built,
     Checked,
+    Described,
     Event,
     Failed,
     Failure,
@@ -172,7 +173,7 @@ class DockerStream:
                 ]
             case Failed():
                 return [error_object(event.failure)]
-            case ShellOpened() | ShellEnded() | Checked() | Pulled() | Pushed() | Reads():
+            case ShellOpened() | ShellEnded() | Checked() | Pulled() | Pushed() | Described() | Reads():
                 # Docker's parameters cannot ask for it
                 return []
             case _ as unreachable:

@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from pybuild.api.events import Event, Failed, Notice, Pulled, Pushed, Transfer
-from pybuild.api.request import PullRequest, PushRequest, Registries, Secret
+from pybuild.api.request import ManifestRequest, PullRequest, PushRequest, Registries, Secret
 from pybuild.daemon.answers import error_body
 from pybuild.daemon.bridges import in_thread
 from pybuild.daemon.builds import EVENTS, own_lines, stream
@@ -37,6 +37,19 @@ async def push(request: web.Request) -> web.StreamResponse:
     return await stream(
         request,
         lambda engine, root, emit, cancel, _: engine.push(asked, store_root=root, emit=emit, cancel=cancel),
+        EVENTS,
+        own_lines,
+    )
+
+
+async def manifests(request: web.Request) -> web.StreamResponse:
+    """`POST /pybuild/v1/manifests`: a ManifestRequest as JSON; answered as a build is, Described is the last event."""
+    from pybuild.engine.manifests import carry_out
+
+    asked = ManifestRequest.from_json(await _object(request, "about manifests"))
+    return await stream(
+        request,
+        lambda engine, root, emit, cancel, _: carry_out(asked, store_root=root, emit=emit, cancel=cancel),
         EVENTS,
         own_lines,
     )

@@ -532,6 +532,10 @@ def push(request: PushRequest, *, store_root: Path, emit: Callable[[Event], None
         RegistryClients(request.registries, request.proxies, "", cancel) as clients,
     ):
         chosen = [one for name in request.names for one in _chosen(store, name, all_tags=request.all_tags)]
+        if request.destination:
+            if len(chosen) != 1:
+                raise UsageError(f"one image goes to another name, not {len(chosen)}: {request.destination}")
+            chosen = [(chosen[0][0], _destination(request.destination))]
         by_image: dict[Digest, tuple[ImageRecord | IndexRecord, list[Reference]]] = {}
         for record, name in chosen:
             by_image.setdefault(record.id, (record, []))[1].append(name)
@@ -543,6 +547,14 @@ def push(request: PushRequest, *, store_root: Path, emit: Callable[[Event], None
         pusher = Pusher(store, clients, tell, complete)
         moved = [one for record, names in by_image.values() for one in pusher.push(record, names, form)]
     return Pushed(tuple(moved), time.time())
+
+
+def _destination(text: str) -> Reference:
+    """Return the name that something is pushed under; podman writes `docker://` before it."""
+    name = parse_reference(text.removeprefix("docker://"))
+    if name.digest is not None:
+        raise UsageError(f"an image is pushed under a tag, not under a digest: {text}")
+    return name
 
 
 def _chosen(store: Store, text: str, *, all_tags: bool) -> list[tuple[ImageRecord | IndexRecord, Reference]]:

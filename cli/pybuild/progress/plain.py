@@ -5,6 +5,7 @@ from typing import TextIO, assert_never
 from pybuild.api.events import (
     Built,
     Checked,
+    Described,
     Event,
     Failed,
     Notice,
@@ -100,7 +101,7 @@ class PlainRenderer:
                     return []
                 lines = [self._log(event.step, line) for line in self._lines.flush(event.step)]
                 return [*lines, f"#{event.step + 1} ERROR", "", *failure_lines(event.failure, ci=self._ci)]
-            case ShellEnded() | Checked() | Pulled() | Pushed() | Reads():
+            case ShellEnded() | Checked() | Pulled() | Pushed() | Described() | Reads():
                 return []
             case _ as unreachable:
                 assert_never(unreachable)

@@ -16,6 +16,7 @@ from typing import TextIO, assert_never
 from pybuild.api.events import (
     Built,
     Checked,
+    Described,
     Event,
     Failed,
     Notice,
@@ -69,7 +70,7 @@ class TtyRenderer:
             # While there is a shell, and its user is asked how to go on, the terminal is theirs
             self._paused = isinstance(event, ShellOpened | ShellEnded)
             self._take(event)
-            if isinstance(event, Built | Failed | ShellOpened | ShellEnded | Pulled | Pushed):
+            if isinstance(event, Built | Failed | ShellOpened | ShellEnded | Pulled | Pushed | Described):
                 self._draw(live=False)
             elif self._ticker is None and isinstance(event, StepStarted | Transfer):
                 self._ticker = Thread(target=self._tick, daemon=True, name="progress")
@@ -140,7 +141,7 @@ class TtyRenderer:
                 if event.failure is not None:
                     self._above += self._failed(event.step, event.time)
                     self._above += failure_lines(event.failure, ci=self._ci)
-            case StepMissed() | ShellEnded() | Checked() | Pulled() | Pushed() | Reads():
+            case StepMissed() | ShellEnded() | Checked() | Pulled() | Pushed() | Described() | Reads():
                 pass
             case _ as unreachable:
                 assert_never(unreachable)
