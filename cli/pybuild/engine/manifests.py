@@ -21,7 +21,7 @@ from pybuild.oci.manifests import ATTESTATION, INDEX_TYPES, platform_of, read_do
 from pybuild.oci.platform import parse_platform
 from pybuild.oci.reference import InvalidReferenceError, Reference, parse_reference
 from pybuild.store.images import ImageRecord
-from pybuild.store.indexes import IndexRecord, Member, plain_manifest
+from pybuild.store.indexes import IndexRecord, Member
 from pybuild.store.store import Store
 
 if TYPE_CHECKING:
@@ -77,19 +77,14 @@ def _described(store: Store, name: str, index: IndexRecord) -> Described:
         image = store.images.get(member.image)
         assert image is not None, "an index holds its images"
         # As the index has it, whatever form it came in
-        data = _plain(store, image)
+        data = store.images.manifest(image)
         documents.append(Document(name, OCI_MANIFEST, digest_of(data), data.decode(), member.row.platform or {}))
     return Described(name, index.id, tuple(documents), time.time())
 
 
-def _plain(store: Store, image: ImageRecord) -> bytes:
-    sizes = [(diff_id, store.layers.size(diff_id)) for diff_id in image.diff_ids]
-    return plain_manifest(image.id, image.data, sizes)
-
-
 def _of_image(store: Store, name: str, image: ImageRecord, platform: Mapping[str, object]) -> Document:
     kept = store.pulled.manifest(image.id)
-    media_type, data = kept if kept is not None else (OCI_MANIFEST, _plain(store, image))
+    media_type, data = kept if kept is not None else (OCI_MANIFEST, store.images.manifest(image))
     return Document(name, media_type, digest_of(data), data.decode(), platform)
 
 

@@ -148,13 +148,17 @@ class Images:
         identity = self._id_of(name, ids=ids)
         return self._indexes.get(identity) if identity is not None else None
 
+    def manifest(self, record: ImageRecord) -> bytes:
+        """Return the manifest of an image with layers that are not compressed, by which an index calls it here."""
+        sizes = [(diff_id, self._size(diff_id)) for diff_id in record.diff_ids]
+        return plain_manifest(record.id, record.data, sizes)
+
     def member(self, identity: Digest) -> Member:
         """Return an image of the store as an index has it; raise NotFoundError."""
         record = self.get(identity)
         if record is None:
             raise NotFoundError(f"no such image: {identity}")
-        sizes = [(diff_id, self._size(diff_id)) for diff_id in record.diff_ids]
-        data = plain_manifest(identity, record.data, sizes)
+        data = self.manifest(record)
         row = Descriptor(OCI_MANIFEST, digest_of(data), len(data), platform=platform_fields(record.config))
         return Member(identity, row)
 
