@@ -92,7 +92,7 @@ def test_errors_keep_their_type_message_and_hint(box: Box) -> None:
 
 def test_system_errors_are_told_by_job_and_path(box: Box) -> None:
     with pytest.raises(SandboxError, match="cannot unpack_context: No such file or directory: /no/such/place"):
-        box.worker.call("unpack_context", [b"/no/such/place"], [0])
+        box.worker.call("unpack_context", [b"/no/such/place", 0, 0], [0])
 
 
 def test_bug_in_a_job_is_no_expected_error(box: Box) -> None:

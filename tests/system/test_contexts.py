@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -160,3 +161,24 @@ def test_a_file_that_cannot_be_read_is_named(inline: Pybuild, context: Path) -> 
     assert "closed" in result.events[-1]["failure"]["message"]
     (context / ".dockerignore").write_text("closed\n")
     inline.build(context, dockerfile="FROM scratch\nCOPY . /\n")
+
+
+def test_a_context_that_is_sent_is_held_to_the_limits_of_who_builds(pybuild: Pybuild, context: Path) -> None:
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY . /\n")
+    for number in range(20):
+        (context / f"f{number}").write_bytes(b"x" * 1000)
+    packed = subprocess.run(["tar", "-C", context, "-cz", "."], check=True, capture_output=True).stdout
+    settings = pybuild.base / "config.toml"
+    environment = {"PYBUILD_CONFIG": str(settings)}
+
+    def told(text: str, status: int = 1) -> str:
+        settings.write_text(text)
+        # A daemon that runs has read its environment; the settings it reads each time
+        return pybuild("build", "-", stdin=packed, status=status, env=environment).err
+
+    if pybuild.door == "daemon":
+        pybuild("daemon", "start", env=environment)
+    assert "the context has more than 20 members\nhint: leave more out" in told("max_context_files = 20")
+    assert "the context holds more than 20480 bytes\nhint: leave more out" in told('max_context_size = "20k"')
+    told('max_context_size = "100k"\nmax_context_files = 25', status=0)
+    assert "not a number of files" in told('max_context_files = "many"', status=2)

@@ -56,6 +56,9 @@ def test_docker_builds_over_tls(pybuild: Pybuild, tmp_path: Path) -> None:
         here = {"PYBUILD_HOST": f"tcp://127.0.0.1:{port}", "PYBUILD_CERT_PATH": str(certificates.client)}
         del pybuild.env["PYBUILD_INLINE"]
         assert "COPY file /" in pybuild.build(context, env=here).steps()
+        printed = pybuild("env", env=here).text.splitlines()
+        assert f"export DOCKER_CERT_PATH={certificates.client}" in printed
+        assert f"export DOCKER_HOST=tcp://127.0.0.1:{port}" in printed
         process.terminate()
 
 

@@ -1,5 +1,6 @@
 """`--host`: the daemon of another machine, through ssh, through TLS, or behind a socket."""
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -171,6 +172,15 @@ def test_a_name_of_the_settings(near: Pybuild, server: Server, tmp_path: Path) -
     )
     near.env.update(PYBUILD_CONFIG=str(settings), PYBUILD_HOST="builder")
     assert "base:latest" in near.names()
+    [builder, no] = [json.loads(line) for line in near("host", "list", "--check", "--json").text.splitlines()]
+    assert (builder["current"], builder["state"].startswith("pybuild ")) == (True, True)
+    assert (no["current"], "there is no pybuild on 127.0.0.1" in no["state"]) == (False, True)
+    assert near("host", "list").text.splitlines()[1].split() == ["*", "builder", server.url]
+    status = near.json("daemon", "status", "--json")
+    assert (status["host"], status["running"]) == (server.url, True)
+    for words in (("daemon", "stop"), ("daemon", "start")):
+        assert "is for the daemon of this machine" in near(*words, status=2).err
+    assert "docker's tools would look for a Docker" in near("env", status=2).err
     missing = near("images", "--host", "no", status=1).err
     assert "there is no pybuild on 127.0.0.1" in missing
     assert "nopybuild" in missing

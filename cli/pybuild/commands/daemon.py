@@ -7,7 +7,7 @@ import typer
 
 from pybuild.commands.group import SETTINGS
 from pybuild.commands.output import as_json, write_line
-from pybuild.errors import ExitCode, PybuildError
+from pybuild.errors import ExitCode, PybuildError, UsageError
 
 STOP_SECONDS = 40.0
 """How long `stop` waits for builds to end or be cancelled."""
@@ -22,11 +22,21 @@ app = typer.Typer(
 )
 
 
+def _refuse_host(what: str) -> None:
+    """Raise UsageError when another daemon is meant than that of this user and machine."""
+    from pybuild.client.hosts import chosen
+
+    host = chosen()
+    if host is not None:
+        raise UsageError(f"`daemon {what}` is for the daemon of this machine, and the host is {host.name}")
+
+
 @app.command()
 def start() -> None:
     """Start the daemon, if none runs, and print its socket."""
     from pybuild.client.remote import Remote
 
+    _refuse_host("start")
     with Remote.connect() as remote:
         write_line(str(remote.status()["socket"]))
 
@@ -40,6 +50,7 @@ def stop(
     from pybuild.client.remote import Remote
     from pybuild.client.start import place, wait_for_end, wait_for_start
 
+    _refuse_host("stop")
     where = place()
     wait_for_start(where)
     remote = Remote.running(where)
@@ -59,20 +70,12 @@ def stop(
 def status(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Tell whether the daemon runs, and where its socket is."""
+    """Tell whether the daemon runs, and where its socket is; with a host, that of the host."""
     from time import time
 
-    from pybuild.client.remote import Remote
-    from pybuild.client.start import place, wait_for_start
     from pybuild.progress.amounts import human_duration
 
-    where = place()
-    wait_for_start(where)
-    told: dict[str, Any] = {"running": False, "socket": str(where.socket), "log": str(where.log)}
-    remote = Remote.running(where)
-    if remote is not None:
-        with remote:
-            told = {**told, "running": True, **remote.status()}
+    told = _told()
     if json_:
         write_line(as_json(told))
     elif not told["running"]:
@@ -80,8 +83,30 @@ def status(
     else:
         up = human_duration(max(0.0, time() - float(told["started"])))
         write_line(f"running since {up}, pid {told['pid']}, version {told['version']}, {told['builds']} builds")
-        write_line(f"socket {told['socket']}")
+        for name in told["listens"]:
+            write_line(f"listens on {name}")
         write_line(f"store {told['store']}")
+
+
+def _told() -> dict[str, Any]:
+    from pybuild.client.hosts import chosen
+    from pybuild.client.remote import Remote
+    from pybuild.client.start import place, wait_for_start
+
+    host = chosen()
+    if host is not None:
+        from pybuild.client.distant import Distant
+
+        with Distant(host) as distant:
+            return {"running": True, "host": host.url, **distant.status()}
+    where = place()
+    wait_for_start(where)
+    told: dict[str, Any] = {"running": False, "socket": str(where.socket), "log": str(where.log)}
+    remote = Remote.running(where)
+    if remote is not None:
+        with remote:
+            told = {**told, "running": True, **remote.status()}
+    return told
 
 
 @app.command()

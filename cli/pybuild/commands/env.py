@@ -1,5 +1,6 @@
 """`pybuild env`"""
 
+import os
 import shlex
 from typing import Annotated
 
@@ -21,11 +22,37 @@ def env(
         for name in ("DOCKER_HOST", "DOCKER_BUILDKIT"):
             write_line(f"set -e {name}" if shell == "fish" else f"unset {name}")
         return
-    from pybuild.client.remote import Remote
-
-    with Remote.connect() as remote:
-        socket = str(remote.status()["socket"])
-    # The socket speaks the API of Docker's classic builder
-    for name, value in (("DOCKER_HOST", f"unix://{socket}"), ("DOCKER_BUILDKIT", "0")):
+    for name, value in _variables().items():
         quoted = shlex.quote(value)
         write_line(f"set -gx {name} {quoted}" if shell == "fish" else f"export {name}={quoted}")
+
+
+def _variables() -> dict[str, str]:
+    from pybuild.client.hosts import chosen
+
+    host = chosen()
+    if host is None:
+        from pybuild.client.remote import Remote
+
+        with Remote.connect() as remote:
+            return _for_docker(f"unix://{remote.status()['socket']}")
+    if host.scheme == "ssh":
+        raise UsageError(
+            f"docker's tools would look for a Docker on that machine: {host.url}",
+            "bring its socket here: `ssh -L ./there.sock:/run/user/UID/pybuild/pybuild.sock MACHINE`",
+        )
+    variables = _for_docker(host.url)
+    if host.ca:
+        directory = os.path.dirname(host.ca)
+        names = tuple(os.path.join(directory, name) for name in ("ca.pem", "cert.pem", "key.pem"))
+        if (host.ca, host.cert, host.key) != names:
+            raise UsageError(
+                f"docker's tools want ca.pem, cert.pem and key.pem in one directory, unlike {host.name}",
+            )
+        variables |= {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": directory}
+    return variables
+
+
+def _for_docker(address: str) -> dict[str, str]:
+    # The socket speaks the API of Docker's classic builder
+    return {"DOCKER_HOST": address, "DOCKER_BUILDKIT": "0"}

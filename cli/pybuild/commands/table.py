@@ -34,6 +34,7 @@ BUILT_IN: dict[str, Row] = {
     "prune": Row("pybuild.commands.prune:prune", "Remove what nothing needs"),
     "df": Row("pybuild.commands.df:df", "Show how much of the disk is used"),
     "daemon": Row("pybuild.commands.daemon:app", "Start, stop and look at the daemon"),
+    "host": Row("pybuild.commands.host:app", "See which daemons of other machines have names"),
     "env": Row("pybuild.commands.env:env", "Print what makes docker's tools build with pybuild"),
     "plugin": Row("pybuild.commands.plugins:app", "See which plugins there are, switch them on and off"),
     "doctor": Row("pybuild.commands.doctor:doctor", "Find out what builds can do here, and what would help"),

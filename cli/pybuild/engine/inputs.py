@@ -21,9 +21,10 @@ from pybuild.context.local import LocalContext
 from pybuild.dockerfile.addresses import UNNAMED, names_remote, redacted
 from pybuild.dockerfile.errors import InvalidValueError
 from pybuild.engine.remotes import Remotes
+from pybuild.engine.room import context_limits
 from pybuild.engine.workers import POLL_SECONDS, Workers
 from pybuild.errors import CancelledError, NotFoundError, PybuildError, UsageError
-from pybuild.layer.errors import LayerError
+from pybuild.layer.errors import LayerError, LimitError
 from pybuild.oci.digest import Digest
 from pybuild.oci.platform import Platform, host_platform
 from pybuild.plan.epoch import EPOCH, no_time
@@ -35,6 +36,8 @@ MAX_DOCKERFILE = 4 << 20
 
 DOCKERFILE = "Dockerfile"
 COPY_BLOCK = 1 << 20
+SLACK = 1 << 20
+"""How many bytes more than its content a compressed archive may have."""
 KEEP_GIT_DIR = "BUILDKIT_CONTEXT_KEEP_GIT_DIR"
 """Build argument that keeps `.git` of a context that is a repository, as BuildKit has it."""
 
@@ -216,8 +219,19 @@ def _unpacked(request: BuildRequest, fd: int, called: str, store: Store, workers
 
 
 def _spool(stream: BinaryIO, fd: int, cancel: Flag) -> None:
-    """Copy the stream to `fd` and rewind it; raise CancelledError."""
+    """Copy the stream to `fd` and rewind it; raise CancelledError, LimitError.
+
+    Compressed or not, what is unpacked of it is about as much at least.
+    """
+    most, size = context_limits().size, 0
     for block in _blocks(stream, cancel):
+        size += len(block)
+        if most and size > most + SLACK:
+            raise LimitError(
+                f"the context holds more than {most} bytes",
+                "leave more out by .dockerignore, or set PYBUILD_MAX_CONTEXT_SIZE",
+                limit="total",
+            )
         view = memoryview(block)
         while view:
             view = view[os.write(fd, view) :]

@@ -14,7 +14,9 @@ import msgspec
 
 from pybuild.layer.apply import Rules, apply_layer, extract_context
 from pybuild.layer.decompress import open_decompressed
+from pybuild.layer.errors import LimitError
 from pybuild.layer.index import index_layer
+from pybuild.layer.limits import DEFAULT_LIMITS, Limits
 from pybuild.layer.pack import Owners, pack_tree
 from pybuild.layer.remove import remove_tree
 from pybuild.layer.tarwriter import Packed, TarWriter
@@ -205,11 +207,22 @@ def try_store(params: Any, fds: list[int]) -> list[Any]:
 
 
 def unpack_context(params: Any, fds: list[int]) -> None:
-    """[directory that is there]; descriptor: the archive, compressed or not."""
-    root = os.open(params[0], _DIRECTORY)
-    stream, _ = open_decompressed(fds[0])
-    with stream:
-        extract_context(stream, root)
+    """[directory that is there, most bytes, most members, 0 for those of all archives]; descriptor: the archive,
+    compressed or not.
+    """
+    path, size, files = params
+    root = os.open(path, _DIRECTORY)
+    limits = Limits(total=size or DEFAULT_LIMITS.total, entries=files or DEFAULT_LIMITS.entries)
+    try:
+        stream, _ = open_decompressed(fds[0], limits)
+        with stream:
+            extract_context(stream, root, limits)
+    except LimitError as error:
+        variable = {"total": "PYBUILD_MAX_CONTEXT_SIZE", "entries": "PYBUILD_MAX_CONTEXT_FILES"}.get(error.limit)
+        if variable is None:
+            raise
+        told = error.message.replace("archive", "the context", 1)
+        raise LimitError(told, f"leave more out by .dockerignore, or set {variable}", limit=error.limit) from error
 
 
 def make_cache(params: Any, fds: list[int]) -> None:

@@ -1,7 +1,9 @@
-"""How much of the disk the store may take: options, else the environment, else the settings."""
+"""How much of the disk the store may take, and a context that is sent: options, else environment, else settings."""
 
+import os
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from pybuild.errors import UsageError
 from pybuild.progress.amounts import parse_size
@@ -14,6 +16,27 @@ def limits(given: Mapping[str, str], environ: Mapping[str, str], settings: Mappi
     """Return both in bytes, 0 where there is no limit; raise UsageError for what is no size."""
     first, second = (_limit(name, given.get(name, ""), environ, settings) for name in NAMES)
     return first, second
+
+
+class ContextLimits(NamedTuple):
+    """Most bytes of an unpacked context, with its headers, and most files; 0 is what holds for all archives."""
+
+    size: int = 0
+    files: int = 0
+
+
+def context_limits() -> ContextLimits:
+    """Return how large a context may be that is sent or fetched: PYBUILD_MAX_CONTEXT_SIZE and _FILES, else
+    `max_context_size` and `max_context_files` of the settings, of the process that builds. Raises UsageError.
+    """
+    from pybuild.engine.paths import config
+
+    settings = config()
+    size = _limit("max_context_size", "", os.environ, settings)
+    files: Any = os.environ.get("PYBUILD_MAX_CONTEXT_FILES") or settings.get("max_context_files", 0)
+    if isinstance(files, bool) or not re.fullmatch(r"[0-9]{1,12}", str(files), re.ASCII):
+        raise UsageError(f"not a number of files for PYBUILD_MAX_CONTEXT_FILES or `max_context_files`: {files}")
+    return ContextLimits(size, int(files))
 
 
 def _limit(name: str, given: str, environ: Mapping[str, str], settings: Mapping[str, Any]) -> int:

@@ -11,6 +11,7 @@ from threading import Lock, Thread
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from pybuild.engine.room import context_limits
 from pybuild.errors import CancelledError, UsageError
 from pybuild.layer.tarwriter import Packed
 from pybuild.sandbox import footings, idmap
@@ -319,8 +320,12 @@ class Workers:
                 place.rmdir()
 
     def unpack_context(self, archive: int, directory: Path) -> None:
-        """Unpack a context that was sent into `directory`, which belongs to this user; raise LayerError."""
-        self._call("unpack_context", [os.fsencode(directory)], [archive], None)
+        """Unpack a context that was sent into `directory`, which belongs to this user; raise LayerError.
+
+        It is held to the limits that the user has set, with LimitError.
+        """
+        limits = context_limits()
+        self._call("unpack_context", [os.fsencode(directory), limits.size, limits.files], [archive], None)
 
     def make_cache(self, directory: Path, mode: int, uid: int, gid: int, content: int | None = None) -> None:
         """Make the new `directory` of a cache with that mode and owner; `content` is an uncompressed archive."""
