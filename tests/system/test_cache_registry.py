@@ -3,12 +3,14 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 
 import pytest
 
 from support import busybox, program, registry
 from support.program import Pybuild, Result
 from support.registry import Fault, Registry
+from support.web import Asked
 
 pytestmark = pytest.mark.userns
 
@@ -74,6 +76,62 @@ def test_only_layers_that_are_asked_for_come(inline: Pybuild, other: Pybuild, re
     taken = other.build(inputs, "--cache-from", ref)
     assert taken.redone() == ["WORKDIR /elsewhere"]
     assert len(remote.asked("GET", "/blobs/")) == 2
+
+
+def test_layers_go_while_the_build_goes_on(inline: Pybuild, other: Pybuild, remote: Registry, inputs: Path) -> None:
+    sent, late = Event(), []
+
+    def gate(asked: Asked) -> Fault | None:
+        if asked.method == "PATCH":
+            sent.set()
+        if asked.path != "/gate" or asked.method != "GET":
+            return None
+        # The next step has what it wants only when a layer of the one before is on its way
+        if not sent.wait(60):
+            late.append(asked)
+        return Fault(status=200, body=b"open")
+
+    remote.contents.lasting.append(gate)
+    ref = remote.name("cache:1")
+    text = (
+        f"FROM scratch\nADD base.tar /\nADD http://{remote.address}/gate /gate\nFROM scratch\nCOPY --from=0 /gate /\n"
+    )
+    (inputs / "Dockerfile").write_text(text)
+    first = inline.build(inputs, "--network=host", "--cache-to", f"type=registry,ref={ref},mode=max")
+    assert not late
+    assert not warnings(first)
+    taken = other.build(inputs, "--network=host", "--cache-from", f"type=registry,ref={ref}")
+    assert taken.redone() == []
+    # With mode=min what only other stages have stays here
+    least = remote.name("cache:least")
+    inline.build(inputs, "--network=host", "--cache-to", f"type=registry,ref={least}")
+    layers = [len(json.loads(remote.contents.documents["cache", tag][1])["layers"]) for tag in ("1", "least")]
+    # The COPY comes to the same layer as the ADD
+    assert layers == [2, 1]
+
+
+def test_a_build_that_fails_does_not_wait_for_its_cache(inline: Pybuild, remote: Registry, inputs: Path) -> None:
+    gate = Event()
+    remote.contents.lasting.append(lambda asked: gate.wait(120) and None if asked.method == "POST" else None)
+    (inputs / "Dockerfile").write_text("FROM scratch\nADD base.tar /\nCOPY nothing /\n")
+    try:
+        ref = remote.name("cache:1")
+        failed = inline.build(inputs, "--cache-to", f"type=registry,ref={ref}", status=1)
+        assert "nothing" in failed.events[-1]["failure"]["message"]
+        assert not remote.contents.documents
+    finally:
+        gate.set()
+
+
+def test_a_registry_that_breaks_is_tried_with_one_layer(inline: Pybuild, remote: Registry, inputs: Path) -> None:
+    remote.contents.lasting.append(lambda asked: Fault(status=507) if asked.method == "PATCH" else None)
+    ref = remote.name("cache:1")
+    result = inline.build(inputs, "-t", "x", "--cache-to", f"type=registry,ref={ref},mode=max")
+    [told] = warnings(result)
+    assert "507 Insufficient Storage" in told
+    assert inline.names() == {"x:latest"}
+    # Two go at a time, and by then it is known
+    assert len(remote.asked("PATCH")) <= 2
 
 
 @pytest.mark.slow

@@ -48,6 +48,7 @@ from pybuild.store.cache import CacheRecord
 from pybuild.store.store import Store
 
 if TYPE_CHECKING:
+    from pybuild.engine.giving import Giving
     from pybuild.engine.pushing import Push
 
 
@@ -148,6 +149,9 @@ def _build(
         explainer = Explainer(store, request, dockerfile.name, plan.stages, emit, carries=_carries_cache(request))
         recorded = stack.enter_context(explainer.recording(len(shown) - len(plan.stages)))
         named = stack.enter_context(NamedContexts(store, workers, request, remotes))
+        giving = _giving(request, store, targets, puller, emit, cancel)
+        if giving is not None:
+            stack.enter_context(giving)
         solving = Inputs(
             store=store,
             request=request,
@@ -163,6 +167,7 @@ def _build(
             explainer=explainer,
             named=named,
             elsewhere=_elsewhere(request, store, workers, clients, puller, targets, emit),
+            offer=giving.offer if giving is not None else lambda stage, diff_id: None,
             emit=emit,
             cancel=cancel,
             file=dockerfile.name,
@@ -179,7 +184,7 @@ def _build(
         for push in pushes:
             built = push.carry_out(built)
         if request.cache_to:
-            _give_cache(request, store, states, solver, clients, puller, emit)
+            _give_cache(request, store, states, solver, giving, emit)
         recorded(built.image_id)
         if request.remembers:
             record(store, Digest(built.image_id), request, {name: base.id for name, base in bases.items()})
@@ -243,27 +248,46 @@ def _elsewhere(
     return Elsewhere(store, workers, request.cache_from, remote, wanted, emit).get
 
 
+def _giving(
+    request: BuildRequest,
+    store: Store,
+    targets: platforms.Targets,
+    puller: Puller,
+    emit: Callable[[Event], None],
+    cancel: Flag,
+) -> "Giving | None":
+    """Return what sends results to the registries that `--cache-to` names, None when it names none."""
+    if all(target.type != "registry" for target in request.cache_to):
+        return None
+    from pybuild.engine.giving import Giving
+
+    places = {target.place for target in targets.each}
+    return Giving(request, store, targets.plan, places, puller.complete, emit, cancel)
+
+
 def _give_cache(
     request: BuildRequest,
     store: Store,
     states: Sequence[StageState],
     solver: Solver,
-    clients: RegistryClients,
-    puller: Puller,
+    giving: "Giving | None",
     emit: Callable[[Event], None],
 ) -> None:
     """Write the results to the directories and registries that `--cache-to` names."""
     from pybuild.engine.caching import export
-    from pybuild.engine.pushing import Pusher
 
-    pusher = Pusher(store, clients, emit, puller.complete)
     for target in request.cache_to:
         if target.type not in ("local", "registry"):
             continue
         everything = target.attrs.get("mode", "min") == "max"
         try:
             least = dict(result for state in states for result in state.results)
-            export(store, target, solver.results() if everything else list(least.items()), pusher)
+            export(
+                store,
+                target,
+                solver.results() if everything else list(least.items()),
+                giving if target.type == "registry" else None,
+            )
         except CancelledError:
             raise
         except PybuildError as error:

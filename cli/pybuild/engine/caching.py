@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -17,7 +17,6 @@ from pybuild.api.request import Output
 from pybuild.engine.carrying import Given, Told, put_inline, take, take_inline
 from pybuild.engine.exporting import compressor
 from pybuild.engine.importing import LayoutDirectory, take_layer
-from pybuild.engine.pushing import Pusher
 from pybuild.engine.remotecache import RemoteCaches
 from pybuild.engine.solve import timestamp
 from pybuild.engine.workers import Workers
@@ -40,6 +39,9 @@ from pybuild.oci.image import OCI_LAYER, Descriptor, Index, Manifest, decode, en
 from pybuild.oci.platform import Platform
 from pybuild.store.cache import CacheRecord
 from pybuild.store.store import Store
+
+if TYPE_CHECKING:
+    from pybuild.engine.giving import Giving
 
 T = TypeVar("T")
 
@@ -221,8 +223,8 @@ def _decoded(data: bytes, kind: type[T]) -> T:
         raise InvalidArchiveError(f"malformed description of a cache: {error}") from error
 
 
-def export(store: Store, target: Output, results: Results, pusher: Pusher) -> str:
-    """Write results with their layers to a directory or a registry; return what was written, for people.
+def export(store: Store, target: Output, results: Results, giving: "Giving | None") -> str:
+    """Write results with their layers to a directory, or by `giving` to a registry; return what was written.
 
     Raises ExportError when the directory does not take it, RegistryError when the registry does not.
     """
@@ -231,13 +233,8 @@ def export(store: Store, target: Output, results: Results, pusher: Pusher) -> st
     def describe(form_of: Callable[[Digest], Descriptor]) -> tuple[bytes, list[Descriptor]]:
         return _described(store, results, form_of)
 
-    if target.type == "registry":
-        from pybuild.engine import remotecache
-
-        diff_ids = [record.diff_id for _, record in results if record.diff_id is not None]
-        # What is here in another form goes in that, unless somebody said otherwise
-        kind = compression if "compression" in target.attrs else ""
-        return remotecache.export(pusher, target.attrs["ref"], kind, diff_ids, describe)
+    if giving is not None:
+        return giving.finish(target, [record.diff_id for _, record in results if record.diff_id is not None], describe)
     config, descriptors = describe(_forms(store, compression))
     layers: list[Layer] = [(one, partial(store.blobs.open, one.digest)) for one in descriptors]
     write_cache(Path(target.dest), config, layers, _tag(target))

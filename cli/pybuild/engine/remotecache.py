@@ -7,8 +7,9 @@ import io
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from pybuild.api.request import Output
 from pybuild.engine.pulling import Puller
-from pybuild.engine.pushing import Pusher, form_of
+from pybuild.engine.pushing import Pusher
 from pybuild.engine.registries import RegistryClients
 from pybuild.errors import UsageError
 from pybuild.oci.cacheconfig import CACHE_CONFIG
@@ -101,20 +102,14 @@ def _config(source: "Source", described: Descriptor) -> bytes:
     return out.getvalue()
 
 
-def export(
-    pusher: Pusher,
-    reference: str,
-    compression: str,
-    diff_ids: Sequence[Digest],
-    describe: Callable[[Callable[[Digest], Descriptor]], tuple[bytes, list[Descriptor]]],
-) -> str:
-    """Send a cache with its layers to a registry and return its name and digest; raise RegistryError.
+def compression_of(target: Output) -> str:
+    """Return the compression that a cache asks for; "" leaves layers in the form that is here."""
+    return {"uncompressed": "none"}.get(given := target.attrs.get("compression", ""), given)
 
-    `describe` gives the config and the manifest's layers when it is told how a layer went.
-    """
+
+def describe(pusher: Pusher, reference: str, config: bytes, layers: list[Descriptor]) -> str:
+    """Send the description of a cache whose layers are there and return its name and digest; raise RegistryError."""
     name = parse_reference(reference)
-    sent = pusher.layers(name, diff_ids, form_of(compression, None))
-    config, layers = describe(sent.__getitem__)
     described = Descriptor(CACHE_CONFIG, digest_of(config), len(config))
     digest = pusher.document(name, described, config, layers)
     return f"{name.familiar()}@{digest}"

@@ -106,6 +106,7 @@ class Inputs(msgspec.Struct, frozen=True):
     explainer: Explainer
     named: NamedContexts
     elsewhere: Callable[[str], CacheRecord | None]
+    offer: Callable[[int, Digest], None]
     emit: Callable[[Event], None]
     cancel: Flag
     file: str
@@ -216,6 +217,8 @@ class Solver:
             state.below.append((look.record.text, record.diff_id or ""))
             if BY_HAND not in record.value:
                 state.results.append((look.record.key, record))
+                if record.diff_id is not None:
+                    self._in.offer(stage.index, record.diff_id)
                 if look.told is not None:
                     state.told[look.record.key] = look.told
             if record.diff_id is not None:
