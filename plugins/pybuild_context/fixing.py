@@ -30,4 +30,5 @@ def fix(report: Report) -> None:
     with new_file(path.resolve()) as file:
         file.write(before + b"".join(line.encode(errors="surrogateescape") + b"\n" for line in added))
     saved = sum(one.bytes for one in report.unused)
-    write_line(f"added {len(report.unused)} lines to {path}: {human_bytes(saved, 3)} less")
+    lines = "1 line" if len(report.unused) == 1 else f"{len(report.unused)} lines"
+    write_line(f"added {lines} to {path}: {human_bytes(saved, 3)} less")

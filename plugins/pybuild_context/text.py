@@ -22,7 +22,7 @@ def lines(report: Report, top: int) -> Iterator[str]:
     else:
         yield f"  what is used is not known: {one_line(report.why)}"
     if report.changed is not None:
-        yield f"  not seen by a build as it is  {_count(len(report.changed), 'file')}"
+        yield f"  changed since the last build  {_count(len(report.changed), 'file')}"
     yield from _tree(report, top)
     yield from _sums("By extension", [one._replace(name=one.name or "(none)") for one in report.extensions], top)
     if report.lines:
@@ -35,6 +35,7 @@ def lines(report: Report, top: int) -> Iterator[str]:
                 else f"{'nothing':>24}"
             )
             yield f"  {saved}  {line.line:>4}: {one_line(line.pattern)}"
+    yield from _changed(report, top)
     yield from _duplicates(report, top)
     yield from _unused(report, top)
     for path in report.unreadable[:top]:
@@ -72,6 +73,17 @@ def _sums(title: str, sums: Sequence[Sum], top: int) -> Iterator[str]:
     yield title
     for one in shown:
         yield f"  {human_bytes(one.bytes, 3):>8}  {_count(one.files, 'file'):>14}  {one_line(one.name)}"
+
+
+def _changed(report: Report, top: int) -> Iterator[str]:
+    if not report.changed or not top:
+        return
+    yield ""
+    yield "Changed since the last build"
+    for path in report.changed[:top]:
+        yield f"  {one_line(path)}"
+    if len(report.changed) > top:
+        yield f"  and {len(report.changed) - top:,} more"
 
 
 def _duplicates(report: Report, top: int) -> Iterator[str]:

@@ -96,20 +96,30 @@ def look(directory: str, dockerfile: str, skip: Sequence[str] = ()) -> Looked:
     """Return what is found in the ignore file of a context; raise NotFoundError for what is not there."""
     path, text = read_ignore_file(directory, dockerfile or None)
     source = text or ""
-    try:
-        context = open_context(directory, dockerfile or None)
-    except IgnoreError as error:
-        if not error.line:
-            raise
-        message = error.message.partition(": ")[2].partition(": `")[0] or error.message
-        return Looked(path, source, [_at(rules.MALFORMED, message, source, error.line)], [])
-    found = [*_of_lines(context, source), *_missing(context, source)]
+    context, malformed = _opened(directory, dockerfile or None, source)
+    found = [*malformed, *_of_lines(context, source), *_missing(context)]
     found = [(finding, mends) for finding, mends in found if finding.rule not in skip]
     found.sort(key=lambda pair: pair[0].line)
     return Looked(path, source, [finding for finding, _ in found], [one for _, mends in found for one in mends])
 
 
 _Found = tuple[Finding, list[Mend]]
+
+
+def _opened(directory: str, dockerfile: str | None, source: str) -> tuple[Context, list[_Found]]:
+    """Return the context as it would be without the lines that are malformed, and these."""
+    found: list[_Found] = []
+    lines = source.split("\n")
+    while True:
+        try:
+            ignore = "\n".join(lines) if found else None
+            return open_context(directory, dockerfile, ignore_text=ignore), found
+        except IgnoreError as error:
+            if not error.line or not lines[error.line - 1]:
+                raise
+            message = error.message.partition(": ")[2].partition(": `")[0] or error.message
+            found.append((_at(rules.MALFORMED, message, source, error.line), []))
+            lines[error.line - 1] = ""
 
 
 def _of_lines(context: Context, source: str) -> Iterator[_Found]:
@@ -205,20 +215,18 @@ def _walks(lines: Sequence[IgnoreLine], seen: Sequence[Seen], source: str) -> It
             yield _at(rules.WALKS, message, source, line.number), []
 
 
-def _missing(context: Context, source: str) -> Iterator[_Found]:
-    last = max(1, len(source.rstrip("\n").split("\n")))
+def _missing(context: Context) -> Iterator[_Found]:
     for one in wanted(str(context.root), context.survey().seen):
         code = rules.SECRET if one.secret else rules.NEEDLESS
         message = f"{one.path} is not left out: {one.what}; add `{one.pattern}`"
-        yield _at(code, message, source, last, whole=False), [Mend(0, one.pattern)]
+        # It is about no line, but the file as a whole
+        yield Finding(code, message, 0, 0, 0, 0, 0), [Mend(0, one.pattern)]
 
 
-def _at(code: str, message: str, source: str, line: int, *, whole: bool = True) -> Finding:
-    text = source.split("\n")[line - 1].rstrip("\r") if source else ""
+def _at(code: str, message: str, source: str, line: int) -> Finding:
+    text = source.split("\n")[line - 1].rstrip("\r")
     written = text.strip()
-    if not whole or not written:
-        return Finding(code, message, line, line, line, 0, 0)
-    return Finding(code, message, line, line, line, text.index(written) + 1, len(written))
+    return Finding(code, message, line, line, line, text.index(written) + 1 if written else 0, len(written))
 
 
 def _paths(count: int) -> str:

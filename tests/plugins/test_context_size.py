@@ -179,6 +179,7 @@ def test_what_changed_since_a_build_is_told(inline: Pybuild, context: Path) -> N
     assert changed() == []
     (context / "src" / "b").write_text("other")
     assert changed() == ["src/b"]
+    assert "\nChanged since the last build\n  src/b\n" in inline("context", "size", str(context)).text
 
 
 def test_triggers_of_base_images_count(inline: Pybuild, context: Path) -> None:

@@ -39,6 +39,7 @@ PATHS = ("src/a.py", "src/deep/b.log", "src/c.log", "top.log", "docs/d.md", "doc
         ("", []),
         ("# docs\n\ndocs\n", []),
         ("docs\n[z-\n", [(rules.MALFORMED, 2)]),
+        ("[z-\ndosc\n!\n", [(rules.MALFORMED, 1), (rules.NOTHING, 2), (rules.MALFORMED, 3)]),
         ("docs\ndosc\n", [(rules.NOTHING, 2)]),
         ("**/.git\n.env\n**/*.pyc\n.venv\n", []),
         ("docs\ndocs/*.md\n", [(rules.SHADOWED, 2)]),
@@ -118,6 +119,20 @@ def test_fix_changes_what_can_be_changed_and_keeps_the_rest(context: Path, capsy
     # Once more changes nothing
     lint(str(context), fix=True)
     assert capsys.readouterr().out == told
+
+
+def test_what_is_missing_is_about_the_file_and_not_about_a_line(here: Here, context: Path) -> None:
+    make(context, ".env", "docs/a")
+    (context / ".dockerignore").write_text("docs\n")
+    told = ".env is not left out: settings that often hold secrets; add `**/.env`"
+    run = ("ignore", "lint", ".")
+    assert here(*run, cwd=context, status=1).text == f".dockerignore: warning: {told} [IGN010]\n\n1 warning found\n"
+    assert here(*run, "--format", "github", cwd=context, status=1).text == (
+        f"::warning file=.dockerignore,title=IGN010::{told}\n"
+    )
+    sarif = json.loads(here(*run, "--format=sarif", cwd=context, status=1).text)
+    [result] = sarif["runs"][0]["results"]
+    assert "region" not in result["locations"][0]["physicalLocation"]
 
 
 def test_the_formats(here: Here, context: Path) -> None:

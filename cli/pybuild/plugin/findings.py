@@ -82,7 +82,9 @@ def _sarif(file: str, findings: Sequence[Finding], rules: Mapping[str, LintRule]
 
 
 def _github(file: str, finding: Finding) -> str:
-    place: dict[str, object] = {"file": file, "line": finding.line, "endLine": finding.end_line}
+    place: dict[str, object] = {"file": file}
+    if finding.line:
+        place.update({"line": finding.line, "endLine": finding.end_line})
     if finding.column and finding.mark_line == finding.line == finding.end_line:
         place.update({"col": finding.column, "endColumn": finding.column + finding.length})
     return github_command("warning", {**place, "title": finding.rule}, finding.message)

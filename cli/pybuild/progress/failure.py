@@ -57,7 +57,7 @@ def checked_lines(checked: Checked, about: dict[str, str], *, ci: bool = False) 
     source = checked.source.split("\n")
     lines: list[str] = []
     for finding in checked.findings:
-        place = f"{one_line(checked.file)}:{finding.line}"
+        place = f"{one_line(checked.file)}:{finding.line}" if finding.line else one_line(checked.file)
         if finding.column and finding.mark_line == finding.line:
             place += f":{finding.column}"
         lines.append(f"{place}: warning: {one_line(finding.message)} [{one_line(finding.rule)}]")
@@ -74,9 +74,11 @@ def checked_lines(checked: Checked, about: dict[str, str], *, ci: bool = False) 
 
 
 def _finding_source(finding: Finding, source: list[str]) -> list[str]:
+    if not finding.line:
+        # About the file as a whole
+        return []
     shown = source[finding.line - 1 : min(finding.end_line, finding.line - 1 + _SOURCE_LINES)]
     if not any(line.strip() for line in shown):
-        # About what is missing in an empty file
         return []
     lines = [f"  {escape(line)}" for line in shown]
     if finding.end_line - finding.line >= _SOURCE_LINES:
