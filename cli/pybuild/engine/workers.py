@@ -183,7 +183,7 @@ class Workers:
 
         self._check()
         if self.isolation == "chroot":
-            raise NetworkError("a network of its own needs namespaces")
+            raise NetworkError("a network of its own needs namespaces", "`--network=host` shares that of this machine")
         assert self._worker is not None
         return open_private(self._worker, helpers)
 
