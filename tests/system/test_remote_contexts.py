@@ -185,7 +185,7 @@ def test_the_time_of_a_named_context_and_of_a_stage_dates_the_image(
             assert {node.mtime for node in image.layers[0]} == {moment}
 
 
-def test_an_archive_without_a_date_has_that_of_its_newest_member(
+def test_an_archive_without_a_date_has_that_of_its_newest_file(
     inline: Pybuild, web: Web, context: Path, tmp_path: Path
 ) -> None:
     out = io.BytesIO()
@@ -193,7 +193,10 @@ def test_an_archive_without_a_date_has_that_of_its_newest_member(
         for name, text, moment in (("Dockerfile", DOCKERFILE, 1_000_000_000), ("old", "x", 5)):
             member = tarfile.TarInfo(name)
             member.size, member.mtime = len(text), moment
-            tar.addfile(member, io.BytesIO(text if isinstance(text, bytes) else text.encode()))
+            tar.addfile(member, io.BytesIO(text.encode()))
+        directory = tarfile.TarInfo("new")
+        directory.type, directory.mtime = tarfile.DIRTYPE, 1_100_000_000
+        tar.addfile(directory)
     web.answers["/c.tgz"], web.answers["/text"] = Answer(out.getvalue()), Answer(b"no archive")
     stage = "FROM scratch AS main\nCOPY . /\nFROM scratch AS src\nADD {} /\n"
     ways = [

@@ -30,6 +30,7 @@ from pybuild.oci.platform import Platform, host_platform
 from pybuild.plan.epoch import EPOCH, no_time
 from pybuild.plan.ops import Remote, RemoteFile
 from pybuild.store.store import Store
+from pybuild.tree.entry import FILE, HARDLINK
 
 MAX_DOCKERFILE = 4 << 20
 """Largest Dockerfile that is read, in bytes."""
@@ -160,7 +161,7 @@ def fetch(address: str, store: Store, remotes: Remotes, *, keep_git_dir: bool = 
 def moment(source: str | Remote, store: Store, workers: Workers, remotes: Remotes) -> int:
     """Return when what a user's address or an ADD fetches was committed or changed, in seconds since the epoch.
 
-    Of an archive that the server does not date it is the time of its newest member, 0 of what has none. Raises what
+    Of an archive that the server does not date it is the time of its newest file, 0 of what has none. Raises what
     `fetch` does.
     """
     if isinstance(source, str):
@@ -178,7 +179,7 @@ def moment(source: str | Remote, store: Store, workers: Workers, remotes: Remote
 
 
 def newest(fd: int, store: Store, workers: Workers) -> int:
-    """Return when the newest member of an archive was changed, in seconds since the epoch; 0 for no archive."""
+    """Return when the newest file in an archive was changed, in seconds since the epoch; 0 for no archive."""
     if sniff(os.pread(fd, 1024, 0)) == "text":
         return 0
     with store.blobs.create() as unpacked:
@@ -188,7 +189,8 @@ def newest(fd: int, store: Store, workers: Workers) -> int:
         except LayerError:
             # A compressed file, or a broken archive: what it is told to be is not for its date to say
             return 0
-    return max((entry.mtime for entry in packed.toc), default=0) // 1_000_000_000
+    # Directories do not count, as with BuildKit: they change when an archive is made
+    return max((entry.mtime for entry in packed.toc if entry.type in (FILE, HARDLINK)), default=0) // 1_000_000_000
 
 
 def _committed(store: Store, layer: Digest) -> int:
