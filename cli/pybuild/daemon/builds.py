@@ -23,7 +23,7 @@ from pybuild.daemon.engine import Engine
 from pybuild.daemon.happenings import HAPPENINGS
 from pybuild.daemon.state import STATE
 from pybuild.engine import reach
-from pybuild.errors import UsageError
+from pybuild.errors import NotFoundError, UsageError
 from pybuild.progress.escape import one_line
 
 BUILD = "application/vnd.pybuild.build"
@@ -84,7 +84,12 @@ async def _build(
     def work(engine: Engine, root: Path, emit: Callable[[Event], None], cancel: Flag, body: BinaryIO | None) -> Event:
         return engine.build(asked, store_root=root, context_stream=body, emit=emit, cancel=cancel)
 
-    return await stream(request, work, content_type, encode, first, sends_context=not asked.context)
+    return await stream(request, work, content_type, encode, first, sends_context=not asked.context, refused=_refused)
+
+
+def _refused(failure: Failure, error: BaseException) -> web.Response:
+    # No stage or Dockerfile of a name: a 404 is for images, which clients take for one that is not there
+    return refusal(failure, error, status=400 if type(error) is NotFoundError else 0)
 
 
 async def stream(
@@ -95,10 +100,12 @@ async def stream(
     first: bytes = b"",
     *,
     sends_context: bool = False,
+    refused: Callable[[Failure, BaseException], web.Response] | None = None,
 ) -> web.StreamResponse:
     """Do something of the engine's in a thread and send its events; a client that goes away cancels it.
 
-    Docker's clients are told of what fails before the first event by a status, ours by the last event alone.
+    Docker's clients are told of what fails before the first event by a status, ours by the last event alone;
+    `refused` makes another answer of it.
     """
     state = request.app[STATE]
     response = web.StreamResponse(headers={"Content-Type": content_type})
@@ -152,14 +159,15 @@ async def stream(
             state.end_build(cancel)
     if not response.prepared:
         assert isinstance(last, Failed)
-        return refusal(last.failure, raised[0])
+        return (refused or refusal)(last.failure, raised[0])
     await response.write_eof()
     return response
 
 
-def refusal(failure: Failure, error: BaseException) -> web.Response:
-    """Return the answer to a Docker client for what failed before anything was sent."""
-    status, body = error_body(error)
+def refusal(failure: Failure, error: BaseException, *, status: int = 0) -> web.Response:
+    """Return the answer to a Docker client for what failed before anything was sent; 0 is the error's own status."""
+    own, body = error_body(error)
+    status = status or own
     # In a stream and as an answer it is the same sentence, with the line of the Dockerfile
     return web.json_response({**body, "message": error_object(failure)["error"]}, status=status)
 

@@ -145,9 +145,7 @@ class DockerStream:
                 self._steps = event.steps
                 return []
             case StepStarted():
-                label = self._steps[event.step].label if 0 <= event.step < len(self._steps) else "?"
-                # "[build 2/4] RUN make": Docker shows the instruction alone
-                text = label.partition("] ")[2] if label.startswith("[") else label
+                text = self._instruction(event.step)
                 return [_stream(f"Step {event.step + 1}/{len(self._steps)} : {text}"), _stream("\n")]
             case StepLog():
                 red = event.stream == "stderr"
@@ -155,7 +153,7 @@ class DockerStream:
             case StepMissed():
                 return []
             case StepDone():
-                return [_stream(" ---> Using cache\n")] if event.cached else []
+                return [_stream(" ---> Using cache\n")] if event.cached and not self._is_from(event.step) else []
             case Transfer():
                 if event.step < 0:
                     return [progress_object(event, "Downloading", "Download complete")]
@@ -178,6 +176,15 @@ class DockerStream:
                 return []
             case _ as unreachable:
                 assert_never(unreachable)
+
+    def _instruction(self, step: int) -> str:
+        label = self._steps[step].label if 0 <= step < len(self._steps) else "?"
+        # "[build 2/4] RUN make": Docker shows the instruction alone
+        return label.partition("] ")[2] if label.startswith("[") else label
+
+    def _is_from(self, step: int) -> bool:
+        # That a base is here is no hit: who counts hits counts instructions
+        return self._instruction(step).upper().startswith("FROM ")
 
 
 def progress_object(event: Transfer, doing: str, done: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from pybuild.daemon.happenings import HAPPENINGS
 from pybuild.daemon.shapes import asked_version, inspected, listed, usage
 from pybuild.daemon.state import STATE
 from pybuild.errors import UsageError
+from pybuild.layer.errors import LayerError
 from pybuild.oci.reference import parse_reference
 from pybuild.progress.escape import one_line
 
@@ -138,8 +139,12 @@ async def export(request: web.Request) -> web.StreamResponse:
 async def load(request: web.Request) -> web.StreamResponse:
     """`POST /images/load`, answered with Docker's stream"""
     images = await _images(request)
-    async with _upload(request) as body:
-        loaded = await in_thread(lambda: images.load(body))
+    try:
+        async with _upload(request) as body:
+            loaded = await in_thread(lambda: images.load(body))
+    except LayerError as error:
+        # Where Docker tells of an archive that is none
+        return await _lines(request, [{"errorDetail": {"message": error.message}, "error": error.message}])
     for item in loaded:
         name = item.get("name") or item["id"]
         request.app[HAPPENINGS].image("load", await in_thread(partial(images.inspect, name)), name)

@@ -6,14 +6,14 @@ from typing import Any
 
 from aiohttp import web
 
-from pybuild.api.events import Event, Failed, Notice, Pulled, Pushed, Transfer
+from pybuild.api.events import Event, Failed, Failure, Notice, Pulled, Pushed, Transfer
 from pybuild.api.request import ManifestRequest, PullRequest, PushRequest, Registries, Secret
 from pybuild.daemon.answers import error_body
 from pybuild.daemon.bridges import in_thread
-from pybuild.daemon.builds import EVENTS, own_lines, stream
+from pybuild.daemon.builds import EVENTS, own_lines, refusal, stream
 from pybuild.daemon.dockerbuild import error_object, given, progress_object, reference_of
 from pybuild.engine import reach
-from pybuild.errors import UsageError
+from pybuild.errors import NotFoundError, UsageError
 from pybuild.oci.reference import parse_reference
 
 DOCKER_SERVER = "https://index.docker.io/v1/"
@@ -111,6 +111,16 @@ async def docker_push(request: web.Request) -> web.StreamResponse:
     registries = await _registries(request, parse_reference(name).domain)
     asked = PushRequest((name,), not tag, proxies=reach.proxies(), registries=registries)
 
+    def refused(failure: Failure, error: BaseException) -> web.Response:
+        if type(error) is not NotFoundError:
+            return refusal(failure, error)
+        # Docker tells this in the stream, which docker-py gives to who asks instead of raising
+        message = f"An image does not exist locally with the tag: {repository}"
+        told = {"errorDetail": {"message": message}, "error": message}
+        answer = web.Response(text=json.dumps(told) + "\r\n", content_type="application/json")
+        answer.enable_chunked_encoding()
+        return answer
+
     def objects(event: Event) -> list[dict[str, Any]]:
         match event:
             case Transfer():
@@ -134,6 +144,7 @@ async def docker_push(request: web.Request) -> web.StreamResponse:
         lambda engine, root, emit, cancel, _: engine.push(asked, store_root=root, emit=emit, cancel=cancel),
         "application/json",
         _docker_lines(objects),
+        refused=refused,
     )
 
 

@@ -289,7 +289,8 @@ def _from_directory(request: BuildRequest, root: Path, store: Store, *, remember
         name = request.dockerfile or DOCKERFILE
     else:
         path, name = _dockerfile_path(request, root, streamed=not remembers)
-        text = _read_dockerfile(path, name)
+        # Where a context that was sent lies says nothing to who sent it
+        text = _read_dockerfile(path, name, str(path) if remembers else name)
     memory = store.context_memory(memory_key(root)) if remembers else None
     ignore = load_ignore(root, path) if request.ignore_text is None else IgnoreMatcher.parse(request.ignore_text)
     return Given(text, name, LocalContext(root, ignore, memory), remembers)
@@ -307,19 +308,19 @@ def _dockerfile_path(request: BuildRequest, root: Path, *, streamed: bool) -> tu
     return resolved, name
 
 
-def _read_dockerfile(path: Path, name: str) -> bytes:
+def _read_dockerfile(path: Path, name: str, shown: str) -> bytes:
     try:
         # A fifo or device under that name must not make the build hang
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         raise NotFoundError(
-            f"cannot find the Dockerfile: {path}", "name it with `-f FILE`, or give the directory that holds it"
+            f"cannot find the Dockerfile: {shown}", "name it with `-f FILE`, or give the directory that holds it"
         ) from None
     except OSError as error:
-        raise PybuildError(f"cannot read the Dockerfile: {path}: {error.strerror}") from error
+        raise PybuildError(f"cannot read the Dockerfile: {shown}: {error.strerror}") from error
     with os.fdopen(fd, "rb") as file:
         if not os.path.isfile(fd):
-            raise PybuildError(f"the Dockerfile is not a regular file: {path}")
+            raise PybuildError(f"the Dockerfile is not a regular file: {shown}")
         return _limited(file, name)
 
 
