@@ -79,6 +79,9 @@ def test_a_part_of_a_registry_has_credentials_of_its_own(pybuild: Pybuild, guard
     ("arguments", "message"),
     [
         (["--password-stdin"], "needs --username"),
+        # On a command line others could read it
+        (["-u", "me", "--password", "secret"], "no such option: --password"),
+        (["-u", "me", "-p", "secret"], "no such option: -p"),
         (["-u", "me"], "asked for on a terminal"),
         (["-u", "a:b", "--password-stdin"], "without a colon"),
         (["-u", "me", "--password-stdin", "what/ever"], "not a registry"),

@@ -118,6 +118,8 @@ def _build(
         dockerfile = parse(given.dockerfile_text, name=given.dockerfile_name, frontend=frontend)
         clients = RegistryClients(request.registries, request.proxies, request.ca_bundle, cancel)
         puller = Puller(store, workers, stack.enter_context(clients), emit)
+        # Before anything is fetched that would be of no use
+        pushes = _pushes(request, tags, store, clients, puller, emit)
         stays = _is_for_registries(request)
         found = Bases(dockerfile, store, workers, puller, request.pull, host, layers=not stays)
         moment = partial(inputs.moment, store=store, workers=workers, remotes=remotes)
@@ -131,7 +133,6 @@ def _build(
         targets = platforms.plan_all(request, host, plan_one)
         plan, bases = targets.plan, targets.bases
         platforms.check_emulators(plan, dockerfile, host, request, store)
-        pushes = _pushes(request, tags, store, clients, puller, emit)
         shown = numbered(plan.stages)
         emit(Planned(tuple(PlannedStep(label, name, line) for _, label, name, line in shown), time.time()))
         if request.watch:
