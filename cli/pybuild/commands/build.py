@@ -63,6 +63,7 @@ def build(
     ] = None,
     iidfile: Annotated[str, Option(help="Write the image id to this file.", metavar="FILE")] = "",
     metadata_file: Annotated[str, Option(help="Write what was built to this file.", metavar="FILE")] = "",
+    digest_file: Annotated[str, Option(help="Write the digest of what was pushed to this file.", metavar="FILE")] = "",
     quiet: Annotated[bool, Option("-q", "--quiet", help="Print the image id only.")] = False,
     progress: ProgressKind = "auto",
     inline: Annotated[
@@ -230,7 +231,9 @@ def build(
 
         with _context(context) as stream:
             return checks.check(request, stream, inline=inline, form=form)
-    for path in filter(None, (iidfile, metadata_file)):
+    if digest_file and all(output.type != "registry" for output in outputs):
+        raise UsageError("--digest-file is for the digest at a registry", "`--push` brings the image there")
+    for path in filter(None, (iidfile, metadata_file, digest_file)):
         _check_parent(path)
     mode = "quiet" if quiet and progress != "json" else progress
     run = partial(
@@ -242,12 +245,13 @@ def build(
         to_plugins=to_plugins,
         iidfile=iidfile,
         metadata_file=metadata_file,
+        digest_file=digest_file,
         print_id=quiet and to_stdout is None,
     )
     if watch:
         from pybuild.commands import watching
 
-        written = [*filter(None, (*(item.dest for item in outputs), iidfile, metadata_file))]
+        written = [*filter(None, (*(item.dest for item in outputs), iidfile, metadata_file, digest_file))]
         watching.watch(run, request, written, tell=mode in ("auto", "tty", "plain"))
     with _context(context) as stream:
         return run(stream)
@@ -281,6 +285,7 @@ def _run(
     to_plugins: Sequence[Output],
     iidfile: str,
     metadata_file: str,
+    digest_file: str,
     print_id: bool,
     observe: Callable[[Reads], None] | None = None,
 ) -> int:
@@ -289,9 +294,11 @@ def _run(
     from pybuild.plugin.listening import Listeners
     from pybuild.progress import open_renderer
 
+    # What an earlier build left must not pass for the result of one that fails
     if iidfile:
-        # What an earlier build left must not pass for the result of one that fails
         Path(iidfile).unlink(missing_ok=True)
+    if digest_file and os.path.isfile(digest_file):
+        _write_in_place(digest_file, b"")
     with connect(inline=inline, start=True) as backend:
         last: Built | Failed | None = None
         with closing(open_renderer(mode, sys.stderr)) as renderer:
@@ -323,7 +330,7 @@ def _run(
             out.flush()
         for output in to_plugins:
             _to_plugin(output, last, backend)
-    _write_results(last, iidfile, metadata_file)
+    _write_results(last, iidfile, metadata_file, digest_file)
     if print_id:
         from pybuild.commands.output import write_line
 
@@ -339,14 +346,25 @@ def _to_plugin(output: Output, built: Built, backend: "Backend") -> None:
         backend.export(built.image_id, "oci", out, {})
 
 
-def _write_results(built: Built, iidfile: str, metadata_file: str) -> None:
-    if not iidfile and not metadata_file:
+def _write_in_place(path: str, data: bytes) -> None:
+    """Write a file that may not be replaced, as Kubernetes' /dev/termination-log, on which another one is mounted."""
+    try:
+        with open(path, "wb") as out:
+            out.write(data)
+    except OSError as error:
+        raise PybuildError(f"cannot write: {path}: {error.strerror}") from error
+
+
+def _write_results(built: Built, iidfile: str, metadata_file: str, digest_file: str) -> None:
+    if not iidfile and not metadata_file and not digest_file:
         return
     from pybuild.commands.output import as_json, new_file
 
     if iidfile:
         with new_file(Path(iidfile)) as out:
             out.write((_digest(built) if built.platforms else built.image_id).encode())
+    if digest_file:
+        _write_in_place(digest_file, built.digest.encode())
     if metadata_file:
         if built.platforms:
             metadata = {"containerimage.digest": _digest(built)}
