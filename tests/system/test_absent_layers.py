@@ -108,8 +108,11 @@ def test_a_step_that_reads_the_base_has_it(inline: Pybuild, remote: Registry, co
 @pytest.mark.parametrize(
     "command",
     [
-        *("layers", "from"),
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("save", "shell", "pull", "export", "compare")),
+        "from",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("save", "layers", "shell", "pull", "export", "compare")
+        ),
     ],
 )
 def test_whoever_looks_into_the_image_has_all_of_it(
@@ -162,6 +165,7 @@ def test_another_registry_gets_the_base_from_where_it_is(
     assert inline("push", "-q", "--compression=zstd", moved).text.strip() != pushed
 
 
+@pytest.mark.slow
 def test_a_cut_on_either_side_is_gone_on_from(
     inline: Pybuild, remote: Registry, other: Registry, context: Path
 ) -> None:
@@ -183,6 +187,12 @@ def test_what_is_nowhere_any_more_is_told(inline: Pybuild, remote: Registry, con
     )
     failed = inline("save", "-o", inline.base / "saved.tar", name, status=1)
     assert f"layers of {name} are not here, but at {remote.name('team/base')}: GET http" in failed.err
+    with registry.fake() as other:
+        inline("tag", name, other.name("moved:1"))
+        failed = inline("push", other.name("moved:1"), status=1)
+        assert f"a layer of the image is not here, but at {remote.name('team/base')}: GET http" in failed.err
+        assert not other.contents.documents
+        inline("rmi", other.name("moved:1"))
     failed = inline.build(context, dockerfile=f"FROM scratch\nFROM {name}\nRUN true\n", status=1)
     assert failed.events[-1]["failure"]["line"] == 2
     failed = inline.build(context, "--pull=never", dockerfile=f"FROM {name}\nRUN true\n", status=1)

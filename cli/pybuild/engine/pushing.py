@@ -353,6 +353,7 @@ class _Blob:
     def _pass_on(self, diff_id: Digest, layer: AbsentLayer) -> Descriptor:
         """Send a layer that is not here: the registry may have it, else it comes from where it is while it is sent."""
         from pybuild.registry.blobs import fetch_blob
+        from pybuild.registry.errors import RegistryError
 
         found = layer.descriptor
         descriptor = Descriptor(kind_of(layer), found.digest, found.size)
@@ -362,7 +363,12 @@ class _Blob:
         sources = [source for name in names for source in self._clients.sources(name)]
 
         def make(sink: int) -> tuple[Digest, int]:
-            fetch_blob(sources, found, partial(_write_all, sink))
+            try:
+                fetch_blob(sources, found, partial(_write_all, sink))
+            except RegistryError as error:
+                where = ", ".join(layer.repositories)
+                error.message = f"a layer of the image is not here, but at {where}: {error.message}"
+                raise
             return found.digest, found.size
 
         with self._store.blobs.create() as blob, _Produced(make, blob, found) as content:
