@@ -122,6 +122,33 @@ def test_giving_up_keeps_the_tree(base: Pybuild, context: Path) -> None:
     check_all_gone()
 
 
+def test_a_step_without_mounts_is_mended_by_hand(inline_base: Pybuild, context: Path) -> None:
+    (context / "secret").write_text("hidden")
+    write(
+        context,
+        "FROM base\nWORKDIR /work\n"
+        "RUN --mount=type=secret,id=s,target=/s --mount=type=cache,target=/c echo x >> /c/x; test -e mended\n"
+        "RUN ls -d /s /c > /left 2>/dev/null; true\n",
+    )
+    secret = f"--secret=id=s,src={context}/secret"
+    with build(inline_base, context, "--isolation=chroot", "-t", "mended", secret) as terminal:
+        terminal.expect("Dockerfile:3: RUN ended with exit code 1")
+        terminal.expect(PROMPT)
+        terminal.type("echo =$PWD-$(wc -c < /s)-$(cat /c/x)=; touch mended; test -t 0 && stty size\n")
+        terminal.expect("^=/work-6-x=\r")
+        terminal.expect("^24 80\r")
+        terminal.type("exit\n")
+        terminal.expect(QUESTION)
+        terminal.type("r\n")
+        terminal.expect("continued by hand")
+        terminal.finish()
+    told = inline_base(
+        "shell", "--isolation=chroot", "mended", "--", "sh", "-c", "ls; cat /left; ls /s /c 2>/dev/null; true"
+    )
+    assert told.text == "mended\n"
+    check_all_gone()
+
+
 def test_without_a_terminal_the_tree_is_kept(base: Pybuild, context: Path) -> None:
     write(context, "FROM base\nENV A=b\nWORKDIR /w\nRUN pwd > /half; touch half; exit 7\n")
     args = ("--shell-on-fail", "--build-arg", "HTTP_PROXY=http://me:secret@proxy")
