@@ -20,7 +20,7 @@ DEFAULT_PERIOD = 100_000
 """Microseconds in which a quota of processor time is counted, as the kernel's own default."""
 
 HINT = (
-    "run pybuild in a control group of its own (`systemd-run --user --scope -p Delegate=yes pybuild --inline ...`), "
+    "run it in a control group of its own (`systemd-run --user --scope -p Delegate=yes pybuild build --inline ...`), "
     "or pass `--limits=best-effort`"
 )
 _NAMES = {"memory": "memory", "cpu": "processor time", "cpuset": "the choice of processors", "pids": "processes"}

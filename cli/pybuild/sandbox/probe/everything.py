@@ -242,7 +242,7 @@ def _network(*, by_chroot: bool) -> Ability:
 
 def _control_groups() -> Ability:
     ability = _ability("cgroups", "optional", "limits of memory and processes", attempt(limits.control_groups))
-    fix = "run pybuild in a delegated group: `systemd-run --user --scope -p Delegate=yes pybuild ...`"
+    fix = "run pybuild in a delegated group: `systemd-run --user --scope -p Delegate=yes pybuild build --inline ...`"
     return ability if ability.state == "ok" else _with_fix(ability, fix)
 
 
