@@ -3,6 +3,8 @@
 import io
 import json
 import socket
+import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Callable
@@ -317,3 +319,11 @@ def test_what_fails_before_the_first_event_has_a_status(connection: Connection) 
 def test_logins_that_cannot_be_meant_are_refused(connection: Connection) -> None:
     for body in (b"", b"[]", b'{"serveraddress":"a/b"}', b'{"username":"u"}'):
         assert status_of(connection, "POST", "/auth", body=body)[0] == 400
+
+
+def test_buildkit_is_not_imported_before_a_client_speaks_it() -> None:
+    code = "import sys, pybuild.daemon.app, pybuild.daemon.buildkit; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()} | {*done.stdout.split()}
+    assert "aiohttp" in loaded
+    assert not {"h2", "hpack", "pybuild.buildkit"} & loaded

@@ -106,7 +106,7 @@ def test_a_build_by_the_docker_driver(docker: Docker, context: Path, tmp_path: P
     assert "[build 2/4] RUN echo $WORD > /word" in told.stderr
     assert " told\n" in told.stderr
     assert " wrong\n" in told.stderr
-    assert transferred(told.stderr)[-1:] == ["400.01kB"], told.stderr
+    assert transferred(told.stderr)[-1:] == ["400.00kB"], told.stderr
     [found] = json.loads(docker("inspect", "app:1").stdout)
     assert found["Id"] == ids.read_text()
     assert {*found["RepoTags"]} == {"app:1", "app:2"}
