@@ -23,7 +23,8 @@ def given(directory: Path, monkeypatch: pytest.MonkeyPatch, edits: dict[str, Any
     device = {"name": "a", "containerEdits": edits}
     description = {"cdiVersion": "0.6.0", "kind": KIND, "devices": [device], "containerEdits": shared}
     (place / "thing.json").write_text(json.dumps(description))
-    return devices.given([RunDevice(KIND, allowed=True)], pytest.fail, keeps_groups=True)
+    found = devices.find([RunDevice(KIND)], [f"device={KIND}=*"], pytest.fail)
+    return devices.given(found, pytest.fail, keeps_groups=True)
 
 
 def test_all_of_it_becomes_volumes_and_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

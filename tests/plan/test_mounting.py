@@ -130,7 +130,9 @@ def test_permissions_and_devices() -> None:
     assert op("--network=none", network="host").network == "none"
     both = "--device=v.com/gpu=a,required --device=v.com/cam"
     assert op(both).devices == (RunDevice("v.com/gpu=a", required=True), RunDevice("v.com/cam"))
-    assert [device.allowed for device in op(both, allow=("device=v.com/gpu",)).devices] == [True, False]
+    assert [device.allowed for device in op(both, allow=("device=v.com/gpu",)).devices] == [False, False]
+    assert [device.allowed for device in op(both, allow=("device",)).devices] == [True, True]
+    assert [device.allowed for device in op(both, allow=("device=v.com/x,alias=v.com/cam",)).devices] == [False, True]
     assert [device.name for device in op(both, allow=("device=v.com/x=y,alias=v.com/cam",)).devices][1] == "v.com/x=y"
     with pytest.raises(DockerfileError, match="without a network"):
         op("--network=host", allow=("network.host",), network="none")

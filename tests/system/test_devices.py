@@ -85,16 +85,17 @@ RUN ls -d /dev/cdi /dev/null2 /opt /lib/thing.so > /gone 2>&1 || echo "$OWN" >> 
 def test_devices_need_permission(inline_base: Pybuild, context: Path) -> None:
     describe(inline_base, "thing.json")
     text = f'FROM base\nRUN --device={KIND}=full echo "<$OWN>" > /out\n'
-    denied = inline_base.build(context, "-t", "denied", dockerfile=text)
-    assert f"--allow device={KIND}=full` is missing" in " ".join(warnings(denied.events))
-    message, hint = failure(inline_base, context, f"--device={KIND}=full,required")
-    assert "permission of whoever builds" in message
-    assert f"--allow device={KIND}=full`" in hint
-    # Without the device it was another step, and all ways to allow it are the same one
+    for flags in (f"--device={KIND}=full", f"--device={KIND}=full,required"):
+        message, hint = failure(inline_base, context, flags)
+        assert message == f"device needs the permission of whoever builds: {KIND}=full"
+        assert hint == f"build with `--allow device={KIND}=full`, or `--allow device` for all"
+    # A kind alone means its first device, in permissions as well
     for allowed in (f"device={KIND}=full", f"device={KIND}", f"device={KIND}=*", "device"):
         assert inline_base.image(context, f"--allow={allowed}", dockerfile=text).read("out") == "<1>\n"
-    assert inline_base.build(context, dockerfile=text).redone() == []
+    failure(inline_base, context, f"--device={KIND}=null0", f"--allow=device={KIND}")
+    # What was built with permission is not had without it
     assert inline_base.build(context, "--allow=device", dockerfile=text).redone() == []
+    assert inline_base.build(context, dockerfile=text, status=1).events[-1]["event"] == "Failed"
     alias = "FROM base\nRUN --device=other.example/x=y,required echo $OWN > /out\n"
     aliased = inline_base.image(context, f"--allow=device={KIND}=full,alias=other.example/x=y", dockerfile=alias)
     assert aliased.read("out") == "1\n"

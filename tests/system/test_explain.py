@@ -175,7 +175,7 @@ def test_a_cache_in_a_registry_explains_too(shared: Pybuild, inline: Pybuild, pr
         where = f"type=registry,ref={remote.name('cache:1')}"
         shared.build(project, f"--cache-to={where}")
         (project / "src" / "a").write_text("here")
-        inline.build(project, f"--cache-from={where}", "--allow=device")
+        inline.build(project, f"--cache-from={where}", "--allow=device=v.com/other,alias=v.com/none")
         told = changes(steps(inline)["RUN /m/src/a"])
     assert told == [("file", "src/a"), ("mount", "type=bind,target=/m"), ("option", "--device")]
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 HOST_NETWORK = "network.host"
 INSECURE = "security.insecure"
 DEVICE = "device"
-"""All devices; `device=NAME` allows one, or all of a kind, and with `,alias=OTHER` that is what OTHER asks for."""
+"""All devices; `device=NAME` allows what NAME means in `--device`; with `,alias=OTHER` that is what OTHER asks for."""
 
 KNOWN = (HOST_NETWORK, INSECURE, DEVICE)
 
@@ -21,13 +21,15 @@ def device_name(allowed: str) -> tuple[str, str] | None:
     return name, options[-1].removeprefix(_ALIAS) if options else ""
 
 
-def device_of(asked: str, allow: Iterable[str]) -> str | None:
-    """Return the device that a name in a Dockerfile stands for, None where it is not allowed."""
+def device_of(asked: str, allow: Iterable[str]) -> tuple[str, bool]:
+    """Return the device that a name in a Dockerfile stands for, and whether it is allowed whatever there is."""
     given = list(allow)
-    named = [found for item in given if (found := device_name(item)) is not None]
-    for name, alias in named:
+    for name, alias in filter(None, map(device_name, given)):
         if alias == asked:
-            return name
-    kind = asked.partition("=")[0]
-    is_allowed = DEVICE in given or any(not alias and name in (asked, kind, f"{kind}=*") for name, alias in named)
-    return asked if is_allowed else None
+            return name, True
+    return asked, DEVICE in given
+
+
+def devices(allow: Iterable[str]) -> list[str]:
+    """Return the names of devices that are allowed, as they are written."""
+    return [found[0] for item in allow if (found := device_name(item)) is not None and not found[1]]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from pybuild.api import entitlements
 from pybuild.api.entitlements import DEVICE
 from pybuild.engine.paths import config_directory
 from pybuild.errors import PybuildError
@@ -34,45 +35,44 @@ def directories() -> list[Path]:
     return [*cdi.DIRECTORIES, *([own / "cdi"] if own is not None else [])]
 
 
-def given(devices: Sequence[RunDevice], warn: Callable[[str], None], *, keeps_groups: bool) -> Given:
-    """Return what the devices of a RUN give to it; `warn` hears of those that are left out.
+def find(asked: Sequence[RunDevice], allow: Sequence[str], warn: Callable[[str], None]) -> list[cdi.Device]:
+    """Return the devices that a RUN asks for; `warn` hears of those that are not there, `allow` are permissions.
 
-    `keeps_groups` tells that a sandbox has the groups of this user.
-
-    Raises PybuildError for a required one that is not there or not allowed, and for one that cannot be given.
+    Raises PybuildError for a required one that is not there, and for any that is there and not allowed.
     """
     registry = cdi.Registry(directories())
+    granted = {device.name for name in entitlements.devices(allow) for device in registry.find(name)}
     found: dict[str, cdi.Device] = {}
-    for asked in devices:
-        for device in _permitted(asked, registry, warn):
+    for one in asked:
+        devices = registry.find(one.name)
+        if not devices and one.required:
+            raise PybuildError(f"device is required and there is none: {one.name}", _what_there_is(registry))
+        if not devices:
+            warn(f"RUN goes on without the device, as there is none: {one.name}")
+        for device in devices:
+            if not (one.allowed or device.name in granted or _always_allowed(device)):
+                raise PybuildError(
+                    f"device needs the permission of whoever builds: {device.name}",
+                    f"build with `--allow {DEVICE}={device.name}`, or `--allow {DEVICE}` for all",
+                )
             found[device.name] = device
+    return list(found.values())
+
+
+def given(devices: Sequence[cdi.Device], warn: Callable[[str], None], *, keeps_groups: bool) -> Given:
+    """Return what devices give to a RUN; `warn` hears of what it may not be able to use.
+
+    `keeps_groups` tells that a sandbox has the groups of this user. Raises PybuildError for one that cannot be given.
+    """
     result = Given([], {}, warn, keeps_groups)
     shared: set[Path] = set()
-    for device in found.values():
+    for device in devices:
         # What all devices of a file share comes once, and before what is their own
         if device.path not in shared:
             shared.add(device.path)
             _add(device.description.container_edits, device.name, result)
         _add(device.entry.container_edits, device.name, result)
     return result
-
-
-def _permitted(asked: RunDevice, registry: cdi.Registry, warn: Callable[[str], None]) -> list[cdi.Device]:
-    found = registry.find(asked.name)
-    if not found:
-        if asked.required:
-            raise PybuildError(f"device is required and there is none: {asked.name}", _what_there_is(registry))
-        warn(f"RUN goes on without the device, as there is none: {asked.name}")
-        return []
-    forbidden = [device for device in found if not (asked.allowed or _always_allowed(device))]
-    if forbidden and asked.required:
-        raise PybuildError(
-            f"device needs the permission of whoever builds: {asked.name}",
-            f"build with `--allow {DEVICE}={asked.name}`, or `--allow {DEVICE}` for all",
-        )
-    for device in forbidden:
-        warn(f"RUN goes on without the device, as `--allow {DEVICE}={asked.name}` is missing: {device.name}")
-    return [device for device in found if device not in forbidden]
 
 
 def _always_allowed(device: cdi.Device) -> bool:

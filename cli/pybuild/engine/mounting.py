@@ -161,7 +161,8 @@ class _Preparing:
         def warn(text: str) -> None:
             self._in.emit(Notice("warning", text))
 
-        found = devices.given(op.devices, warn, keeps_groups=self._in.workers.mode == "single")
+        asked = devices.find(op.devices, self._in.request.allow, warn)
+        found = devices.given(asked, warn, keeps_groups=self._in.workers.mode == "single")
         self.volumes += found.volumes
         self.env += found.env.items()
 

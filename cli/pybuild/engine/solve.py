@@ -363,6 +363,8 @@ class Solver:
         reads = _Reads(self._open_source, self._layers_of, self._check, self._tell_found)
         contents = mounting.contents(op, self._in, reads)
         key = run_key(op, chain, mode, options, contents)
+        if op.devices:
+            self._check_devices(op)
         with self._alone(key):
             record = self._lookup(key, stage, look)
             if record is None:
@@ -394,6 +396,12 @@ class Solver:
         with turn:
             self._check()
             yield
+
+    def _check_devices(self, op: RunOp) -> None:
+        """Raise what is wrong with the devices of a step: as of any permission, whether it is cached or not."""
+        from pybuild.engine import devices
+
+        devices.find(op.devices, self._in.request.allow, lambda told: None)
 
     def _mode(self) -> str:
         """Return how RUN steps map and emulate ids, as keys have it."""

@@ -52,7 +52,7 @@ def run_key(
         more["mounts"] = [[*_mount(mount), content.hex()] for mount, content in zip(op.mounts, contents, strict=True)]
     if op.devices:
         # What a name stands for is no part of it: a device is not meant to be in the result
-        more["devices"] = [[device.name, device.required, device.allowed] for device in op.devices]
+        more["devices"] = [[device.name, device.required] for device in op.devices]
     if op.insecure:
         more["security"] = "insecure"
     return _key(

@@ -193,8 +193,8 @@ class StageBuilder:
 
     def _device(self, written: str, run: Run) -> RunDevice:
         device = self._text.checked(parse_device, written, run.span)
-        allowed = entitlements.device_of(device.name, self._request.allow)
-        return RunDevice(allowed or device.name, device.required, allowed is not None)
+        name, allowed = entitlements.device_of(device.name, self._request.allow)
+        return RunDevice(name, device.required, allowed)
 
     def _is_insecure(self, run: Run) -> bool:
         if run.security != "insecure":

@@ -112,7 +112,7 @@ class SshMount(msgspec.Struct, frozen=True):
 class RunDevice(msgspec.Struct, frozen=True, array_like=True):
     """A device by its qualified name, or of a kind the first one or all (`=*`).
 
-    One that is not `allowed` is given only where its own description says that it always is.
+    One that is not `allowed` by itself may be so by another name, or by its own description.
     """
 
     name: str
