@@ -1,12 +1,18 @@
 """`--host`: the daemon of another machine, through ssh, through TLS, or behind a socket."""
 
+import io
 import json
 import os
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from pybuild.api.events import Failed
+from pybuild.api.request import BuildRequest
+from pybuild.client.remote import Remote
+from pybuild.client.wire import Connection
 from support import images, program, sshd
 from support.fake_world import wait_for
 from support.program import COMMAND, Pybuild
@@ -88,6 +94,50 @@ def test_a_context_is_sent_and_built_as_here(near: Pybuild, far: Pybuild, tmp_pa
     assert not (near.store / "blobs").exists()
 
 
+def test_named_directories_are_sent_and_a_directory_is_written(near: Pybuild, far: Pybuild, tmp_path: Path) -> None:
+    main, other = tmp_path / "main", tmp_path / "other"
+    for directory in (main, other / "deep"):
+        directory.mkdir(parents=True)
+    (main / "file").write_text("main")
+    (main / "Dockerfile").write_text("FROM scratch\nCOPY . /main\nCOPY --from=second . /second\n")
+    (other / "deep" / "file").write_text("other")
+    (other / "left").write_text("out")
+    (other / ".dockerignore").write_text("left\n")
+    (other / "deep" / "file").chmod(0o4755)
+    arguments = ("--build-context", f"second={other}")
+    near.build(main, *arguments, "-o", f"type=local,dest={tmp_path}/out")
+    found = {str(path.relative_to(tmp_path / "out")): path for path in (tmp_path / "out").rglob("*")}
+    names = (
+        "main",
+        "main/file",
+        "main/Dockerfile",
+        "second",
+        "second/.dockerignore",
+        "second/deep",
+        "second/deep/file",
+    )
+    assert {*found} == {*names}
+    assert found["second/deep/file"].read_text() == "other"
+    assert found["second/deep/file"].stat().st_mode & 0o7777 == 0o755
+    assert far.build(main, *arguments).redone() == []
+
+
+@pytest.mark.parametrize("place", ["../..", "/etc", "a/../../..", "", "link", "./x"])
+def test_what_is_said_to_be_sent_lies_in_what_was_sent(near: Pybuild, far: Pybuild, place: str) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        link = tarfile.TarInfo("link")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc"
+        archive.addfile(link)
+    text = "FROM scratch\nCOPY --from=x . /\n"
+    request = BuildRequest(dockerfile_text=text, build_contexts={"x": f"sent://{place}"})
+    remote = Remote(Connection(far.runtime / "pybuild.sock"))
+    with remote:
+        last = [*remote.build(request, io.BytesIO(out.getvalue()))][-1]
+    assert isinstance(last, Failed)
+    assert "sent" in last.failure.message
+
+
 def test_commands_ask_the_other_machine(near: Pybuild, far: Pybuild, tmp_path: Path) -> None:
     assert near("tag", "base", "second").text == ""
     assert {"base:latest", "second:latest"} <= near.names() == far.names()
@@ -125,9 +175,9 @@ def test_a_daemon_is_started_there(near: Pybuild, far: Pybuild) -> None:
     ("words", "told"),
     [
         (("build", "--ssh", "default=KEY", "."), "--ssh does not go to another machine"),
-        (("build", "-o", "type=local,dest=out", "."), "--output does not write a directory"),
+        (("build", "-o", "type=oci,tar=false,dest=out", "."), "--output does not write a layout"),
         (("build", "--cache-from", "type=local,src=cache", "."), "a cache of type local is a directory"),
-        (("build", "--build-context", "x=.", "."), "the named context is a directory of this machine"),
+        (("build", "--build-context", "x=.", "-"), "the named context is a directory of this machine"),
         (("build", "--shell-on-fail", "."), "--shell-on-fail does not go to another machine"),
         (("build", "--inline", "."), "--inline builds here, and the host is another"),
     ],

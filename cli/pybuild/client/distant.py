@@ -66,12 +66,16 @@ class Distant(Remote):
             yield built._replace(exported=(*built.exported, *written))
 
     def _written(self, output: Output, built: Built) -> str:
-        from pybuild.engine.exporting import whole_file
+        from pybuild.engine.exporting import directory_of_tar, whole_file
 
         epoch = {} if built.source_date_epoch is None else {"source-date-epoch": str(built.source_date_epoch)}
-        attrs = {**(epoch if output.type == "tar" else {}), **output.attrs}
-        with whole_file(Path(output.dest)) as file:
-            self.export(built.image_id, output.type, file, attrs)
+        attrs = {**(epoch if output.type in ("tar", "local") else {}), **output.attrs}
+        if output.type == "local":
+            with directory_of_tar(Path(output.dest)) as file:
+                self.export(built.image_id, "tar", file, attrs)
+        else:
+            with whole_file(Path(output.dest)) as file:
+                self.export(built.image_id, output.type, file, attrs)
         return output.dest
 
     def pull(self, request: PullRequest) -> Generator[Event, None, None]:

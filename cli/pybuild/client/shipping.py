@@ -6,7 +6,7 @@ the image are fetched when it is built. Credentials go along for those registrie
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
@@ -16,8 +16,9 @@ from pybuild.errors import NotFoundError, PybuildError, UsageError
 if TYPE_CHECKING:
     from pybuild.registry.credentials import CredentialFiles
 
-_ARCHIVES = ("oci", "docker", "tar")
 _HUB = "docker.io"
+_PLACE = ".pybuild-named-contexts"
+"""Where in a context that is sent others are; what is called so itself is hidden by them."""
 _MAX_DOCKERFILE = 4 << 20
 _MAX_IGNORE = 4 << 20
 
@@ -51,14 +52,18 @@ def ship(request: BuildRequest, where: str) -> Shipment:
     root = Path(request.context)
     text, name, file = _dockerfile(request, root)
     ignore = _ignore_file(root, file)
-    sent = sent._replace(context="", dockerfile=name, dockerfile_text=text, ignore_text=ignore)
+    contexts, more = _named(request.build_contexts)
+    # They come in the main context, of which they are no part
+    own = f"{ignore}\n{_PLACE}\n" if more else ignore
+    sent = sent._replace(context="", dockerfile=name, dockerfile_text=text, ignore_text=own, build_contexts=contexts)
     sent = _with_logins(sent, request.registries, text=text)
 
     def write(out: BinaryIO) -> None:
         from pybuild.context.archive import pack_context
-        from pybuild.context.ignore import IgnoreMatcher
+        from pybuild.context.ignore import IgnoreMatcher, load_ignore
 
-        pack_context(root, IgnoreMatcher.parse(ignore), out, always=())
+        others = {os.fsencode(place): (path, load_ignore(path, None)) for place, path in more.items()}
+        pack_context(root, IgnoreMatcher.parse(ignore), out, always=(), more=others)
 
     return Shipment(sent, write, here)
 
@@ -71,21 +76,37 @@ def _refuse(request: BuildRequest, where: str) -> None:
         raise UsageError(
             f"--shell-on-fail does not go to another machine: {elsewhere}", "run pybuild there for a shell"
         )
+    in_place = os.path.isabs(request.context)
     for name, value in request.build_contexts.items():
-        if os.path.isabs(value) or value.startswith("oci-layout://"):
+        if value.startswith("oci-layout://") or (os.path.isabs(value) and not in_place):
             raise UsageError(
                 f"the named context is a directory of this machine: {name}: {elsewhere}",
-                "an address or an image can be named, or one context hold both directories",
+                "with a directory as the main context other directories are sent; an image can be pushed before",
             )
     for output in (*request.cache_from, *request.cache_to):
         if output.type == "local":
             raise UsageError(f"a cache of type local is a directory of this machine: {elsewhere}", "use type=registry")
     for output in request.outputs:
-        if output.dest and (output.type not in _ARCHIVES or output.attrs.get("tar", "true").lower() in ("false", "0")):
+        if output.type == "oci" and output.attrs.get("tar", "true").lower() in ("false", "0"):
             raise UsageError(
-                f"--output does not write a directory when {elsewhere}: {output.dest}",
-                "use `-o type=tar,dest=FILE`, or `-o type=tar,dest=- | tar -x`",
+                f"--output does not write a layout when {elsewhere}: {output.dest}", "use type=oci, and unpack it"
             )
+
+
+def _named(given: Mapping[str, str]) -> tuple[dict[str, str], dict[str, Path]]:
+    """Return named contexts as they are sent, and the directories among them by where they come."""
+    from pybuild.plan.contexts import SENT
+
+    contexts: dict[str, str] = {}
+    more: dict[str, Path] = {}
+    for name, value in given.items():
+        if os.path.isabs(value):
+            place = f"{_PLACE}/{len(more)}"
+            more[place] = Path(value)
+            contexts[name] = SENT + place
+        else:
+            contexts[name] = value
+    return contexts, more
 
 
 def _dockerfile(request: BuildRequest, root: Path) -> tuple[str, str, Path | None]:

@@ -4,8 +4,9 @@ Unpacking what was sent is no work for here: it is untrusted and belongs into th
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO, Literal
 
 from pybuild.context.errors import ChangedError
@@ -15,6 +16,7 @@ from pybuild.tree.entry import DIR, FIFO, FILE, SYMLINK, Entry
 
 Kind = Literal["tar", "gzip", "bzip2", "xz", "zstd", "text"]
 
+_NOTHING: Mapping[bytes, tuple[Path, IgnoreMatcher]] = MappingProxyType({})
 _END = 1024  # two blocks of zeros
 HEAD = 512  # bytes that `sniff` wants to see: one tar header
 
@@ -51,11 +53,19 @@ def _is_tar_header(block: bytes) -> bool:
     return int(digits, 8) in (sum(fields), signed)
 
 
-def pack_context(root: Path, ignore: IgnoreMatcher, out: BinaryIO, *, always: Sequence[bytes] | None = None) -> None:
+def pack_context(
+    root: Path,
+    ignore: IgnoreMatcher,
+    out: BinaryIO,
+    *,
+    always: Sequence[bytes] | None = None,
+    more: Mapping[bytes, tuple[Path, IgnoreMatcher]] = _NOTHING,
+) -> None:
     """Write directory `root` to `out` as an uncompressed PAX tar, without what `ignore` leaves out.
 
     `always` are paths that go along even so, when they are there: by default `Dockerfile` and the ignore
-    file, which a builder needs though they may not be copied. Raises ContextError; what was written until
+    file, which a builder needs though they may not be copied. `more` are other directories, with their own rules, by
+    the paths at which they come. Raises ContextError; what was written until
     then is no valid archive. Errors of `out` are passed on as they are.
     """
     if always is None:
@@ -69,6 +79,10 @@ def pack_context(root: Path, ignore: IgnoreMatcher, out: BinaryIO, *, always: Se
                     entries[place] = (everything, entry)
         for path in sorted(entries, key=lambda path: path.split(b"/")):
             _add(out, *entries[path])
+    for place, (other, rules) in more.items():
+        with LocalContext(other, rules) as kept:
+            for entry in kept.walk(b""):
+                _add(out, kept, entry, place)
     out.write(bytes(_END))
 
 
@@ -77,12 +91,13 @@ def _with_directories(path: bytes) -> list[bytes]:
     return [b"/".join(parts[:count]) for count in range(1, len(parts) + 1)]
 
 
-def _add(out: BinaryIO, context: LocalContext, entry: Entry) -> None:
+def _add(out: BinaryIO, context: LocalContext, entry: Entry, below: bytes = b"") -> None:
     import tarfile
 
     types = {FILE: tarfile.REGTYPE, DIR: tarfile.DIRTYPE, SYMLINK: tarfile.SYMTYPE, FIFO: tarfile.FIFOTYPE}
     # COPY of all gives the root's mode to what it makes
-    member = tarfile.TarInfo(entry.path.decode(errors="surrogateescape") or ".")
+    path = below + b"/" + entry.path if below and entry.path else below or entry.path
+    member = tarfile.TarInfo(path.decode(errors="surrogateescape") or ".")
     member.type = types[entry.type]
     member.mode = entry.mode
     member.linkname = entry.link.decode(errors="surrogateescape")

@@ -149,7 +149,7 @@ def _build(
         context = ContextSource(given.context)
         explainer = Explainer(store, request, dockerfile.name, plan.stages, emit, carries=_carries_cache(request))
         recorded = stack.enter_context(explainer.recording(len(shown) - len(plan.stages)))
-        named = stack.enter_context(NamedContexts(store, workers, request, remotes))
+        named = stack.enter_context(NamedContexts(store, workers, request, remotes, given.context.root))
         giving = _giving(request, store, targets, puller, emit, cancel)
         if giving is not None:
             stack.enter_context(giving)

@@ -274,6 +274,25 @@ def _no_more(attrs: Mapping[str, str], known: Sequence[str]) -> None:
 
 
 @contextmanager
+def directory_of_tar(dest: Path) -> Iterator[BinaryIO]:
+    """Give a file for an uncompressed tar that our daemon writes, and write its tree to `dest` as type=local does.
+
+    It is read in this process: not its makers are strangers but what is in its files, which is only copied. Raises
+    LayerError, ExportError.
+    """
+    import tempfile
+
+    from pybuild.engine.sources import archive_source
+    from pybuild.layer.index import index_layer
+
+    with tempfile.TemporaryFile() as file:
+        yield file
+        file.seek(0)
+        packed = index_layer(file, markers=False)
+        write_directory(archive_source(file.fileno(), packed.toc), dest)
+
+
+@contextmanager
 def whole_file(dest: Path) -> Iterator[BinaryIO]:
     """Open a file that appears at `dest` when all went well."""
     aside = dest.with_name(f".{dest.name}.{os.getpid()}.tmp")

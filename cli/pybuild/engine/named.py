@@ -18,8 +18,8 @@ from pybuild.engine import inputs
 from pybuild.engine.remotes import Remotes
 from pybuild.engine.sources import ContextSource
 from pybuild.engine.workers import Workers
-from pybuild.errors import NotFoundError
-from pybuild.plan.contexts import by_key
+from pybuild.errors import NotFoundError, UsageError
+from pybuild.plan.contexts import SENT, by_key
 from pybuild.store.store import Store
 
 
@@ -35,7 +35,11 @@ class Opened(msgspec.Struct, frozen=True):
 class NamedContexts:
     """The named contexts of a build. Use it with `with`; the end of it removes what was unpacked."""
 
-    def __init__(self, store: Store, workers: Workers, request: BuildRequest, remotes: Remotes) -> None:
+    def __init__(
+        self, store: Store, workers: Workers, request: BuildRequest, remotes: Remotes, main: Path | None = None
+    ) -> None:
+        """`main` is the directory of the main context, which may bring others along."""
+        self._main = main
         self._store = store
         self._workers = workers
         self._remotes = remotes
@@ -66,17 +70,29 @@ class NamedContexts:
         return [opened.context for opened in self._opened.values() if opened.remembers]
 
     def _open(self, name: str, value: str) -> Opened:
-        if names_remote(value):
+        if value.startswith(SENT):
+            root, remembers = self._sent(name, value), False
+        elif names_remote(value):
             root, remembers = self._fetched(value), False
         else:
             root, remembers = Path(value), True
             if not root.is_dir():
                 raise NotFoundError(f"named context is not a directory: {name}: {value}")
         memory = self._store.context_memory(inputs.memory_key(root)) if remembers else None
-        # What was fetched is wanted as it is, as with BuildKit
+        # What was fetched is wanted as it is, as with BuildKit; what was sent had its own taken out
         ignore = load_ignore(root, None) if remembers else IgnoreMatcher()
         context = self._undo.enter_context(LocalContext(root, ignore, memory))
         return Opened(ContextSource(context), context, Lock(), remembers)
+
+    def _sent(self, name: str, value: str) -> Path:
+        """Return the directory that came in the main context; nothing leads out of that."""
+        path = value.removeprefix(SENT)
+        if self._main is None or not path or any(part in ("", ".", "..") for part in path.split("/")):
+            raise UsageError(f"the named context was not sent: {name}: {value}")
+        root = (self._main / path).resolve()
+        if not root.is_relative_to(self._main.resolve()) or not root.is_dir():
+            raise NotFoundError(f"named context is not in what was sent: {name}: {value}")
+        return root
 
     def _fetched(self, address: str) -> Path:
         """Return a directory with the files that an address means: those of an archive or a repository, or the one."""

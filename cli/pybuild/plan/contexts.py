@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pybuild.oci.reference import InvalidReferenceError, parse_reference
 
 IMAGE, LAYOUT, TARGET = "docker-image://", "oci-layout://", "target:"
+SENT = "sent://"
+"""What comes before the path of a directory in a main context that is sent."""
 
 
 def key_of(name: str) -> str:
