@@ -48,6 +48,9 @@ def record(store: Store, image_id: Digest, request: BuildRequest, bases: Mapping
     kept = {name: data[name] for name in _KEPT}
     kept["build_args"] = {name: value for name, value in request.build_args.items() if name not in PROXY_NAMES}
     kept["labels"], kept["ulimits"] = data["labels"], data["ulimits"]
+    if any(target.type == "inline" for target in request.cache_to):
+        # Part of the image, as opposed to what goes elsewhere
+        kept["cache_to"] = [target for target in data["cache_to"] if target["type"] == "inline"]
     if request.context and (not names_remote(request.context) or redacted(request.context) == request.context):
         kept["context"] = request.context
     kept["build_contexts"] = {name: value for name, value in request.build_contexts.items() if redacted(value) == value}
