@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pybuild.export.errors import InvalidArchiveError
-from pybuild.export.reading import FoundImage, find_images
+from pybuild.export.reading import FoundImage, FoundIndex, find_images
 from pybuild.oci.digest import digest_of
 from pybuild.oci.image import (
     DOCKER_CONFIG,
@@ -70,7 +70,7 @@ class Layout:
         notes = {"annotations": {"io.containerd.image.name": name}} if name else {}
         return self.blob(self.manifest(self.config(architecture)), OCI_MANIFEST, **notes, **more)
 
-    def find(self, *rows: Document, **more: Any) -> list[FoundImage]:
+    def find(self, *rows: Document, **more: Any) -> list[Any]:
         index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [*rows], **more}
         self.files["index.json"] = json.dumps(index).encode()
         return find_images(Files(self.files), HOST)
@@ -118,10 +118,35 @@ def platform(architecture: str, variant: str = "") -> Document:
     return {"platform": told}
 
 
-def test_of_an_index_the_host_is_chosen(layout: Layout) -> None:
-    rows = [layout.image(architecture=name, **platform(name)) for name in ("arm64", "amd64", "s390x")]
-    inner = layout.blob({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": rows}, OCI_INDEX)
+def several(layout: Layout, *names: str) -> tuple[list[Document], Document]:
+    """Return the rows of images for these architectures, and that of an index of them."""
+    rows = [layout.image(architecture=name, **platform(name)) for name in names]
+    return rows, layout.blob({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": rows}, OCI_INDEX)
+
+
+def test_an_index_stays_together(layout: Layout) -> None:
+    rows, inner = several(layout, "arm64", "amd64", "s390x")
+    other = layout.blob({"schemaVersion": 2, "manifests": [layout.image(**platform("amd64"))]}, OCI_INDEX)
+    named = [{**inner, "annotations": {"io.containerd.image.name": name}} for name in ("app:1", "app:2")]
+    index, image = layout.find(*named, other)
+    assert isinstance(index, FoundIndex)
+    assert isinstance(image, FoundImage)
+    assert [one.config.architecture for one in index.images] == ["arm64", "amd64", "s390x"]
+    assert [row.platform for row in index.rows] == [row["platform"] for row in rows]
+    assert [name.familiar() for name in index.names] == ["app:1", "app:2"]
+
+
+@pytest.mark.parametrize("part", ["manifest", "config"])
+def test_of_an_index_what_is_there_counts(layout: Layout, part: str) -> None:
+    rows, inner = several(layout, "arm64", "amd64", "s390x")
+    for row in (rows[0], rows[2]):
+        name = f"blobs/sha256/{row['digest'][7:]}"
+        lacking = (
+            name if part == "manifest" else f"blobs/sha256/{json.loads(layout.files[name])['config']['digest'][7:]}"
+        )
+        del layout.files[lacking]
     [image] = layout.find({**inner, "annotations": {"io.containerd.image.name": "app:1"}})
+    assert isinstance(image, FoundImage)
     assert image.config.architecture == "amd64"
     assert names([image]) == [["app:1"]]
 
@@ -144,8 +169,9 @@ def test_an_image_for_another_platform_loads_when_it_is_the_only_one(layout: Lay
 
 
 def test_an_index_without_the_host_is_told(layout: Layout) -> None:
-    rows = [layout.image(architecture=name, **platform(name)) for name in ("arm64", "s390x")]
-    inner = layout.blob({"schemaVersion": 2, "manifests": rows}, OCI_INDEX)
+    rows, inner = several(layout, "arm64", "s390x")
+    for row in rows:
+        del layout.files[f"blobs/sha256/{row['digest'][7:]}"]
     with pytest.raises(InvalidArchiveError, match="linux/amd64"):
         layout.find(inner)
 

@@ -140,6 +140,21 @@ def test_the_index_is_an_image_of_the_store(pybuild: Pybuild, context: Path) -> 
     assert pybuild.names() == {"alone:latest"}
 
 
+@pytest.mark.parametrize("form", ["docker", "oci"])
+def test_an_index_comes_back_from_an_archive(inline: Pybuild, context: Path, tmp_path: Path, form: str) -> None:
+    (context / "f").write_text("f")
+    text = "FROM scratch\nARG TARGETARCH\nENV A=$TARGETARCH\nCOPY f /f\n"
+    built = inline.build(context, "--platform", f"{BOTH},linux/arm/v6", "-t", "app:1", "-t", "app:2", dockerfile=text)
+    archive = tmp_path / "saved.tar"
+    inline("save", "--format", form, "-o", archive, "app:1", "app:2")
+    inline("rmi", "app:1", "app:2")
+    inline("prune", "-f", "--all")
+    assert inline("load", "-i", archive).text.split() == ["Loaded", "image:", "app:1", "Loaded", "image:", "app:2"]
+    [shown] = inline.json("inspect", "app:2")
+    assert (shown["Id"], len(shown["Manifests"])) == (built.events[-1]["image_id"], 3)
+    assert inline("images", "-q").text.split() == [shown["Id"][7:19]]
+
+
 def test_what_an_index_lost_its_name_to_goes_with_a_prune(inline: Pybuild, context: Path) -> None:
     (context / "Dockerfile").write_text("FROM scratch\nARG V\nLABEL v=$V\nCOPY f /f\n")
     (context / "f").write_bytes(os.urandom(100_000))

@@ -19,7 +19,7 @@ from pybuild.engine.sources import LayerSource, archive_source
 from pybuild.engine.workers import Workers
 from pybuild.errors import NotFoundError, UsageError
 from pybuild.export.errors import InvalidArchiveError
-from pybuild.export.reading import FoundImage, FoundLayer, find_images, find_one
+from pybuild.export.reading import FoundImage, FoundIndex, FoundLayer, find_images, find_one
 from pybuild.oci.digest import Digest, parse_digest
 from pybuild.oci.image import (
     MAX_DOCUMENT,
@@ -36,6 +36,7 @@ from pybuild.oci.reference import parse_reference
 from pybuild.plan.make import make
 from pybuild.plan.ops import Plan
 from pybuild.store.images import ImageRecord
+from pybuild.store.indexes import Member
 from pybuild.store.store import Store
 from pybuild.tree.entry import FILE, HARDLINK
 from pybuild.tree.paths import clean, resolve
@@ -51,10 +52,11 @@ def load(store: Store, workers: Workers, source: BinaryIO | Path) -> list[dict[s
     """
     answer: list[dict[str, str]] = []
     with _opened(store, workers, source) as archive:
-        for image in find_images(archive, host()):
-            for diff_id, layer in zip(image.config.rootfs.diff_ids, image.layers, strict=True):
-                take_layer(store, workers, archive, diff_id, layer)
-            answer += _name(store, image)
+        for found in find_images(archive, host()):
+            for image in found.images if isinstance(found, FoundIndex) else (found,):
+                for diff_id, layer in zip(image.config.rootfs.diff_ids, image.layers, strict=True):
+                    take_layer(store, workers, archive, diff_id, layer)
+            answer += _name_index(store, found) if isinstance(found, FoundIndex) else _name(store, found)
     return answer
 
 
@@ -76,6 +78,18 @@ def take_layout(store: Store, workers: Workers, spec: str, platform: Platform) -
     record = store.images.get(store.images.put(image.config_bytes))
     assert record is not None
     return record
+
+
+def _name_index(store: Store, index: FoundIndex) -> list[dict[str, str]]:
+    members = []
+    for image, row in zip(index.images, index.rows, strict=True):
+        own = store.images.member(store.images.put(image.config_bytes))
+        said = msgspec.structs.replace(own.row, platform=row.platform, annotations=row.annotations)
+        members.append(Member(own.image, said))
+    identity = store.indexes.put(members, tags=[str(name) for name in index.names], annotations=index.annotations)
+    if not index.names:
+        return [{"id": identity}]
+    return [{"name": name.familiar()} for name in index.names]
 
 
 def _name(store: Store, image: FoundImage) -> list[dict[str, str]]:

@@ -56,6 +56,15 @@ class FoundImage(msgspec.Struct, frozen=True):
     names: tuple[Reference, ...]
 
 
+class FoundIndex(msgspec.Struct, frozen=True):
+    """Images for several platforms that the archive has below one index; `rows` are what that says of each."""
+
+    images: tuple[FoundImage, ...]
+    rows: tuple[Descriptor, ...]
+    names: tuple[Reference, ...]
+    annotations: dict[str, str]
+
+
 class _Row(msgspec.Struct):
     """An element of docker's manifest.json."""
 
@@ -64,16 +73,18 @@ class _Row(msgspec.Struct):
     RepoTags: list[str] | None = None
 
 
-def find_images(archive: Archive, platform: Platform) -> list[FoundImage]:
-    """Return the images in the archive, those of `platform` where there are several.
+def find_images(archive: Archive, platform: Platform) -> list[FoundImage | FoundIndex]:
+    """Return the images in the archive.
 
-    Raises InvalidArchiveError for what is no image archive or contradicts itself.
+    What an index has for several platforms stays together, as far as it is in the archive; of rows of the same name
+    it is the one of `platform`. Raises InvalidArchiveError for what is no image archive or contradicts itself.
     """
     try:
-        data = archive.read("manifest.json")
-        if data is not None:
-            return _docker(archive, data)
+        listed = archive.read("manifest.json")
         data = archive.read("index.json")
+        if listed is not None:
+            indexes = [*_indexes(archive, data).values()] if data is not None else []
+            return [*indexes, *_apart_from(_docker(archive, listed), indexes)]
         if data is None:
             raise InvalidArchiveError(
                 "no image in the archive: neither manifest.json nor index.json is there",
@@ -136,17 +147,65 @@ def _docker(archive: Archive, data: bytes) -> list[FoundImage]:
     return found
 
 
-def _oci(archive: Archive, data: bytes, platform: Platform) -> Iterator[FoundImage]:
+def _apart_from(images: list[FoundImage], indexes: Sequence[FoundIndex]) -> Iterator[FoundImage]:
+    """Yield the images that are listed, but for what belongs to an index of the same archive."""
+    taken = {name for index in indexes for name in index.names}
+    inside = {image.config_bytes for index in indexes for image in index.images}
+    for image in images:
+        names = tuple(name for name in image.names if name not in taken)
+        if names or image.config_bytes not in inside:
+            yield msgspec.structs.replace(image, names=names)
+
+
+def _indexes(archive: Archive, data: bytes) -> dict[Digest, FoundIndex]:
+    """Return the indexes that the archive has several images of, by digest."""
+    found: dict[Digest, FoundIndex] = {}
+    for row in _document(data, Index, "", INDEX_TYPES).manifests or ():
+        if row.media_type not in INDEX_TYPES:
+            continue
+        known = found.get(row.digest) or _index(archive, row)
+        if known is not None:
+            names = dict.fromkeys((*known.names, *_names(row.annotations)))
+            found[row.digest] = msgspec.structs.replace(known, names=tuple(names))
+    return found
+
+
+def _index(archive: Archive, descriptor: Descriptor) -> FoundIndex | None:
+    """Return what an index has, None unless it has several images for linux that are in the archive."""
+    index = _document(_blob(archive, descriptor), Index, descriptor.media_type, INDEX_TYPES)
+    if len(index.manifests or ()) > MAX_IMAGES:
+        raise InvalidArchiveError(f"an index of the archive lists more than {MAX_IMAGES} images")
+    images: list[FoundImage] = []
+    rows: list[Descriptor] = []
+    for row in index.manifests or ():
+        platform = platform_of(row)
+        is_image = row.media_type in MANIFEST_TYPES and ATTESTATION not in row.annotations
+        if not is_image or platform is None or platform.os != "linux" or not archive.has(blob_name(row.digest)):
+            continue
+        manifest = _document(_blob(archive, row), Manifest, row.media_type, MANIFEST_TYPES)
+        parts = [*([manifest.config] if manifest.config else []), *(manifest.layers or ())]
+        # Some tools save an index whole and the content of one platform
+        if all(archive.has(blob_name(part.digest)) for part in parts):
+            images.append(_oci_image(archive, manifest))
+            rows.append(row)
+    return FoundIndex(tuple(images), tuple(rows), (), index.annotations) if len(images) > 1 else None
+
+
+def _oci(archive: Archive, data: bytes, platform: Platform) -> Iterator[FoundImage | FoundIndex]:
     index = _document(data, Index, "", INDEX_TYPES)
     if len(index.manifests or ()) > MAX_IMAGES:
         raise InvalidArchiveError(f"the archive's index lists more than {MAX_IMAGES} images")
+    several = _indexes(archive, data)
+    yield from several.values()
     images: dict[Digest, tuple[FoundImage, list[Reference]]] = {}
     for descriptor in _of_host(index.manifests or (), platform):
+        if descriptor.digest in several:
+            continue
         digest, manifest = _manifest(archive, descriptor, platform, 0)
         if digest not in images:
             images[digest] = (_oci_image(archive, manifest), [])
         images[digest][1].extend(_names(descriptor.annotations))
-    if not images:
+    if not images and not several:
         raise InvalidArchiveError("the archive's index lists no image")
     for image, names in images.values():
         yield FoundImage(image.config_bytes, image.config, image.layers, tuple(dict.fromkeys(names)))
