@@ -1,6 +1,6 @@
 """Writes what is bundled with the frozen program: `python components.py BUNDLE BINARIES REQUIREMENTS`.
 
-BUNDLE is the directory with the program; it gets `lib/licences/NAME/` with the texts of each component and
+BUNDLE is the directory with the program; it gets `lib/licences.zip` with the texts of each component, as NAME/TEXT, and
 `lib/sbom.spdx.json`, a document of SPDX 2.3. BINARIES is what build.spec has written down of where libraries came from.
 A library whose licence is not found is an error: nobody may be given the program without it.
 """
@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import ZipFile
+from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
@@ -59,8 +59,7 @@ def main(bundle: Path, binaries: Path, requirements: Path) -> None:
     lacking = [component.name for component in unique if not component.texts]
     if lacking:
         raise SystemExit(f"error: no licence text is found for {', '.join(lacking)}, which is bundled")
-    for component in unique:
-        write_texts(bundle / "lib" / "licences", component)
+    write_texts(bundle / "lib" / "licences.zip", unique)
     path = bundle / "lib" / "sbom.spdx.json"
     path.write_text(json.dumps(document(unique), indent=1, sort_keys=True) + "\n")
 
@@ -162,11 +161,12 @@ def said(*command: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def write_texts(directory: Path, component: Component) -> None:
-    for name, path in component.texts:
-        place = directory / component.name / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(path.read_bytes())
+def write_texts(place: Path, components: list[Component]) -> None:
+    """One file, since each file more delays the first run of the program that unpacks itself."""
+    with ZipFile(place, "w", ZIP_DEFLATED, compresslevel=9) as archive:
+        for component in components:
+            for name, path in component.texts:
+                archive.writestr(ZipInfo(f"{component.name}/{name}"), path.read_bytes(), ZIP_DEFLATED)
 
 
 def document(components: list[Component]) -> dict[str, Any]:

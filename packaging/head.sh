@@ -87,6 +87,9 @@ else
     try "/var/tmp/pybuild-$user" "$build.$week" "$@"
     try "/tmp/pybuild-$user" "$build.$week" "$@"
 fi
-printf '%s\n' "error: pybuild cannot unpack itself: $reasons" \
-    "hint: name a directory of your own with 50 MB in PYBUILD_UNPACK_DIR, on a file system that programs may run from" >&2
+case $reasons in
+    *GLIBC_*) hint="this program is made for systems with a newer C library; take one that was built on an older system" ;;
+    *) hint="name a directory of your own with 50 MB in PYBUILD_UNPACK_DIR, on a file system that programs may run from" ;;
+esac
+printf '%s\n' "error: pybuild cannot unpack itself: $reasons" "hint: $hint" >&2
 exit 1

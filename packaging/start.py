@@ -7,6 +7,7 @@ The loader leads the dynamic linker to the libraries of the bundle, which git, s
 programs would then take for theirs. The linker has read that by now, and a process of pybuild's own gets it anew.
 """
 
+import encodings
 import os
 import sys
 from contextlib import suppress
@@ -23,7 +24,9 @@ _DAY = 24 * 60 * 60
 
 def _complete() -> None:
     """Say that this is frozen, and give the modules that Python has inside of itself the names of their files."""
-    sys.path.append(os.path.join(_DIRECTORY, "later.zip"))
+    later = os.path.join(_DIRECTORY, "later.zip")
+    sys.path.append(later)
+    encodings.__path__.append(os.path.join(later, "encodings"))
     sys.frozen = True  # type: ignore[attr-defined]
     # Those that are imported from now on
     sys._stdlib_dir = _DIRECTORY  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -13,10 +14,10 @@ from pybuild.errors import PybuildError, UsageError
 def bundle(tmp_path: Path) -> Path:
     rows = [{"name": "Small", "versionInfo": "1", "licenseDeclared": "MIT"}]
     (tmp_path / "sbom.spdx.json").write_text(json.dumps({"packages": rows}))
-    texts = tmp_path / "licences" / "Small"
-    texts.mkdir(parents=True)
-    (texts / "LICENSE").write_text("As you like.")
-    (texts / "NOTICE").write_bytes(b"Of Andr\xe9")
+    with ZipFile(tmp_path / "licences.zip", "w") as texts:
+        texts.writestr("Small/LICENSE", "As you like.")
+        texts.writestr("Small/NOTICE", b"Of Andr\xe9")
+        texts.writestr("Smaller/LICENSE", "No.")
     return tmp_path
 
 

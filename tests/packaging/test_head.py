@@ -127,6 +127,7 @@ def test_a_program_that_cannot_run_here_says_why(tmp_path: Path, home: Path) -> 
     done = run(program, PYBUILD_UNPACK_DIR=str(home))
     assert done.returncode == 1
     assert f"{home}: version `GLIBC_9.9 not found\n" in done.stderr
+    assert "newer C library" in done.stderr
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import ZipFile
 
 import pybuild
 from pybuild.errors import PybuildError, UsageError
@@ -45,6 +46,9 @@ def texts(names: Sequence[str], bundle: Path = _BUNDLE) -> Iterator[tuple[str, s
     unknown = [name for name in names if name.lower() not in known]
     if unknown:
         raise UsageError(f"nothing that is bundled is called {unknown[0]}", "`pybuild self licences` lists all")
-    for name in names:
-        for path in sorted((bundle / "licences" / known[name.lower()]).iterdir()):
-            yield f"{known[name.lower()]}: {path.name}", path.read_text(encoding="utf-8", errors="replace")
+    with ZipFile(bundle / "licences.zip") as archive:
+        for name in names:
+            for member in archive.namelist():
+                component, _, title = member.partition("/")
+                if component == known[name.lower()]:
+                    yield f"{component}: {title}", archive.read(member).decode(errors="replace")
