@@ -503,6 +503,9 @@ def test_notes_are_neither_written_nor_removed_by_name(one: Box, lowers: tuple[b
         print(tried(os.setxattr, "missing", "user.more", b""), tried(os.setxattr, "noted", "u" * 256, b""),
               tried(os.setxattr, "noted", "user.more", b"", 4), tried(os.setxattr, "noted", "strange.more", b""),
               tried(os.setxattr, 99, "user.more", b""), tried(os.setxattr, "noted", "user.more", b"x" * 65537))
+        at = f"/proc/self/fd/{os.open('.', os.O_RDONLY)}/noted"
+        print(tried(os.setxattr, at, "user.more", b""), os.listxattr(at), tried(os.removexattr, at, "user.more"),
+              tried(os.setxattr, at, "user.pybuild.owner", b"7:7"), tried(os.setxattr, at + "x", "user.more", b""))
         print(tried(os.setxattr, "plain", "security.capability", capability))
         os.setresuid(33, 33, 33)
         print(tried(os.setxattr, "plain", "security.capability", capability),
@@ -514,6 +517,7 @@ def test_notes_are_neither_written_nor_removed_by_name(one: Box, lowers: tuple[b
     assert others.splitlines() == [
         *["done EEXIST done ENODATA"] * 3,
         "ENOENT ERANGE EINVAL ENOTSUP EBADF E2BIG",
+        "done ['user.more'] done EPERM ENOENT",
         "done",
         "EPERM EPERM done",
     ]

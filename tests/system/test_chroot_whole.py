@@ -109,7 +109,7 @@ def hidden(context: Path) -> Iterator[str]:
     path.unlink()
 
 
-@pytest.mark.parametrize("who", [pytest.param("build", marks=pytest.mark.slow), "worker", "all"])
+@pytest.mark.parametrize("who", ["all", *(pytest.param(who, marks=pytest.mark.slow) for who in ("build", "worker"))])
 def test_secret_of_a_killed_build_is_gone_at_the_next_start(
     inline_base: Pybuild, context: Path, hidden: str, who: str
 ) -> None:

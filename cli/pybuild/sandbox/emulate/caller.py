@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 AT_FDCWD = -100
 _OWN_FD = re.compile(rb"/(?:proc/(?:self|thread-self)|dev)/fd/([0-9]{1,9})")
+_BELOW_FD = re.compile(_OWN_FD.pattern + rb"/+(.+)", re.DOTALL)
+"""How programs spell a name in an open directory where a call takes only paths."""
 _STREAMS = {b"/dev/stdin": 0, b"/dev/stdout": 1, b"/dev/stderr": 2}
 _UMASK = re.compile(rb"^Umask:\s*([0-7]+)", re.MULTILINE)
 _PLACES = 20
@@ -241,6 +243,8 @@ class Caller:
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ELOOP) or not flags & os.O_PATH:
                 raise
+            if not resolve and (below := _BELOW_FD.fullmatch(path)):
+                return self.open(int(below[1]), below[2], flags)
             own = _OWN_FD.fullmatch(path)
             number = int(own[1]) if own else _STREAMS.get(path, -1)
             if number < 0 or flags & os.O_NOFOLLOW or resolve:
