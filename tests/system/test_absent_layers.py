@@ -86,6 +86,28 @@ def test_the_base_does_not_come_here(daemon: Pybuild, inline: Pybuild, remote: R
     assert layers_fetched(remote) == 2
 
 
+def test_bases_of_several_platforms_stay_where_they_are(
+    inline: Pybuild, remote: Registry, rootfs: bytes, context: Path
+) -> None:
+    rows = []
+    for architecture in ("arm64", "amd64"):
+        data = layer_of(rootfs if architecture == "amd64" else extra())
+        manifest = remote.contents.image("team/multi", architecture, [data], architecture=architecture)
+        platform = {"os": "linux", "architecture": architecture}
+        rows.append(registry.descriptor(manifest, registry.MANIFEST, platform=platform))
+    index = {"schemaVersion": 2, "mediaType": registry.INDEX, "manifests": rows}
+    remote.contents.document("team/multi", "1", registry.INDEX, index)
+    remote.contents.stored["team/multi"] = {*remote.contents.blobs}
+    name = remote.name("app:1")
+    (context / "Dockerfile").write_text(f"FROM {remote.name('team/multi:1')}\n{LINKED}")
+    inline.build(context, "--platform=linux/arm64,linux/amd64", "-t", name, "--push")
+    assert layers_fetched(remote) == 0
+    pushed = json.loads(remote.contents.documents["app", "1"][1])["manifests"]
+    assert [row["platform"]["architecture"] for row in pushed] == ["arm64", "amd64"]
+    inline("save", "--format", "oci", "-o", inline.base / "saved.tar", name)
+    assert layers_fetched(remote) == 2
+
+
 @pytest.mark.parametrize(
     "steps",
     [
