@@ -19,7 +19,7 @@ def env(
     if shell not in SHELLS:
         raise UsageError(f"unknown shell: {shell}", f"known: {', '.join(SHELLS)}")
     if unset:
-        for name in ("DOCKER_HOST", "DOCKER_BUILDKIT"):
+        for name in ("DOCKER_HOST", "DOCKER_BUILDKIT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"):
             write_line(f"set -e {name}" if shell == "fish" else f"unset {name}")
         return
     for name, value in _variables().items():

@@ -260,9 +260,8 @@ async def df(request: web.Request) -> web.Response:
     rows, used = await in_thread(read)
     for item in rows:
         item.update(SharedSize=0, Containers=0)
-    size = sum(row["size"] for row in used["rows"])
     kinds = request.query.getall("type", [])
-    return web.json_response(usage(size, rows, asked_version(request), kinds))
+    return web.json_response(usage(used, rows, asked_version(request), kinds))
 
 
 @asynccontextmanager
