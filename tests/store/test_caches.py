@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from pybuild.store.caches import Held, Sharing
-from pybuild.store.place import allocated
 from pybuild.store.store import Store
+from support.disk import taken
 
 NAME = "m-" + "a" * 64
 OTHER = "m-" + "b" * 64
@@ -137,7 +137,7 @@ def test_prune_and_df_know_them(store: Store) -> None:
     rows = {row.type: row for row in store.df()}
     assert (rows["Cache Mounts"].total, rows["Cache Mounts"].reclaimable) == (2, rows["Cache Mounts"].size)
     assert rows["Cache Mounts"].size > 9000
-    assert sum(row.size for row in rows.values()) == allocated(store.place.root)
+    assert sum(row.size for row in rows.values()) == taken(store)
     assert [cache.shown for cache in store.caches.list()] == ["go", "ns//root/.cache"]
     assert store.prune().items == ()
     assert store.prune(only_caches=["nosuch"]).items == ()
