@@ -1,5 +1,6 @@
 """The plugins buildx and compose of Docker's command line build with our daemon as they do with BuildKit."""
 
+import base64
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from support import host, program
+from support import host, program, registry
 from support.program import Pybuild
 
 pytestmark = [pytest.mark.userns, pytest.mark.buildx]
@@ -67,7 +68,12 @@ def docker(served: Pybuild) -> Docker:
         *args: str | Path, status: int = 0, cwd: Path | None = None, stdin: bytes = b""
     ) -> "subprocess.CompletedProcess[str]":
         done = subprocess.run(
-            ["docker", *map(str, args)], env=env, input=stdin, capture_output=True, timeout=120, cwd=cwd
+            ["docker", *map(str, args)],
+            env={**env, **_experimental()},
+            input=stdin,
+            capture_output=True,
+            timeout=120,
+            cwd=cwd,
         )
         out, err = done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
         assert done.returncode == status, f"{done.args} -> {done.returncode}\n{out}\n{err}"
@@ -88,6 +94,10 @@ def context(tmp_path: Path) -> Path:
     (directory / "a.txt").write_text("a")
     (directory / "unused").write_bytes(os.urandom(400_000))
     return directory
+
+
+def _experimental() -> dict[str, str]:
+    return {name: os.environ[name] for name in ("BUILDX_EXPERIMENTAL",) if name in os.environ}
 
 
 def transferred(told: str) -> list[str]:
@@ -253,3 +263,79 @@ def test_compose_and_bake_build_several(docker: Docker, served: Pybuild, context
     )
     docker("buildx", "bake", "-f", "docker-bake.json", cwd=context)
     assert {"composed:one", "composed:two", "baked:a", "baked:b"} <= served.names()
+
+
+def test_targets_that_begin_from_one_another(docker: Docker, served: Pybuild, context: Path) -> None:
+    targets = {
+        "default": {
+            "contexts": {"below": "target:below"},
+            "dockerfile-inline": "FROM below\nRUN cat /x\n",
+            "tags": ["linked:1"],
+        },
+        "below": {"dockerfile-inline": "FROM base\nRUN echo from below > /x\n"},
+    }
+    (context / "docker-bake.json").write_text(json.dumps({"target": targets}))
+    told = docker("buildx", "bake", "-f", "docker-bake.json", cwd=context)
+    assert " from below\n" in told.stderr
+    assert "linked:1" in served.names()
+
+
+@pytest.fixture
+def far(docker: Docker, served: Pybuild) -> Iterator[str]:
+    """The option for a builder of the remote driver, which can do more."""
+    docker("buildx", "create", "--name", "far", "--driver", "remote", environment(served)["DOCKER_HOST"])
+    yield "--builder=far"
+    docker("buildx", "rm", "far")
+
+
+def test_several_platforms(docker: Docker, context: Path, far: str, tmp_path: Path) -> None:
+    (context / "Dockerfile").write_text("FROM scratch\nARG TARGETARCH\nCOPY a.txt /$TARGETARCH\n")
+    out = tmp_path / "out"
+    docker("buildx", "build", far, "--platform=linux/amd64,linux/arm64", "-o", out, context)
+    assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == {
+        "linux_amd64/amd64",
+        "linux_arm64/arm64",
+    }
+
+
+def test_results_and_caches_go_to_a_registry_with_the_logins_of_the_client(
+    docker: Docker, served: Pybuild, context: Path, far: str
+) -> None:
+    with registry.fake() as remote:
+        remote.contents.challenge = 'Basic realm="r"'
+        remote.contents.accepted = {"Basic " + base64.b64encode(b"someone:secret").decode()}
+        name = f"{remote.address}/app"
+        (context / "Dockerfile").write_text("FROM base\nRUN echo $RANDOM > /random\nCOPY a.txt /\n")
+        arguments = ("-t", f"{name}:1", "--cache-to", f"type=registry,ref={name}:cache,mode=max", context)
+        refused = docker("buildx", "build", far, "--push", *arguments, status=1)
+        assert name.partition("/")[0] in refused.stderr
+        docker("login", "-u", "someone", "--password-stdin", remote.address, stdin=b"secret")
+        docker("buildx", "build", far, "--push", *arguments)
+        assert ("app", "1") in remote.contents.documents
+        assert ("app", "cache") in remote.contents.documents
+        served("prune", "--all", "--force")
+        served.add_base()
+        told = docker("buildx", "build", far, "--cache-from", f"type=registry,ref={name}:cache", context)
+        assert "RUN echo $RANDOM" in told.stderr
+        assert told.stderr.count("CACHED") == 3, told.stderr
+        local = ("--cache-to", f"type=local,dest={context.parent / 'cache'}")
+        assert "known: registry, inline" in docker("buildx", "build", far, *local, context, status=1).stderr
+
+
+def test_questions_about_a_dockerfile(docker: Docker, context: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # For --print, which is --call by now
+    monkeypatch.setenv("BUILDX_EXPERIMENTAL", "1")
+    (context / "Dockerfile").write_text(
+        "# V is a version\nARG V=1\nFROM base AS one\nARG X=0\n"
+        "RUN --mount=type=secret,id=s,required echo hi\nFROM one AS two\nMAINTAINER me\n"
+    )
+    told = docker("buildx", "build", "--print=outline,format=json", "--build-arg=X=5", context).stdout
+    outline = json.loads(told)
+    assert outline["name"] == "two"
+    assert [(arg["name"], arg["value"]) for arg in outline["args"]] == [("V", "1"), ("X", "5")]
+    assert outline["args"][0]["description"] == "is a version"
+    assert [(secret["name"], secret["required"]) for secret in outline["secrets"]] == [("s", True)]
+    listed = json.loads(docker("buildx", "build", "--print=targets,format=json", context).stdout)
+    assert [target["name"] for target in listed["targets"]] == ["one", "two"]
+    assert "MaintainerDeprecated" in docker("buildx", "build", "--print=lint", context).stdout
+    assert "unsupported request" in docker("buildx", "build", "--print=nothing", context, status=1).stderr

@@ -23,6 +23,7 @@ UPLOADED = "http://buildkit-session/"
 """What a context is called that the client has on its standard input."""
 
 _NETWORKS = {"": "default", "default": "default", "sandbox": "default", "none": "none", "host": "host"}
+_EXPORT_KEYS = ("ref", "mode", "compression", "ignore-error")
 _REFUSED = ("cgroup-parent",)
 
 
@@ -46,17 +47,16 @@ class Asked(NamedTuple):
 
 
 def asked(
-    attributes: Mapping[str, str], *, imports: Iterable[Mapping[str, Any]] = (), allow: Sequence[str] = ()
+    attributes: Mapping[str, str],
+    *,
+    imports: Iterable[Mapping[str, Any]] = (),
+    exports: Iterable[Mapping[str, Any]] = (),
+    allow: Sequence[str] = (),
 ) -> Asked:
     """Return what the attributes of a solve mean; raise UsageError for those that cannot be meant."""
     for name in _REFUSED:
         if attributes.get(name):
             raise UsageError(f"{name} is not supported: {attributes[name]}")
-    platforms = [name for name in attributes.get("platform", "").split(",") if name]
-    if len(platforms) > 1:
-        raise UsageError(
-            f"several platforms in one build are not supported: {', '.join(platforms)}", "build one by one"
-        )
     context = attributes.get("context", "")
     contexts, named, inputs = _contexts(attributes)
     no_cache = [name.strip() for name in attributes.get("no-cache", "").split(",") if name.strip()]
@@ -66,7 +66,7 @@ def asked(
         target=attributes.get("target", ""),
         no_cache="no-cache" in attributes and not no_cache,
         no_cache_filter=tuple(no_cache),
-        platform=platforms[0] if platforms else "",
+        platform=",".join(name.strip() for name in attributes.get("platform", "").split(",") if name.strip()),
         extra_hosts=tuple(_host(item) for item in _words(attributes.get("add-hosts", ""))),
         ulimits=tuple(_ulimit(item) for item in _words(attributes.get("ulimit", ""))),
         shm_size=_size(attributes.get("shm-size", "")),
@@ -75,6 +75,7 @@ def asked(
         build_contexts=contexts,
         allow=tuple(name for name in allow if name in KNOWN),
         cache_from=_imports(attributes, imports),
+        cache_to=tuple(_export(str(item["Type"]), item["Attrs"]) for item in exports),
     )
     dockerfile_name = attributes.get("dockerfilekey", "") if context else attributes.get("dockerfilekey", "dockerfile")
     return Asked(
@@ -156,3 +157,14 @@ def _imports(attributes: Mapping[str, str], imports: Iterable[Mapping[str, Any]]
     found += [("registry", {"ref": name}) for name in attributes.get("cache-from", "").split(",") if name]
     refs = dict.fromkeys(str(attrs.get("ref", "")) for kind, attrs in found if kind == "registry")
     return tuple(Output("registry", "", {"ref": ref}) for ref in refs if ref)
+
+
+def _export(kind: str, attributes: Mapping[str, str]) -> Output:
+    """Return where results are given to; raise UsageError for what cannot be."""
+    if kind == "inline":
+        return Output("inline", "")
+    if kind != "registry":
+        raise UsageError(f"unknown type of a cache to export: {kind}", "known: registry, inline")
+    if not attributes.get("ref"):
+        raise UsageError("a cache in a registry needs a name: ref=NAME")
+    return Output("registry", "", {key: value for key, value in attributes.items() if key in _EXPORT_KEYS and value})

@@ -8,20 +8,22 @@ frontend in `Control/Solve` at once. Definitions in LLB are refused: there is no
 import asyncio
 import platform
 import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from pybuild import __version__
-from pybuild.buildkit import exporting, messages
+from pybuild.buildkit import exporting, messages, questions
 from pybuild.buildkit.attributes import FRONTENDS, GATEWAY, asked
+from pybuild.buildkit.definitions import definition_of, image_of
 from pybuild.buildkit.grpc import Call, Code, GrpcError, Handler, only
 from pybuild.buildkit.host import Host
 from pybuild.buildkit.http2 import Connection
 from pybuild.buildkit.jobs import Job, Jobs, Outcome
 from pybuild.buildkit.progress import stamp
 from pybuild.buildkit.sessions import Session, Sessions
-from pybuild.errors import PybuildError
+from pybuild.errors import PybuildError, UsageError
 from pybuild.oci.platform import host_platform
+from pybuild.plan.contexts import IMAGE
 
 _CONTROL, _BRIDGE = "/moby.buildkit.v1.Control/", "/moby.buildkit.v1.frontend.LLBBridge/"
 _BUILD_ID = "buildkit-controlapi-buildid"
@@ -29,6 +31,7 @@ _BUILD_ID = "buildkit-controlapi-buildid"
 CAPABILITIES = (
     *("solve.base", "solve.inlinereturn", "return", "returnmap", "proto.refarray", "importcaches", "frontend.inputs"),
     *("frontend.caps", "gateway.solve.metadata", "gateway.evaluate", "gateway.solve.evaluate"),
+    "reference.output",
 )
 """What of the gateway is answered, by BuildKit's names."""
 
@@ -55,7 +58,14 @@ class Services:
             "Status": self.status,
             "ListenBuildHistory": self.history,
         }
-        bridge = {"Ping": self.ping, "Solve": self.bridge_solve, "Return": self.bridge_return, "Inputs": self.inputs}
+        bridge = {
+            "Ping": self.ping,
+            "Solve": self.bridge_solve,
+            "Return": self.bridge_return,
+            "Inputs": self.nothing,
+            "Evaluate": self.nothing,
+            "Warn": self.nothing,
+        }
         return {
             **{_CONTROL + name: handler for name, handler in control.items()},
             **{_BRIDGE + name: handler for name, handler in bridge.items()},
@@ -174,7 +184,9 @@ class Services:
         if request["Definition"] and request["Frontend"] == "" and not request["Internal"]:
             raise GrpcError(Code.UNIMPLEMENTED, "definitions in LLB are not supported: build a Dockerfile")
         if request["Frontend"]:
-            outcome = await self._frontend(job, request["Frontend"], request["FrontendAttrs"])
+            outcome = await self._frontend(
+                job, request["Frontend"], request["FrontendAttrs"], request["FrontendInputs"]
+            )
         else:
             outcome = await job.returned
         if not outcome.image_id or not exporters:
@@ -184,7 +196,14 @@ class Services:
         work = exporting.Exporting(job, session, engine, self._host.store_root)
         return await self._build(job, lambda: work.run(outcome, exporters))
 
-    async def _frontend(self, job: Job, name: str, attributes: dict[str, str]) -> Outcome:
+    async def _frontend(
+        self,
+        job: Job,
+        name: str,
+        attributes: dict[str, str],
+        inputs: dict[str, bytes],
+        imports: Sequence[dict[str, Any]] = (),
+    ) -> Outcome:
         if name == GATEWAY and _is_dockerfile(attributes.get("source", "")):
             name = "dockerfile.v0"
         if name not in FRONTENDS or not name:
@@ -193,13 +212,25 @@ class Services:
         from pybuild.buildkit.solving import Solving
 
         request = job.request
-        imports = (request["Cache"] or {}).get("Imports", [])
-        wanted = asked(attributes, imports=imports, allow=request["Entitlements"])
+        cache = request["Cache"] or {"Imports": [], "Exports": []}
+        wanted = asked(
+            attributes,
+            imports=[*cache["Imports"], *imports],
+            exports=cache["Exports"],
+            allow=request["Entitlements"],
+        )
+        questions.check(wanted.call)
+        for context, key in wanted.inputs.items():
+            if key not in inputs:
+                raise UsageError(f"the client sent no result for the context {context}: {key}")
+            # An id of an image is a name for it in the store
+            wanted.request.build_contexts[context] = IMAGE + image_of(inputs[key])  # type: ignore[index]
         session = await self._sessions.get(request["Session"])
         engine = await self._host.engine()
         solving = Solving(job, session, wanted, engine, self._host.store_root)
         outcome, last = await self._build(job, lambda: solving.run(self._host.within_limits))
-        self._host.done(last)
+        if last is not None:
+            self._host.done(last)
         return outcome
 
     async def _build(self, job: Job, work: Callable[[], T]) -> T:
@@ -226,8 +257,8 @@ class Services:
         capabilities = [{"ID": name, "Enabled": True} for name in CAPABILITIES]
         await call.send(messages.PONG.encode({"FrontendAPICaps": capabilities, "Workers": [_worker()]}))
 
-    async def inputs(self, call: Call) -> None:
-        """`LLBBridge/Inputs`: none"""
+    async def nothing(self, call: Call) -> None:
+        """`LLBBridge/Inputs`, `Evaluate` and `Warn`: results are there already, and clients warn themselves"""
         await only(call)
         await call.send(b"")
 
@@ -236,15 +267,23 @@ class Services:
         request = messages.GATEWAY_SOLVE.decode(await only(call))
         job = await self._jobs.get(call.one(_BUILD_ID))
         if request["Definition"]:
-            raise GrpcError(Code.UNIMPLEMENTED, "definitions in LLB are not supported: build a Dockerfile")
+            # One that we gave away: its result is there
+            await self._answer(call, job, Outcome(image_of(request["Definition"])))
+            return
         if not request["Frontend"]:
             # The empty result, which clients ask for to find out whether anybody answers
             await call.send(messages.GATEWAY_SOLVED.encode({"result": {"ref": {}}}))
             return
-        outcome = await _while_wanted(call, job, self._frontend(job, request["Frontend"], request["FrontendOpt"]))
+        work = self._frontend(
+            job, request["Frontend"], request["FrontendOpt"], request["FrontendInputs"], request["CacheImports"]
+        )
+        await self._answer(call, job, await _while_wanted(call, job, work))
+
+    async def _answer(self, call: Call, job: Job, outcome: Outcome) -> None:
         ref = secrets.token_hex(12) if outcome.image_id else ""
         job.outcomes[ref] = outcome
-        result = {"ref": {"id": ref}, "metadata": outcome.metadata}
+        definition = definition_of(outcome.image_id) if outcome.image_id else b""
+        result = {"ref": {"id": ref, "def": definition}, "metadata": outcome.metadata}
         await call.send(messages.GATEWAY_SOLVED.encode({"result": result}))
 
     async def bridge_return(self, call: Call) -> None:

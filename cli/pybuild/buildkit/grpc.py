@@ -146,7 +146,7 @@ async def serve(stream: Stream, methods: Mapping[str, Handler]) -> None:
     except GrpcError as error:
         code, message, details = error.code, error.message, error.details
     except PybuildError as error:
-        code, message = Code.UNKNOWN, error.message
+        code, message = Code.UNKNOWN, f"{error.message} ({error.hint})" if error.hint else error.message
     except Exception as error:
         log.exception("%s", one_line(path))
         code, message = Code.INTERNAL, f"unexpected {type(error).__name__}: {error}"

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from pybuild.api.events import Built, Checked, Failed, Failure, Reads
 from pybuild.api.request import BuildRequest
-from pybuild.buildkit import messages, receiving, sessions
+from pybuild.buildkit import messages, questions, receiving, sessions
 from pybuild.buildkit.attributes import UPLOADED, Asked
 from pybuild.buildkit.failures import error_of
 from pybuild.buildkit.forwarding import agents
@@ -21,6 +21,8 @@ from pybuild.buildkit.receiving import Wanted
 from pybuild.buildkit.sessions import Session
 from pybuild.buildkit.talk import Talk
 from pybuild.context.ignore import read_patterns
+from pybuild.dockerfile.frontend import ARGUMENT as FRONTEND
+from pybuild.dockerfile.parse import parse
 from pybuild.engine import reach
 from pybuild.engine.inputs import MAX_DOCKERFILE, Received
 from pybuild.errors import CancelledError, NotFoundError, PybuildError, UsageError
@@ -41,8 +43,11 @@ class Solving:
         self._text = b""
         self._named: dict[str, str] = dict(asked.request.build_contexts)
 
-    def run(self, prepare: Callable[[BuildRequest], BuildRequest]) -> tuple[Outcome, Built | Checked]:
-        """Build; `prepare` is given the request last. Raises GrpcError for what the client is to be told."""
+    def run(self, prepare: Callable[[BuildRequest], BuildRequest]) -> tuple[Outcome, Built | None]:
+        """Build, or answer what is asked instead; `prepare` is given the request last.
+
+        Raises GrpcError for what the client is to be told.
+        """
         try:
             with ExitStack() as stack:
                 return self._run(stack, prepare)
@@ -52,10 +57,10 @@ class Solving:
             self._job.tell(Failed(failure, step if isinstance(step, int) else -1, 0.0))
             raise error_of(failure, self._text) from error
 
-    def _run(
-        self, stack: ExitStack, prepare: Callable[[BuildRequest], BuildRequest]
-    ) -> tuple[Outcome, Built | Checked]:
+    def _run(self, stack: ExitStack, prepare: Callable[[BuildRequest], BuildRequest]) -> tuple[Outcome, Built | None]:
         asked, session = self._asked, self._session
+        if asked.call == questions.DESCRIBE:
+            return Outcome(metadata=questions.described()), None
         request = asked.request._replace(
             build_contexts=self._named,
             secrets=sessions.secrets(session),
@@ -76,7 +81,11 @@ class Solving:
             text, ignore = self._load_definition()
             if ignore is None:
                 ignore = self._load_ignore()
+            if asked.call in (questions.TARGETS, questions.OUTLINE):
+                return Outcome(metadata=self._looked_at(text)), None
             received = Received(text, asked.filename, ignore, self._open, self._read(ignore))
+        if asked.call:
+            request = request._replace(call="check")
         request = request._replace(ssh=agents(session, self._text, self._job.cancel, stack))
         built: Built | Checked = self._engine.build(
             prepare(request),
@@ -87,10 +96,17 @@ class Solving:
             received=received,
         )
         if isinstance(built, Checked):
-            return Outcome(), built
+            return Outcome(metadata=questions.linted(built)), None
         return Outcome(built.image_id, epoch=built.source_date_epoch), built
 
     # -- the Dockerfile
+
+    def _looked_at(self, text: bytes) -> dict[str, bytes]:
+        request = self._asked.request
+        parsed = parse(text, name=self._asked.filename, frontend=request.build_args.get(FRONTEND) or "")
+        if self._asked.call == questions.TARGETS:
+            return questions.targets(parsed)
+        return questions.outline(parsed, request.target, request.build_args)
 
     def _load_definition(self) -> tuple[bytes, bytes | None]:
         """Return the Dockerfile, and the ignore file that lies beside it under its name."""
