@@ -105,6 +105,6 @@ def _provenance(image: str, builder_id: str) -> str:
 
 
 def _table(found: Contents) -> Iterator[str]:
-    rows = [[one.kind, one.name, one.version, ", ".join(one.licences)[:_LICENCES]] for one in found.packages]
+    rows = [[one.kind, one.full_name, one.version, ", ".join(one.licences)[:_LICENCES]] for one in found.packages]
     yield from table(["KIND", "NAME", "VERSION", "LICENCES"], rows)
     yield f"{len(rows)} packages" if len(rows) != 1 else "1 package"

@@ -48,6 +48,11 @@ class Package(NamedTuple):
     notes: tuple[tuple[str, str], ...] = ()
 
     @property
+    def full_name(self) -> str:
+        """Return the name with its scope, where it has one."""
+        return f"{self.namespace}/{self.name}" if self.kind == "npm" and self.namespace else self.name
+
+    @property
     def purl(self) -> str:
         """Return the package URL (purl specification)."""
         from packageurl import PackageURL

@@ -82,7 +82,7 @@ def _system(contents: Contents) -> list[dict[str, Any]]:
 
 def _package(key: str, package: Package, licences: list[Licence], contents: Contents) -> dict[str, Any]:
     return {
-        "name": f"{package.namespace}/{package.name}" if package.kind == "npm" and package.namespace else package.name,
+        "name": package.full_name,
         "SPDXID": key,
         **({"versionInfo": package.version} if package.version else {}),
         "supplier": _supplier(package),

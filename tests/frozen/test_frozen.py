@@ -167,6 +167,13 @@ def test_what_a_build_imports_is_not_in_the_archive_of_the_rest(inline: Pybuild,
     assert "Build an image" in inline("--help", env={"PYBUILD_UNPACK_DIR": str(copy)}).text
 
 
+def test_plugins_are_told_which_libraries_they_get(inline: Pybuild) -> None:
+    told = json.loads(inline("plugin", "env", "--json").text)
+    assert {"typer", "urllib3", "msgspec", "tqdm", "platformdirs", "packageurl-python"} <= told.keys()
+    # Typer would want it, and does without
+    assert "rich" not in told
+
+
 def test_a_plugin_has_the_whole_standard_library(inline: Pybuild) -> None:
     """Of packages also the modules that nothing imports but plugins."""
     folder = plugins.add(

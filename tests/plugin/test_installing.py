@@ -270,6 +270,24 @@ def test_requirements_that_exclude_each_other_are_told(pybuild: program.Pybuild,
     assert [path.name for path in there.iterdir()] == []
 
 
+def test_what_pybuild_brings_along_counts_in_its_own_version(
+    pybuild: program.Pybuild, there: Path, tmp_path: Path
+) -> None:
+    brought = json.loads(pybuild("plugin", "env", "--json").text)
+    # One that pybuild names, and one that only its libraries need
+    for name in ("typer", "aiohappyeyeballs"):
+        wheel = plugins.wheel(
+            tmp_path, "third-hello", {"third_hello.py": HELLO}, entry_points=ENTRY, requires=(f"{name}<0.0.1",)
+        )
+        told = pybuild("plugin", "install", wheel, status=1).err
+        assert f"third-hello needs {name}<0.0.1, and pybuild itself has {name} {brought[name]}" in told
+        wheel = plugins.wheel(
+            tmp_path, "third-hello", {"third_hello.py": HELLO}, entry_points=ENTRY, requires=(f"{name}>0.0.1",)
+        )
+        pybuild("plugin", "install", wheel)
+    assert json.loads((there / "plugins.lock").read_text())["plugins"]["third_hello"]["dependencies"] == []
+
+
 def test_what_claims_a_built_in_name_is_refused(pybuild: program.Pybuild, there: Path, tmp_path: Path) -> None:
     entry = ENTRY.replace("hello =", "images =")
     wheel = plugins.wheel(tmp_path, "third-hello", {"third_hello.py": HELLO}, entry_points=entry)

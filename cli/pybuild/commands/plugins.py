@@ -149,24 +149,17 @@ def env(
 ) -> None:
     """Show what plugins are given: versions that are part of the interface, and places."""
     import sys
-    from importlib.metadata import PackageNotFoundError, version
 
     from pybuild import __version__
     from pybuild.plugin import places
+    from pybuild.plugin.dependencies import ours
     from pybuild.plugin.found import API_VERSION
 
-    def of(name: str) -> str:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            return ""
-
-    libraries = ("typer", "platformdirs", "tqdm", "msgspec", "urllib3", "packaging")
     values: dict[str, Any] = {
         "pybuild": __version__,
         "api": API_VERSION,
         "python": ".".join(map(str, sys.version_info[:3])),
-        **{name: of(name) for name in libraries},
+        **ours(),
         "directories": places.plugin_directories(),
         "installed": places.site_directories(),
         "path": places.path_directories(),
@@ -175,7 +168,7 @@ def env(
         write_line(as_json(values))
     else:
         lists = {key: ", ".join(value) if isinstance(value, list) else str(value) for key, value in values.items()}
-        write_line("\n".join(f"{key + ':':14}{value}" for key, value in lists.items() if value))
+        write_line("\n".join(f"{key + ':':24}{value}" for key, value in lists.items() if value))
 
 
 def _with_clash(plugin: Found) -> Found:

@@ -40,17 +40,17 @@ def add_dependencies(found: Wheel, folder: Path, wheels: Path | None, got: Path)
     there: dict[str, Wheel] = {}
     seen = {canonicalize_name(found.name), canonicalize_name(HOST)}
     pending = [(found, one) for one in _needed(found.requires, ())]
+    brought = ours()
     asked: set[tuple[str, str]] = set()
     while pending:
         who, requirement = pending.pop(0)
         name = canonicalize_name(requirement.name)
         if name in seen:
             continue
-        ours = version_of_ours(name)
-        if ours:
-            if not requirement.specifier.contains(ours, prereleases=True):
+        if name in brought:
+            if not requirement.specifier.contains(brought[name], prereleases=True):
                 raise PybuildError(
-                    f"{who.name} needs {_shown(requirement)}, and pybuild itself has {requirement.name} {ours}",
+                    f"{who.name} needs {_shown(requirement)}, and pybuild itself has {name} {brought[name]}",
                     "a plugin with other versions can be an executable with an environment of its own",
                 )
             continue
@@ -131,19 +131,25 @@ def _for_us() -> list[str]:
     return [*words, *(word for platform in platform_tags() for word in ("--platform", platform))]
 
 
-def version_of_ours(name: str) -> str:
-    """Return the version of a library that pybuild itself uses, "" for another one."""
-    from importlib.metadata import PackageNotFoundError, requires, version
+def ours() -> dict[str, str]:
+    """Return the versions of all libraries that pybuild brings along, by canonical name: what plugins get of them.
 
-    from packaging.requirements import Requirement
+    Of a checkout that was never installed nothing is known.
+    """
+    from importlib.metadata import PackageNotFoundError, distribution
+
     from packaging.utils import canonicalize_name
 
-    try:
-        ours = [Requirement(text) for text in requires(HOST) or ()]
-        names = {
-            canonicalize_name(one.name) for one in ours if one.marker is None or one.marker.evaluate({"extra": ""})
-        }
-        return version(name) if name in names else ""
-    except PackageNotFoundError:
-        # Of a checkout that was never installed nothing is known
-        return ""
+    found: dict[str, str] = {}
+    pending, seen = [HOST], {HOST}
+    while pending:
+        try:
+            known = distribution(pending.pop())
+        except PackageNotFoundError:
+            continue
+        found[canonicalize_name(known.metadata["Name"])] = known.version
+        names = {canonicalize_name(one.name) for one in _needed(known.requires or (), ())}
+        pending += sorted(names - seen)
+        seen |= names
+    found.pop(HOST, None)
+    return dict(sorted(found.items()))
