@@ -1,6 +1,8 @@
 """The program on systems that have no Python, and the release that is made for the oldest of them."""
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -25,7 +27,7 @@ def works(suite: str, program: str | Path, tree: Path) -> None:
     """See that the program builds in a system without Python, as somebody with one id only."""
     systems.unpack(suite, tree)
     assert not list(tree.glob("usr/bin/python*"))
-    done = systems.run(tree, program, "self", "check")
+    done = systems.run(tree, program, f"exec {systems.USER} /tmp/pybuild self check")
     if "version `GLIBC_" in done.stderr and program == frozen.PROGRAM:
         pytest.skip(f"the program was built here, where the C library is newer than that of {suite}")
     assert done.stdout.endswith("\nall works\n"), (done.stdout, done.stderr)
@@ -36,6 +38,23 @@ def works(suite: str, program: str | Path, tree: Path) -> None:
 @pytest.mark.parametrize("suite", SUITES)
 def test_works_where_there_is_no_python(tmp_path: Path, suite: str) -> None:
     works(suite, frozen.PROGRAM, tmp_path / "tree")
+
+
+@pytest.mark.multiid
+@pytest.mark.frozen
+def test_the_debian_package_is_installed_and_runs(tmp_path: Path) -> None:
+    dist = tmp_path / "dist"
+    shutil.copytree(Path(frozen.PROGRAM).parent, dist)
+    subprocess.run([TOP / "packaging/deb", dist], check=True, stdout=subprocess.DEVNULL)
+    [package] = dist.glob("*.deb")
+    tree = systems.unpack("bookworm", tmp_path / "tree")
+    script = f"dpkg -i /tmp/{package.name} >&2; {systems.USER} pybuild self check; dpkg -r pybuild >&2; ls /usr/lib"
+    done = systems.run(tree, package, script)
+    if "libc6 (>=" in done.stderr:
+        pytest.skip("the program was built here, where the C library is newer than that of bookworm")
+    checked, works, left = done.stdout.rpartition("\nall works\n")
+    assert (checked != "", works != "", "pybuild" in left) == (True, True, False), (done.stdout, done.stderr)
+    assert "/usr/lib/pybuild/pybuild\n" in checked
 
 
 @pytest.mark.multiid

@@ -11,13 +11,13 @@ from support import debian
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SCRIPT = """\
-tree=$1 program=$2
-shift 2
+tree=$1 file=$2 script=$3
+shift 3
 mount --rbind "$tree" "$tree"
 for name in proc sys dev; do mount --rbind "/$name" "$tree/$name"; done
 mount -t tmpfs none "$tree/tmp"
 mkdir "$tree/tmp/home"
-cp "$program" "$tree/tmp/pybuild"
+cp "$file" "$tree/tmp/"
 cp "$(command -v busybox)" "$tree/tmp/busybox"
 cd "$tree"
 pivot_root . mnt
@@ -25,7 +25,7 @@ cd /
 # The smallest systems have no umount
 /tmp/busybox umount -l /mnt
 /tmp/busybox rm /tmp/busybox
-exec unshare -U --map-user=1000 --map-group=1000 env -i PATH=/usr/bin:/bin HOME=/tmp/home /tmp/pybuild "$@"
+exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp/home sh -euc "$script" sh "$@"
 """
 
 
@@ -63,22 +63,15 @@ def unpack(suite: str, tree: Path) -> Path:
     return tree
 
 
-def run(tree: Path, program: str | Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    """Run the program in that system, of which it sees nothing else, as an ordinary user with one id."""
-    command = [
-        "unshare",
-        "-Urm",
-        "--propagation",
-        "private",
-        "sh",
-        "-euc",
-        _SCRIPT,
-        "sh",
-        str(tree),
-        str(program),
-        *words,
-    ]
-    return subprocess.run(command, env={"PATH": _PATH}, capture_output=True, text=True, timeout=280, check=False)
+USER = "unshare -U --map-user=1000 --map-group=1000"
+"""Makes a command one of an ordinary user, who has one id."""
+
+
+def run(tree: Path, file: str | Path, script: str, *words: str) -> "subprocess.CompletedProcess[str]":
+    """Run a shell script as root of that system, of which it sees nothing else, with a file that is put into /tmp."""
+    command = ["unshare", "-Urm", "--propagation", "private", "sh", "-euc", _SCRIPT, "sh", tree, file, script, *words]
+    environment = {"PATH": _PATH}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
 
 
 def lacks() -> str:
