@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -202,6 +203,36 @@ def test_a_plugin_has_the_whole_standard_library(inline: Pybuild) -> None:
     *lacking, found = inline("every", env={"PYBUILD_PLUGIN_PATH": str(folder.parent)}).text.splitlines()
     assert found == "True True"
     assert set(lacking) - {*WINDOWS.split(), *LEFT_OUT.split()} == set()
+
+
+def test_a_plugin_may_have_compiled_modules(inline: Pybuild) -> None:
+    """It brings markupsafe or what else the tests have that is compiled for this Python and not in the program."""
+    found = [Path(place, name) for place in sys.path for name in ("rpds", "charset_normalizer", "markupsafe")]
+    package = next(
+        (path for path in found if list(path.glob(f"*.cpython-{sys.version_info[0]}{sys.version_info[1]}-*.so"))), None
+    )
+    if package is None or sys.version_info[:2] != (3, 11):
+        pytest.skip("no compiled module for Python 3.11 is installed here that the program lacks")
+    folder = inline.base / "plugins" / "compiled"
+    shutil.copytree(package, folder / package.name)
+    text = f"""\
+        import sys
+
+        def run():
+            import {package.name}
+
+            places = [getattr(module, "__file__", None) or "" for module in list(sys.modules.values())]
+            print([place for place in places if place.startswith({str(folder)!r}) and place.endswith(".so")] != [])
+    """
+    plugins.add(folder, "[pybuild.commands]\ncompiled = compiled:run", {"compiled.py": text}, name="compiled")
+    assert inline("compiled", env={"PYBUILD_PLUGIN_PATH": str(folder.parent)}).text == "True\n"
+
+
+def test_ssh_has_nothing_of_the_bundle(inline: Pybuild) -> None:
+    path, told = recorder(inline, "ssh", "exit 255")
+    inline("--host", "ssh://builder@nowhere.example", "images", status=1, env={"PATH": path, "PYBUILD_INLINE": "0"})
+    assert "PATH=" in told.read_text()
+    assert leaked(told.read_text()) == []
 
 
 def test_its_daemon_goes_on_when_the_client_has_ended(daemon: Pybuild, context: Path) -> None:

@@ -1,6 +1,7 @@
 """The program on systems that have no Python, and the release that is made for the oldest of them."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -55,6 +56,18 @@ def test_the_debian_package_is_installed_and_runs(tmp_path: Path) -> None:
     checked, works, left = done.stdout.rpartition("\nall works\n")
     assert (checked != "", works != "", "pybuild" in left) == (True, True, False), (done.stdout, done.stderr)
     assert "/usr/lib/pybuild/pybuild\n" in checked
+
+
+@pytest.mark.multiid
+@pytest.mark.frozen
+def test_its_own_image_builds_in_a_container(inline: Pybuild, context: Path) -> None:
+    """The container is a RUN of the program's own: without root, without privileges."""
+    inline("import", systems.archive("bookworm"), "system")
+    dist = Path(frozen.PROGRAM).parent
+    inline("build", "-q", "-f", TOP / "packaging/image/Dockerfile", "--build-arg=BASE=system", "-t", "own", dist)
+    text = b"FROM own\nRUN pybuild self check && PYBUILD_ISOLATION=chroot pybuild self check\n"
+    told = inline("build", "--progress=plain", "-f", "-", context, stdin=text).err
+    assert len(re.findall(r"^#\d+ [0-9.]+ all works$", told, re.MULTILINE)) == 2, told
 
 
 @pytest.mark.multiid
