@@ -31,9 +31,12 @@ class Contents(NamedTuple):
 
 
 def contents(name: str, skip: Collection[str] = ()) -> Contents:
-    """Return what is installed in an image of the store; raise NotFoundError and SbomError."""
-    about = inspect_image(name)
-    tree = image_tree(about["Id"])
+    """Return what is installed in an image of the store; raise NotFoundError and SbomError.
+
+    Of one for several platforms it is the image for this machine's.
+    """
+    tree = image_tree(name)
+    about = inspect_image(tree.id)
     readers = {kind: reader for kind, reader in READERS.items() if kind not in skip}
     files = _read(tree, readers)
     packages = merged(package for reader in readers.values() for package in reader.packages(files))

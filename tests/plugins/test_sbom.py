@@ -1,6 +1,7 @@
 """`pybuild sbom`: what databases tell, and documents that are valid by the makers of the formats."""
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -349,6 +350,16 @@ def test_the_same_image_gives_the_same_document(
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "now")
     if format != "table":
         assert "a number of seconds, not: now" in here("sbom", "app", "--format", format, status=2).err
+
+
+def test_of_several_platforms_it_is_about_the_one_of_this_machine(here: Here, tmp_path: Path) -> None:
+    root = files(tmp_path / "root", {"lib/apk/db/installed": APK})
+    both = ("--platform", "linux/amd64,linux/arm64")
+    here("build", "-q", "-t", "app", *both, "-f", "-", root, stdin=b"FROM scratch\nCOPY . /\n")
+    row = json.loads(here("sbom", "app").text)["packages"][0]
+    assert row["versionInfo"] == json.loads(here("layers", "app", "--json").text)["image"]
+    assert row["comment"].endswith(f"Platform: linux/{'amd64' if os.uname().machine == 'x86_64' else 'arm64'}")
+    assert (row["name"], len(names(here))) == ("app", 2)
 
 
 def test_mistakes_on_the_command_line(here: Here, image: Image) -> None:
