@@ -163,6 +163,15 @@ def test_a_file_that_cannot_be_read_is_named(inline: Pybuild, context: Path) -> 
     inline.build(context, dockerfile="FROM scratch\nCOPY . /\n")
 
 
+def test_a_large_context_that_is_sent_is_told_of(pybuild: Pybuild, context: Path) -> None:
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY big /\n")
+    (context / "big").write_bytes(bytes(9 << 20))
+    packed = subprocess.run(["tar", "-C", context, "-c", "."], check=True, capture_output=True).stdout
+    events = pybuild("build", "--progress=json", "-", stdin=packed).events
+    told = [event for event in events if event["event"] == "Transfer" and event["label"] == "sent context"]
+    assert (told[-1]["current"], told[-1]["total"]) == (len(packed), len(packed))
+
+
 def test_a_context_that_is_sent_is_held_to_the_limits_of_who_builds(pybuild: Pybuild, context: Path) -> None:
     (context / "Dockerfile").write_text("FROM scratch\nCOPY . /\n")
     for number in range(20):

@@ -64,6 +64,10 @@ class StepLog(NamedTuple):
     text: str
 
 
+SENT_CONTEXT = "sent context"
+"""The label of a Transfer that is that of a context from the client."""
+
+
 class Transfer(NamedTuple):
     """A byte count that grows: `total` 0 when unknown."""
 

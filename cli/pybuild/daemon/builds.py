@@ -137,9 +137,13 @@ async def stream(
             if content_type == EVENTS:
                 await response.prepare(request)
             async for events in outbox.batches():
+                data = b"".join(map(encode, events))
+                if not data:
+                    # Nothing of it is for this client, to whom a status may still tell what fails
+                    continue
                 if not response.prepared:
                     await response.prepare(request)
-                await response.write(b"".join(map(encode, events)))
+                await response.write(data)
             last = await worker
             _tell(last, started)
             request.app[HAPPENINGS].done(last)

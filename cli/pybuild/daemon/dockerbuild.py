@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, assert_never
 
 from pybuild.api.events import (
+    SENT_CONTEXT,
     Built,
     Checked,
     Described,
@@ -155,6 +156,9 @@ class DockerStream:
             case StepDone():
                 return [_stream(" ---> Using cache\n")] if event.cached and not self._is_from(event.step) else []
             case Transfer():
+                if event.step < 0 and event.label == SENT_CONTEXT:
+                    # Who sends it counts by himself
+                    return []
                 if event.step < 0:
                     return [progress_object(event, "Downloading", "Download complete")]
                 detail = {"current": event.current, "total": event.total}

@@ -13,7 +13,7 @@ from typing import BinaryIO, NamedTuple
 
 import msgspec
 
-from pybuild.api.events import Reads
+from pybuild.api.events import SENT_CONTEXT, Reads
 from pybuild.api.request import BuildRequest
 from pybuild.context.archive import sniff
 from pybuild.context.ignore import IgnoreMatcher, load_ignore
@@ -37,6 +37,8 @@ MAX_DOCKERFILE = 4 << 20
 
 DOCKERFILE = "Dockerfile"
 COPY_BLOCK = 1 << 20
+TOLD_BYTES = 8 << 20
+"""Contexts up to this size come without a word."""
 SLACK = 1 << 20
 """How many bytes more than its content a compressed archive may have."""
 KEEP_GIT_DIR = "BUILDKIT_CONTEXT_KEEP_GIT_DIR"
@@ -117,7 +119,7 @@ def open_inputs(
     if stream is None:
         raise UsageError("the request names no context and brings none")
     with store.blobs.create() as spool:
-        _spool(stream, spool.fd, cancel)
+        _spool(stream, spool.fd, cancel, remotes.telling(SENT_CONTEXT))
         with _unpacked(request, spool.fd, "the context on standard input", store, workers) as given:
             yield given
 
@@ -220,8 +222,8 @@ def _unpacked(request: BuildRequest, fd: int, called: str, store: Store, workers
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _spool(stream: BinaryIO, fd: int, cancel: Flag) -> None:
-    """Copy the stream to `fd` and rewind it; raise CancelledError, LimitError.
+def _spool(stream: BinaryIO, fd: int, cancel: Flag, tell: Callable[[int, int], None]) -> None:
+    """Copy the stream to `fd` and rewind it; raise CancelledError, LimitError. What takes its time is told.
 
     Compressed or not, what is unpacked of it is about as much at least.
     """
@@ -237,6 +239,10 @@ def _spool(stream: BinaryIO, fd: int, cancel: Flag) -> None:
         view = memoryview(block)
         while view:
             view = view[os.write(fd, view) :]
+        if size > TOLD_BYTES:
+            tell(size, 0)
+    if size > TOLD_BYTES:
+        tell(size, size)
     os.lseek(fd, 0, os.SEEK_SET)
 
 
