@@ -14,6 +14,7 @@ import pytest
 
 from support import host, program, registry
 from support.program import Pybuild
+from support.registry import digest
 
 pytestmark = [pytest.mark.userns, pytest.mark.buildx]
 
@@ -288,7 +289,7 @@ def far(docker: Docker, served: Pybuild) -> Iterator[str]:
     docker("buildx", "rm", "far")
 
 
-def test_several_platforms(docker: Docker, context: Path, far: str, tmp_path: Path) -> None:
+def test_several_platforms(docker: Docker, served: Pybuild, context: Path, far: str, tmp_path: Path) -> None:
     (context / "Dockerfile").write_text("FROM scratch\nARG TARGETARCH\nCOPY a.txt /$TARGETARCH\n")
     out = tmp_path / "out"
     docker("buildx", "build", far, "--platform=linux/amd64,linux/arm64", "-o", out, context)
@@ -296,6 +297,17 @@ def test_several_platforms(docker: Docker, context: Path, far: str, tmp_path: Pa
         "linux_amd64/amd64",
         "linux_arm64/arm64",
     }
+    several = (far, "--platform=linux/amd64,linux/arm64", "--metadata-file", str(tmp_path / "metadata"))
+    docker("buildx", "build", *several, "-o", "type=image,name=far:4", context)
+    [shown] = served.json("inspect", "far:4")
+    known = json.loads((tmp_path / "metadata").read_text())
+    assert (known["containerimage.digest"], len(shown["Manifests"])) == (shown["Id"], 2)
+    assert "containerimage.config.digest" not in known
+    with registry.fake() as remote:
+        docker("buildx", "build", *several, "--push", "-t", remote.name("app:1"), context)
+        kind, data = remote.contents.documents["app", "1"]
+    told = json.loads((tmp_path / "metadata").read_text())["containerimage.descriptor"]
+    assert (told["mediaType"], told["digest"], told["size"]) == (kind, digest(data), len(data))
 
 
 def test_results_and_caches_go_to_a_registry_with_the_logins_of_the_client(

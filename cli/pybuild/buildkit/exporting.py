@@ -12,13 +12,13 @@ from pybuild.buildkit.jobs import Job, Outcome
 from pybuild.buildkit.sessions import Session
 from pybuild.engine import reach
 from pybuild.errors import UsageError
+from pybuild.oci.image import OCI_INDEX, OCI_MANIFEST
 from pybuild.oci.reference import parse_reference
 
 IMAGES, ARCHIVES = ("moby", "image"), ("docker", "oci", "tar")
 NOTHING = ("", "cacheonly")
 _DIGEST, _CONFIG, _NAME = "containerimage.digest", "containerimage.config.digest", "image.name"
 _DESCRIPTOR = "containerimage.descriptor"
-_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _PASSED_ON = ("compression",)
 
 
@@ -60,14 +60,14 @@ class Exporting:
     def _export(self, number: int, kind: str, attributes: Mapping[str, str], outcome: Outcome) -> dict[str, str]:
         names = [name.strip() for name in attributes.get("name", "").split(",") if name.strip()]
         full = [_full(name) for name in names]
-        answer = {_DIGEST: outcome.image_id, _CONFIG: outcome.image_id}
+        answer = {_DIGEST: outcome.image_id, **({} if outcome.several else {_CONFIG: outcome.image_id})}
         if full:
             answer[_NAME] = ",".join(full)
         if kind in IMAGES:
             for name in full:
                 self._engine.images.tag(outcome.image_id, name)
             if _is(attributes, "push"):
-                answer.update(self._push(full, attributes))
+                answer.update(self._push(full, attributes, OCI_INDEX if outcome.several else OCI_MANIFEST))
             return answer
         if self._session is None:
             raise UsageError("the client has no session that takes results")
@@ -90,7 +90,7 @@ class Exporting:
         )
         return told
 
-    def _push(self, names: list[str], attributes: Mapping[str, str]) -> dict[str, str]:
+    def _push(self, names: list[str], attributes: Mapping[str, str], media_type: str) -> dict[str, str]:
         if not names:
             raise UsageError("a push needs a name")
         if _is(attributes, "push-by-digest"):
@@ -109,7 +109,7 @@ class Exporting:
         )
         pushed: Pushed = self._engine.push(asked, store_root=self._root, emit=self._job.tell, cancel=self._job.cancel)
         image = pushed.images[-1]
-        descriptor = {"mediaType": _MANIFEST, "digest": image.digest, "size": image.size}
+        descriptor = {"mediaType": media_type, "digest": image.digest, "size": image.size}
         return {_DIGEST: image.digest, _DESCRIPTOR: base64.b64encode(json.dumps(descriptor).encode()).decode()}
 
 

@@ -25,6 +25,8 @@ class Outcome(NamedTuple):
     image_id: str = ""
     metadata: dict[str, bytes] = {}
     epoch: int | None = None
+    several: bool = False
+    """Is it an index of images for several platforms?"""
 
 
 class Job:

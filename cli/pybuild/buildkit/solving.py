@@ -97,7 +97,7 @@ class Solving:
         )
         if isinstance(built, Checked):
             return Outcome(metadata=questions.linted(built)), None
-        return Outcome(built.image_id, epoch=built.source_date_epoch), built
+        return Outcome(built.image_id, epoch=built.source_date_epoch, several=bool(built.platforms)), built
 
     # -- the Dockerfile
 
