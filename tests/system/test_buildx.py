@@ -325,6 +325,8 @@ def test_results_and_caches_go_to_a_registry_with_the_logins_of_the_client(
         docker("buildx", "build", far, "--push", *arguments)
         assert ("app", "1") in remote.contents.documents
         assert ("app", "cache") in remote.contents.documents
+        docker("build", "--push", "-t", f"{name}:2", context)
+        assert ("app", "2") in remote.contents.documents
         served("prune", "--all", "--force")
         served.add_base()
         told = docker("buildx", "build", far, "--cache-from", f"type=registry,ref={name}:cache", context)

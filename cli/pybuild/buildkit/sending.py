@@ -17,7 +17,6 @@ from pybuild.errors import PybuildError, UsageError
 
 DIFF_COPY = "/moby.filesync.v1.FileSend/DiffCopy"
 _BLOCK = 1 << 18
-_FILE_BLOCK = 32 << 10
 _GO_DIR, _GO_LINK, _GO_FIFO = 1 << 31, 1 << 27, 1 << 25
 _GO_BITS = ((stat.S_ISUID, 1 << 23), (stat.S_ISGID, 1 << 22), (stat.S_ISVTX, 1 << 20))
 
@@ -100,7 +99,7 @@ def _send_members(talk: Talk, file: BinaryIO, members: list[tarfile.TarInfo]) ->
             file.seek(wanted.offset_data)
             left = wanted.size
             while left:
-                block = file.read(min(left, _FILE_BLOCK))
+                block = file.read(min(left, _BLOCK))
                 left -= len(block)
                 talk.send(messages.PACKET.encode({"type": DATA, "ID": number, "data": block}))
             talk.send(messages.PACKET.encode({"type": DATA, "ID": number}))

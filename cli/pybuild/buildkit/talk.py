@@ -15,6 +15,9 @@ from pybuild.errors import CancelledError
 WINDOW = 4 << 20
 """How many bytes of messages may wait for the thread."""
 
+AHEAD = 1 << 20
+"""How many bytes a thread sends before it waits for the loop."""
+
 _POLL_SECONDS = 0.5
 
 T = TypeVar("T")
@@ -30,6 +33,7 @@ class Talk:
         self._lock = Lock()
         self._held = 0
         self._over = False
+        self._unanswered = 0
         self._call: Call = self._in_loop(lambda: open_call(session.connection, path, metadata))
         self._room = asyncio.Event()
         self._pumping = asyncio.run_coroutine_threadsafe(self._pump(), self._loop)
@@ -72,9 +76,15 @@ class Talk:
         self._loop.call_soon_threadsafe(self._call.post, message)
 
     def send(self, message: bytes) -> None:
-        """Send a message and wait while much is on its way; raise GrpcError."""
+        """Send a message and wait while much is on its way; raise GrpcError, maybe for one that was sent before."""
         if self._cancel.is_set():
             raise CancelledError("the build was cancelled")
+        self._unanswered += len(message)
+        if self._unanswered < AHEAD:
+            # To wait for the loop takes longer than to send a short one
+            self.post(message)
+            return
+        self._unanswered = 0
         asyncio.run_coroutine_threadsafe(self._call.send(message), self._loop).result()
 
     def end(self) -> None:
