@@ -173,6 +173,17 @@ def test_a_home_that_programs_may_not_run_from_says_so_or_another_place_is_taken
     assert is_temporary(done, user=0), done.stderr
 
 
+def test_a_home_that_is_read_only_says_so_or_another_place_is_taken(tmp_path: Path, home: Path) -> None:
+    program = made(tmp_path)
+    done = _mounted(program, home, "ro", PYBUILD_UNPACK_DIR=str(home / "p"))
+    assert (done.returncode, done.stderr.split("\n")[0]) == (
+        1,
+        f"error: pybuild cannot unpack itself: {home}/p: Read-only file system",
+    )
+    done = _mounted(program, home, "ro", HOME=str(home))
+    assert is_temporary(done, user=0), done.stderr
+
+
 def test_a_full_disk_says_so_and_nothing_half_done_stays(tmp_path: Path, home: Path) -> None:
     program = made(tmp_path, padding=3 << 20)
     done = _mounted(program, home, "size=1m", PYBUILD_UNPACK_DIR=str(home))
