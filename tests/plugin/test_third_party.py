@@ -296,6 +296,9 @@ def test_what_it_can_use_is_what_is_named() -> None:
     assert sys.modules["pybuild.plugin"] is pybuild.plugin
     for name in pybuild.plugin.__all__:
         assert getattr(pybuild.plugin, name) is not None
+    # A module of that name would take its place as soon as anything imports it
+    modules = {path.stem for path in Path(pybuild.plugin.__file__).parent.glob("*.py")}
+    assert not modules & {*pybuild.plugin.__all__}
     with pytest.raises(AttributeError, match=r"pybuild\.plugin has no Store"):
         _ = pybuild.plugin.Store
 

@@ -27,7 +27,12 @@ if TYPE_CHECKING:
     from pybuild.plugin.exporting import ExportedImage
     from pybuild.plugin.findings import FORMATS, LintRule, findings_report
     from pybuild.plugin.found import API_VERSION, VERSION
-    from pybuild.plugin.images import (
+    from pybuild.plugin.linting import has_linters, run_linters
+    from pybuild.plugin.option import Argument, Commands, InsecureRegistries, Option, ProgressKind
+    from pybuild.plugin.output import as_json, bar, new_file, progress, table, write_line
+    from pybuild.plugin.registries import fetch_artifact, list_artifacts, push_artifact, push_images
+    from pybuild.plugin.settings import plugin_settings
+    from pybuild.plugin.stored import (
         ImageLayer,
         ImageLayers,
         ImageTree,
@@ -39,11 +44,6 @@ if TYPE_CHECKING:
         inspect_image,
         read_image_files,
     )
-    from pybuild.plugin.linting import has_linters, run_linters
-    from pybuild.plugin.option import Argument, Commands, InsecureRegistries, Option, ProgressKind
-    from pybuild.plugin.output import as_json, bar, new_file, progress, table, write_line
-    from pybuild.plugin.registries import fetch_artifact, list_artifacts, push_artifact, push_images
-    from pybuild.plugin.settings import plugin_settings
     from pybuild.progress.amounts import human_bytes
     from pybuild.progress.escape import escape, one_line
 
@@ -65,7 +65,7 @@ _PLACES = {
     "pybuild.plugin.checking": ("build_check_rules", "check_dockerfile"),
     "pybuild.plugin.dockerfiles": ("parse_dockerfile", "read_dockerfile"),
     "pybuild.plugin.found": ("API_VERSION", "VERSION"),
-    "pybuild.plugin.images": (
+    "pybuild.plugin.stored": (
         "ImageLayer",
         "ImageLayers",
         "ImageTree",
