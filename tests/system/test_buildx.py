@@ -297,6 +297,8 @@ def test_several_platforms(docker: Docker, served: Pybuild, context: Path, far: 
         "linux_amd64/amd64",
         "linux_arm64/arm64",
     }
+    docker("buildx", "build", far, "--platform=linux/amd64,linux/arm64", "-o", "type=image,name=several:1", context)
+    assert "several:1" in served.names()
     several = (far, "--platform=linux/amd64,linux/arm64", "--metadata-file", str(tmp_path / "metadata"))
     docker("buildx", "build", *several, "-o", "type=image,name=far:4", context)
     [shown] = served.json("inspect", "far:4")
@@ -322,7 +324,10 @@ def test_results_and_caches_go_to_a_registry_with_the_logins_of_the_client(
         refused = docker("buildx", "build", far, "--push", *arguments, status=1)
         assert name.partition("/")[0] in refused.stderr
         docker("login", "-u", "someone", "--password-stdin", remote.address, stdin=b"secret")
-        docker("buildx", "build", far, "--push", *arguments)
+        metadata = context.parent / "metadata"
+        docker("buildx", "build", far, "--push", "--metadata-file", metadata, *arguments)
+        pushed = registry.digest(remote.contents.documents["app", "1"][1])
+        assert json.loads(metadata.read_text())["containerimage.digest"] == pushed
         assert ("app", "1") in remote.contents.documents
         assert ("app", "cache") in remote.contents.documents
         docker("build", "--push", "-t", f"{name}:2", context)

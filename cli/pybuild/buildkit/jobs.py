@@ -20,11 +20,12 @@ SECONDS = 10.0
 
 
 class Outcome(NamedTuple):
-    """What a frontend made: an image of the store, or answers about the Dockerfile."""
+    """What a frontend made: an image of the store, or an index of several, or answers about the Dockerfile."""
 
     image_id: str = ""
     metadata: dict[str, bytes] = {}
     epoch: int | None = None
+    is_index: bool = False
     several: bool = False
     """Is it an index of images for several platforms?"""
 
