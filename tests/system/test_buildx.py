@@ -226,6 +226,8 @@ def test_the_remote_driver(docker: Docker, served: Pybuild, context: Path, tmp_p
         docker("buildx", "build", "-o", "type=image,name=far:3", *arguments)
         assert "far:3" in served.names()
         assert "Total:" in docker("buildx", "du", "--builder=far").stdout
+        assert "Total:" in docker("buildx", "prune", "--force", "--builder=far").stdout
+        assert "far:3" in served.names()
     finally:
         docker("buildx", "rm", "far")
 

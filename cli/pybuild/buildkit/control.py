@@ -35,6 +35,9 @@ CAPABILITIES = (
 )
 """What of the gateway is answered, by BuildKit's names."""
 
+CACHES, MADE_OF_OTHERS = ("cache", "kept", "download", "exec.cachemount"), ("context", "snapshot")
+"""Kinds of what goes with the cache, and with `all`."""
+
 T = TypeVar("T")
 
 
@@ -117,7 +120,7 @@ class Services:
         await call.send(messages.DISK_USAGE.encode({"record": records}))
 
     async def prune(self, call: Call) -> None:
-        """`Control/Prune`: what the cache holds; images stay, also with `all`"""
+        """`Control/Prune`: what the cache holds; images stay, also with `all`, unless room is asked for"""
         asked_ = messages.PRUNE.decode(await only(call))
         images = (await self._host.engine()).images
         filters: dict[str, list[str]] = {}
@@ -127,6 +130,8 @@ class Services:
             filters["max-size"] = [str(asked_["maxUsedSpace"])]
         if asked_["minFreeSpace"] > 0:
             filters["min-free"] = [str(asked_["minFreeSpace"])]
+        if "max-size" not in filters and "min-free" not in filters:
+            filters["type"] = [*CACHES, *(MADE_OF_OTHERS if asked_["all"] else ())]
         report = await self._host.in_thread(lambda: images.prune(all=False, filters=filters, dry_run=False))
         for item in report["items"]:
             record = {
