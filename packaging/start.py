@@ -19,6 +19,8 @@ _DIRECTORY: str = sys._MEIPASS  # type: ignore[attr-defined]
 _LINKER = "LD_LIBRARY_PATH"
 _USERS = "LD_LIBRARY_PATH_ORIG"
 _LOADERS = ("_PYI_", "_MEI", "PYINSTALLER_")
+# Of other systems: libraries try them at each start, and to find out whether they are in the archive takes long
+_OF_OTHERS = ("_winapi", "msvcrt", "nt", "org")
 _DAY = 24 * 60 * 60
 
 
@@ -34,6 +36,8 @@ def _complete() -> None:
         state = getattr(module.__spec__, "loader_state", None)
         if not hasattr(module, "__file__") and hasattr(state, "origname"):
             module.__file__ = os.path.join(_DIRECTORY, *state.origname.split(".")) + ".pyc"
+    for name in _OF_OTHERS:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
 
 
 def _unmark() -> None:
