@@ -77,15 +77,32 @@ def test_what_cannot_be_meant_is_told(attributes: dict[str, str]) -> None:
         asked(attributes)
 
 
-def test_caches_are_taken_from_and_given_to_registries() -> None:
+def test_caches_are_taken_from_and_given_to_registries_and_directories() -> None:
     given = asked(
         {"cache-imports": '[{"Type": "registry", "Attrs": {"ref": "a"}}]'},
-        imports=[{"Type": "registry", "Attrs": {"ref": "a"}}, {"Type": "gha", "Attrs": {}}],
-        exports=[{"Type": "inline", "Attrs": {}}, {"Type": "registry", "Attrs": {"ref": "r", "mode": "max", "x": "y"}}],
+        imports=[
+            {"Type": "registry", "Attrs": {"ref": "a"}},
+            {"Type": "gha", "Attrs": {}},
+            {"Type": "local", "Attrs": {"src": "/c", "digest": "d"}},
+            {"Type": "local", "Attrs": {"src": "/c", "digest": "d"}},
+        ],
+        exports=[
+            {"Type": "inline", "Attrs": {}},
+            {"Type": "registry", "Attrs": {"ref": "r", "mode": "max", "x": "y"}},
+            {"Type": "local", "Attrs": {"dest": "/c", "mode": "max", "tag": "t"}},
+        ],
         allow=["network.host", "unknown"],
     ).request
-    assert given.cache_from == (Output("registry", "", {"ref": "a"}),)
-    assert given.cache_to == (Output("inline", ""), Output("registry", "", {"ref": "r", "mode": "max"}))
+    assert given.cache_from == (
+        Output("registry", "", {"ref": "a"}),
+        Output("gha", "", {}),
+        Output("local", "/c", {"digest": "d"}),
+    )
+    assert given.cache_to == (
+        Output("inline", ""),
+        Output("registry", "", {"ref": "r", "mode": "max"}),
+        Output("local", "/c", {"mode": "max"}),
+    )
     assert given.allow == ("network.host",)
     for export in ({"Type": "local", "Attrs": {}}, {"Type": "registry", "Attrs": {}}):
         with pytest.raises(UsageError):

@@ -339,8 +339,34 @@ def test_results_and_caches_go_to_a_registry_with_the_logins_of_the_client(
         told = docker("buildx", "build", far, "--cache-from", f"type=registry,ref={name}:cache", context)
         assert "RUN echo $RANDOM" in told.stderr
         assert told.stderr.count("CACHED") == 3, told.stderr
-        local = ("--cache-to", f"type=local,dest={context.parent / 'cache'}")
-        assert "known: registry, inline" in docker("buildx", "build", far, *local, context, status=1).stderr
+        for option in ("--cache-from", "--cache-to"):
+            status = int(option == "--cache-to")
+            told = docker("buildx", "build", far, option, "type=unheard", context, status=status)
+            assert f"unknown type of a cache to {'export' if status else 'import'}: unheard" in told.stderr
+
+
+def test_caches_in_directories_of_the_client(docker: Docker, served: Pybuild, context: Path, far: str) -> None:
+    cache = context.parent / "cache"
+    (context / "Dockerfile").write_text("FROM base\nRUN echo $RANDOM > /random\nCOPY a.txt /\n")
+    docker("buildx", "build", far, "--cache-to", f"type=local,dest={cache},mode=max", context)
+    index = json.loads((cache / "index.json").read_text())
+    blobs = cache / "blobs/sha256"
+    manifest = json.loads((blobs / index["manifests"][0]["digest"][7:]).read_text())
+    assert len(manifest["layers"]) == 2
+    for blob in blobs.iterdir():
+        assert digest(blob.read_bytes()) == f"sha256:{blob.name}"
+    served("prune", "--all", "--force")
+    served.add_base()
+    told = docker("buildx", "build", far, "--cache-from", f"type=local,src={cache}", context)
+    assert told.stderr.count("CACHED") == 3, told.stderr
+    served("prune", "--all", "--force")
+    served.add_base()
+    config = blobs / manifest["config"]["digest"][7:]
+    config.chmod(0o600)
+    config.write_bytes(b"damaged")
+    told = docker("buildx", "build", far, "--cache-from", f"type=local,src={cache}", context)
+    assert "nothing is taken from the cache: a blob of the cache is not what its name says" in told.stderr
+    assert told.stderr.count("CACHED") == 1, told.stderr
 
 
 def test_questions_about_a_dockerfile(docker: Docker, context: Path, monkeypatch: pytest.MonkeyPatch) -> None:

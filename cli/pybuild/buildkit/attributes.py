@@ -24,6 +24,8 @@ UPLOADED = "http://buildkit-session/"
 
 _NETWORKS = {"": "default", "default": "default", "sandbox": "default", "none": "none", "host": "host"}
 _EXPORT_KEYS = ("ref", "mode", "compression", "ignore-error")
+_PLACES = {"registry": "ref", "local": "src"}
+"""What tells one cache from another, by their types."""
 _REFUSED = ("cgroup-parent",)
 
 
@@ -147,7 +149,7 @@ def _network(mode: str) -> str:
 
 
 def _imports(attributes: Mapping[str, str], imports: Iterable[Mapping[str, Any]]) -> tuple[Output, ...]:
-    """Return the caches to take results from, each once: images by name. Those of other kinds say nothing here."""
+    """Return the caches to take results from, each once. Of those that cannot be read the build warns."""
     found = [(str(item.get("Type", "")), dict(item.get("Attrs") or {})) for item in imports]
     if text := attributes.get("cache-imports"):
         try:
@@ -155,16 +157,28 @@ def _imports(attributes: Mapping[str, str], imports: Iterable[Mapping[str, Any]]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UsageError(f"malformed attribute: cache-imports: {text:.200}") from error
     found += [("registry", {"ref": name}) for name in attributes.get("cache-from", "").split(",") if name]
-    refs = dict.fromkeys(str(attrs.get("ref", "")) for kind, attrs in found if kind == "registry")
-    return tuple(Output("registry", "", {"ref": ref}) for ref in refs if ref)
+    sources: dict[tuple[str, str, str], Output] = {}
+    for kind, attrs in found:
+        place = str(attrs.get(_PLACES.get(kind, ""), ""))
+        if kind == "local":
+            digest = str(attrs.get("digest", ""))
+            sources[kind, place, digest] = Output(kind, place, {"digest": digest})
+        elif place or kind not in _PLACES:
+            sources[kind, place, ""] = Output(kind, "", {"ref": place} if place else {})
+    return tuple(sources.values())
 
 
 def _export(kind: str, attributes: Mapping[str, str]) -> Output:
     """Return where results are given to; raise UsageError for what cannot be."""
     if kind == "inline":
         return Output("inline", "")
-    if kind != "registry":
-        raise UsageError(f"unknown type of a cache to export: {kind}", "known: registry, inline")
+    if kind not in ("registry", "local"):
+        raise UsageError(f"unknown type of a cache to export: {kind}", "known: registry, local, inline")
+    kept = {key: value for key, value in attributes.items() if key in _EXPORT_KEYS and value}
+    if kind == "local":
+        if not attributes.get("dest"):
+            raise UsageError("a local cache needs a directory: dest=DIRECTORY")
+        return Output("local", attributes["dest"], kept)
     if not attributes.get("ref"):
         raise UsageError("a cache in a registry needs a name: ref=NAME")
-    return Output("registry", "", {key: value for key, value in attributes.items() if key in _EXPORT_KEYS and value})
+    return Output("registry", "", kept)

@@ -195,11 +195,11 @@ class Services:
         else:
             outcome = await job.returned
         if not outcome.image_id or not exporters:
-            return {}
+            return outcome.told
         session = await self._sessions.get(request["Session"])
         engine = await self._host.engine()
         work = exporting.Exporting(job, session, engine, self._host.store_root)
-        return await self._build(job, lambda: work.run(outcome, exporters))
+        return {**outcome.told, **await self._build(job, lambda: work.run(outcome, exporters))}
 
     async def _frontend(
         self,

@@ -24,6 +24,8 @@ class Outcome(NamedTuple):
 
     image_id: str = ""
     metadata: dict[str, bytes] = {}
+    told: dict[str, str] = {}
+    """What the answer to the solve says besides, as of caches that were written."""
     epoch: int | None = None
     is_index: bool = False
     several: bool = False

@@ -195,3 +195,22 @@ CREDENTIALS = Message("CredentialsResponse", {1: Field("Username", "string"), 2:
 SECRET_REQUEST = Message("GetSecretRequest", {1: Field("ID", "string")})
 SECRET = Message("GetSecretResponse", {1: Field("data", "bytes")})
 CHECK_AGENT = Message("CheckAgentRequest", {1: Field("ID", "string")})
+
+# -- containerd.services.content.v1 (api/services/content/v1/content.proto), which a client's session serves too
+
+CONTENT_REQUEST = Message("InfoRequest", {1: Field("digest", "string")})
+READ_CONTENT = Message(
+    "ReadContentRequest", {1: Field("digest", "string"), 2: Field("offset", "int"), 3: Field("size", "int")}
+)
+CONTENT = Message("ReadContentResponse", {1: Field("offset", "int"), 2: Field("data", "bytes")})
+WRITE_CONTENT = Message(
+    "WriteContentRequest",
+    {
+        1: Field("action", "int"),
+        2: Field("ref", "string"),
+        3: Field("total", "int"),
+        4: Field("expected", "string"),
+        5: Field("offset", "int"),
+        6: Field("data", "bytes"),
+    },
+)

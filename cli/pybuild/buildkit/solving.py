@@ -14,6 +14,7 @@ from pybuild.api.events import Built, Checked, Failed, Failure, Reads
 from pybuild.api.request import BuildRequest
 from pybuild.buildkit import messages, questions, receiving, sessions
 from pybuild.buildkit.attributes import UPLOADED, Asked
+from pybuild.buildkit.contents import ClientCaches
 from pybuild.buildkit.failures import error_of
 from pybuild.buildkit.forwarding import agents
 from pybuild.buildkit.jobs import Job, Outcome
@@ -87,6 +88,7 @@ class Solving:
         if asked.call:
             request = request._replace(call="check")
         request = request._replace(ssh=agents(session, self._text, self._job.cancel, stack))
+        caches = ClientCaches(session, self._job)
         built: Built | Checked = self._engine.build(
             prepare(request),
             store_root=self._root,
@@ -94,10 +96,12 @@ class Solving:
             emit=self._job.tell,
             cancel=self._job.cancel,
             received=received,
+            directories=caches,
         )
         if isinstance(built, Checked):
             return Outcome(metadata=questions.linted(built)), None
-        return Outcome(built.image_id, epoch=built.source_date_epoch, several=bool(built.platforms)), built
+        several = bool(built.platforms)
+        return Outcome(built.image_id, told=caches.told, epoch=built.source_date_epoch, several=several), built
 
     # -- the Dockerfile
 

@@ -22,6 +22,7 @@ class Build(Protocol):
         emit: Callable[[Event], None],
         cancel: Flag,
         received: Any = None,
+        directories: Any = None,
     ) -> Built | Checked: ...
 
 

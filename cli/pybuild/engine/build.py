@@ -48,6 +48,7 @@ from pybuild.store.cache import CacheRecord
 from pybuild.store.store import Store
 
 if TYPE_CHECKING:
+    from pybuild.engine.caching import Directories
     from pybuild.engine.giving import Giving
     from pybuild.engine.pushing import Push
 
@@ -60,12 +61,14 @@ def build(
     emit: Callable[[Event], None],
     cancel: Flag,
     received: inputs.Received | None = None,
+    directories: "Directories | None" = None,
 ) -> Built | Checked:
     """Build what `request` asks for, or only check it; the store below `store_root` is made when absent.
 
     `context_stream` is a tar (compressed or not) or a bare Dockerfile when `request.context` is "", unless the context
-    is `received`. `emit` gets every event but the last, from several threads but one at a time. Setting `cancel` ends
-    the build soon with CancelledError. Raises a PybuildError; what was finished stays in the cache.
+    is `received`. `directories` has those of caches, if they are not this machine's. `emit` gets every event but the
+    last, from several threads but one at a time. Setting `cancel` ends the build soon with CancelledError. Raises a
+    PybuildError; what was finished stays in the cache.
     """
     if request.call == "check":
         return checking.check_only(
@@ -74,7 +77,13 @@ def build(
 
     def now(emit: Callable[[Event], None]) -> Built:
         return _build(
-            request, store_root=store_root, context_stream=context_stream, emit=emit, cancel=cancel, received=received
+            request,
+            store_root=store_root,
+            context_stream=context_stream,
+            emit=emit,
+            cancel=cancel,
+            received=received,
+            directories=directories,
         )
 
     if not request.max_size and not request.min_free:
@@ -92,6 +101,7 @@ def _build(
     emit: Callable[[Event], None],
     cancel: Flag,
     received: inputs.Received | None,
+    directories: "Directories | None",
 ) -> Built:
     tags = [parse_reference(tag) for tag in request.tags]
     exporting.check(request.outputs, several="," in request.platform)
@@ -167,7 +177,7 @@ def _build(
             remotes=remotes,
             explainer=explainer,
             named=named,
-            elsewhere=_elsewhere(request, store, workers, clients, puller, targets, emit),
+            elsewhere=_elsewhere(request, store, workers, clients, puller, targets, emit, directories),
             offer=giving.offer if giving is not None else lambda stage, diff_id: None,
             emit=emit,
             cancel=cancel,
@@ -185,7 +195,7 @@ def _build(
         for push in pushes:
             built = push.carry_out(built)
         if request.cache_to:
-            _give_cache(request, store, states, solver, giving, emit)
+            _give_cache(request, store, states, solver, giving, emit, directories)
         recorded(built.image_id)
         if request.remembers:
             record(store, Digest(built.image_id), request, {name: base.id for name, base in bases.items()})
@@ -237,16 +247,17 @@ def _elsewhere(
     puller: Puller,
     targets: platforms.Targets,
     emit: Callable[[Event], None],
+    directories: "Directories | None",
 ) -> Callable[[str], CacheRecord | None]:
     """Return what looks a key up where `--cache-from` says."""
     if not request.cache_from:
         return lambda key: None
-    from pybuild.engine.caching import Elsewhere
+    from pybuild.engine.caching import Elsewhere, Here
     from pybuild.engine.remotecache import RemoteCaches
 
     wanted = [target.plan.target.platform for target in targets.each]
     remote = RemoteCaches(clients, puller) if request.pull != NEVER else None
-    return Elsewhere(store, workers, request.cache_from, remote, wanted, emit).get
+    return Elsewhere(store, workers, request.cache_from, remote, wanted, emit, directories or Here()).get
 
 
 def _giving(
@@ -273,9 +284,10 @@ def _give_cache(
     solver: Solver,
     giving: "Giving | None",
     emit: Callable[[Event], None],
+    directories: "Directories | None",
 ) -> None:
     """Write the results to the directories and registries that `--cache-to` names."""
-    from pybuild.engine.caching import export
+    from pybuild.engine.caching import Here, export
 
     for target in request.cache_to:
         if target.type not in ("local", "registry"):
@@ -288,6 +300,7 @@ def _give_cache(
                 target,
                 solver.results() if everything else list(least.items()),
                 giving if target.type == "registry" else None,
+                directories or Here(),
             )
         except CancelledError:
             raise

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
 
@@ -16,7 +16,7 @@ from pybuild.api.events import Event, Notice
 from pybuild.api.request import Output
 from pybuild.engine.carrying import Given, Told, put_inline, take, take_inline
 from pybuild.engine.exporting import compressor
-from pybuild.engine.importing import LayoutDirectory, take_layer
+from pybuild.engine.importing import Layout, LayoutDirectory, take_layer
 from pybuild.engine.remotecache import RemoteCaches
 from pybuild.engine.solve import timestamp
 from pybuild.engine.workers import Workers
@@ -55,6 +55,31 @@ Take = Callable[[Digest, Descriptor], None]
 """Takes a layer into the store: its diff id, and how the source has it."""
 
 
+class Directories(Protocol):
+    """Has the directories that sources and targets of the type local name."""
+
+    def layout(self, source: Output) -> Layout:
+        """Return the files of a source; raise PybuildError when it cannot be had."""
+
+    def write(self, target: Output, config: bytes, layers: Sequence[Layer]) -> None:
+        """Write a cache there; raise PybuildError."""
+
+
+class Here:
+    """The directories are those of this machine."""
+
+    def layout(self, source: Output) -> Layout:
+        """See Directories; raises NotFoundError."""
+        path = Path(source.dest)
+        if not path.is_dir():
+            raise NotFoundError(f"there is no such directory: {path}")
+        return LayoutDirectory(path)
+
+    def write(self, target: Output, config: bytes, layers: Sequence[Layer]) -> None:
+        """See Directories; raises ExportError."""
+        write_cache(Path(target.dest), config, layers, target.attrs.get("tag", "latest"))
+
+
 class _Found(msgspec.Struct, frozen=True):
     """A result of a source: how its layer comes, unless it has none or the store has it."""
 
@@ -74,6 +99,7 @@ class Elsewhere:
         remote: RemoteCaches | None,
         platforms: Sequence[Platform],
         emit: Callable[[Event], None],
+        directories: Directories,
     ) -> None:
         """Read what the sources have; `remote` reads what registries have, if they may be asked.
 
@@ -84,6 +110,7 @@ class Elsewhere:
         self._emit = emit
         self._remote = remote
         self._platforms = platforms
+        self._directories = directories
         self._lock = Lock()
         self._found: dict[str, _Found] = {}
         for source in sources:
@@ -131,14 +158,13 @@ class Elsewhere:
     def _read(self, source: Output) -> None:
         match source.type:
             case "local":
-                self._read_layout(Path(source.dest), source.attrs.get("tag", "latest"))
-            case _:
+                self._read_layout(self._directories.layout(source), source.dest, source.attrs.get("tag", "latest"))
+            case "registry":
                 self._read_image(source.attrs.get("ref", ""))
+            case _:
+                raise UsageError(f"unknown type of a cache to import: {source.type}")
 
-    def _read_layout(self, path: Path, tag: str) -> None:
-        if not path.is_dir():
-            raise NotFoundError(f"there is no such directory: {path}")
-        archive = LayoutDirectory(path)
+    def _read_layout(self, archive: Layout, path: str, tag: str) -> None:
         rows = decode(_whole(archive, "index.json", path), Index).manifests or []
         row = next((row for row in rows if row.annotations.get(REF_NAME) == tag), None)
         if row is None:
@@ -209,7 +235,7 @@ class Elsewhere:
             take(self._store, record.digest[7:], ours)
 
 
-def _whole(archive: LayoutDirectory, name: str, path: Path) -> bytes:
+def _whole(archive: Layout, name: str, path: str) -> bytes:
     data = archive.read(name)
     if data is None:
         raise InvalidArchiveError(f"there is no cache: {path}", "it is written by `--cache-to type=local,dest=...`")
@@ -223,10 +249,10 @@ def _decoded(data: bytes, kind: type[T]) -> T:
         raise InvalidArchiveError(f"malformed description of a cache: {error}") from error
 
 
-def export(store: Store, target: Output, results: Results, giving: "Giving | None") -> str:
+def export(store: Store, target: Output, results: Results, giving: "Giving | None", directories: Directories) -> str:
     """Write results with their layers to a directory, or by `giving` to a registry; return what was written.
 
-    Raises ExportError when the directory does not take it, RegistryError when the registry does not.
+    Raises what `directories` does when the directory does not take it, RegistryError when the registry does not.
     """
     compression = _COMPRESSIONS.get(target.attrs.get("compression", "gzip"), "gzip")
 
@@ -237,7 +263,7 @@ def export(store: Store, target: Output, results: Results, giving: "Giving | Non
         return giving.finish(target, [record.diff_id for _, record in results if record.diff_id is not None], describe)
     config, descriptors = describe(_forms(store, compression))
     layers: list[Layer] = [(one, partial(store.blobs.open, one.digest)) for one in descriptors]
-    write_cache(Path(target.dest), config, layers, _tag(target))
+    directories.write(target, config, layers)
     return target.dest
 
 
@@ -275,10 +301,6 @@ def _forms(store: Store, compression: str) -> Callable[[Digest], Descriptor]:
         return form
 
     return form_of
-
-
-def _tag(target: Output) -> str:
-    return target.attrs.get("tag", "latest")
 
 
 def _layer(form: Descriptor, diff_id: Digest, created: str) -> tuple[Descriptor, CachedLayer]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import msgspec
 
@@ -187,6 +187,16 @@ class _TarArchive:
         return Digest("sha256:" + entry.digest.hex())
 
 
+class Layout(Protocol):
+    """Files by name, of which some are large."""
+
+    def read(self, name: str) -> bytes | None:
+        """See reading.Archive."""
+
+    def copy(self, name: str, fd: int) -> Digest:
+        """Write a file to `fd`, rewind that and return the digest; raise InvalidArchiveError when there is none."""
+
+
 class LayoutDirectory:
     """An OCI layout directory. Links in it may lead anywhere, so none is followed."""
 
@@ -277,9 +287,7 @@ def _indexed(store: Store, workers: Workers, stream: BinaryIO) -> Iterator[_TarA
             yield _TarArchive(source)
 
 
-def take_layer(
-    store: Store, workers: Workers, archive: "_TarArchive | LayoutDirectory", diff_id: Digest, layer: FoundLayer
-) -> None:
+def take_layer(store: Store, workers: Workers, archive: Layout, diff_id: Digest, layer: FoundLayer) -> None:
     """Take a layer into the store, unless it is there; raise InvalidArchiveError or LayerError for another one."""
     if store.layers.has(diff_id):
         return

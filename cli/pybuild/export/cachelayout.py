@@ -30,10 +30,7 @@ def write_cache(dest: Path, config: bytes, layers: Sequence[Layer], tag: str) ->
             before = _referred(dest, tag)
             for descriptor, opened in layers:
                 _put(blobs, descriptor.digest, descriptor.size, opened)
-            described = Descriptor(CACHE_CONFIG, digest_of(config), len(config))
-            manifest = encode(
-                Manifest(media_type=OCI_MANIFEST, config=described, layers=[descriptor for descriptor, _ in layers])
-            )
+            manifest = manifest_of(config, layers)
             for data in (config, manifest):
                 _write(blobs / digest_of(data)[7:], data)
             _write(dest / "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
@@ -45,6 +42,12 @@ def write_cache(dest: Path, config: bytes, layers: Sequence[Layer], tag: str) ->
     except OSError as error:
         raise ExportError(f"cannot write the cache to {dest}: {error.strerror or error}") from error
     return row.digest
+
+
+def manifest_of(config: bytes, layers: Sequence[Layer]) -> bytes:
+    """Return the manifest of a cache."""
+    described = Descriptor(CACHE_CONFIG, digest_of(config), len(config))
+    return encode(Manifest(media_type=OCI_MANIFEST, config=described, layers=[descriptor for descriptor, _ in layers]))
 
 
 @contextmanager
