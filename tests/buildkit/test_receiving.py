@@ -16,6 +16,7 @@ from pybuild.buildkit.receiving import (
     DIFF_COPY,
     ERROR,
     FIN,
+    NO_LIMITS,
     REQUEST,
     STAT,
     Counts,
@@ -24,7 +25,9 @@ from pybuild.buildkit.receiving import (
     prepare,
     receive,
 )
+from pybuild.engine.room import ContextLimits
 from pybuild.errors import CancelledError
+from pybuild.layer.errors import LimitError
 from support.grpc import Loop
 
 DIR, LINK, FIFO, SETUID = 1 << 31, 1 << 27, 1 << 25, 1 << 23
@@ -83,9 +86,11 @@ class World:
         self._session = loop.session({DIFF_COPY: self.client.serve})
         prepare(root)
 
-    def receive(self, *entries: dict[str, Any], wanted: Wanted | None = None, cancel: Flag | None = None) -> Counts:
+    def receive(
+        self, *entries: dict[str, Any], wanted: Wanted | None = None, limits: ContextLimits = NO_LIMITS
+    ) -> Counts:
         self.client.entries = [*entries]
-        return receive(self._session, wanted or Wanted("context"), self.root, cancel or Flag())
+        return receive(self._session, wanted or Wanted("context"), self.root, Flag(), limits=limits)
 
     def listed(self) -> dict[str, tuple[int, int, str]]:
         """Return mode, time in seconds and content or target of all that is here."""
@@ -216,6 +221,25 @@ def test_a_link_of_the_last_time_leads_nothing_outside(world: World, tmp_path: P
     world.receive(a_directory("d"), a_file("d/x", b"x"))
     assert os.listdir(canary) == []
     assert (world.tree / "d/x").read_text() == "x"
+
+
+def test_a_context_that_is_too_large_is_refused_before_it_comes(world: World) -> None:
+    entries = [a_directory("d"), a_file("d/a", b"12345"), a_file("d/b", b"67890"), a_file("h", linkname="d/a")]
+    enough = ContextLimits(size=10, files=4)
+    assert world.receive(*entries, limits=enough).size == 10
+    # What is here already counts too
+    with pytest.raises(LimitError, match="more than 9 bytes") as told:
+        world.receive(*entries, limits=ContextLimits(size=9))
+    assert "PYBUILD_MAX_CONTEXT_SIZE" in told.value.hint
+    with pytest.raises(LimitError, match="more than 3 entries") as told:
+        world.receive(*entries, limits=ContextLimits(files=3))
+    assert "PYBUILD_MAX_CONTEXT_FILES" in told.value.hint
+    # Nor is what was told to be large asked for
+    world.client.asked = []
+    with pytest.raises(LimitError):
+        world.receive(a_file("big", b"b" * 20), limits=enough)
+    assert world.client.asked == []
+    assert world.receive(*entries, limits=enough).files == ()
 
 
 def test_files_that_were_not_asked_for_are_refused(world: World) -> None:

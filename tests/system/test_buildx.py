@@ -1,6 +1,7 @@
 """The plugins buildx and compose of Docker's command line build with our daemon as they do with BuildKit."""
 
 import base64
+import io
 import json
 import os
 import shutil
@@ -367,6 +368,29 @@ def test_caches_in_directories_of_the_client(docker: Docker, served: Pybuild, co
     told = docker("buildx", "build", far, "--cache-from", f"type=local,src={cache}", context)
     assert "nothing is taken from the cache: a blob of the cache is not what its name says" in told.stderr
     assert told.stderr.count("CACHED") == 1, told.stderr
+
+
+@pytest.mark.usefixtures("_adopted")
+def test_a_context_that_is_too_large(context: Path) -> None:
+    with program.world("daemon") as small:
+        small.env["PYBUILD_MAX_CONTEXT_SIZE"] = "300k"
+        small.add_base()
+        env = environment(small)
+
+        def build(*args: str | Path, stdin: bytes = b"") -> str:
+            done = subprocess.run(
+                ["docker", "build", *args], env=env, input=stdin, capture_output=True, timeout=120, check=False
+            )
+            assert done.returncode == 1
+            return done.stderr.decode()
+
+        (context / "Dockerfile").write_text("FROM base\nCOPY src /src\n")
+        assert "the client's directory has more than 307200 bytes" in build(context)
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w", format=tarfile.GNU_FORMAT) as out:
+            out.add(context, ".")
+            out.add(context, "again")
+        assert "the context holds more than 307200 bytes" in build("-", stdin=archive.getvalue())
 
 
 def test_questions_about_a_dockerfile(docker: Docker, context: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,16 +21,19 @@ from pybuild.buildkit.grpc import GrpcError, Headers
 from pybuild.buildkit.sessions import Session
 from pybuild.buildkit.talk import Talk
 from pybuild.context.beneath import open_beneath, open_directory
+from pybuild.engine.room import ContextLimits
 from pybuild.errors import PybuildError
+from pybuild.layer.errors import LimitError
+from pybuild.layer.limits import DEFAULT_LIMITS
 
 DIFF_COPY = "/moby.filesync.v1.FileSync/DiffCopy"
 STAT, REQUEST, DATA, FIN, ERROR = range(5)
 """Types of packets."""
 
-MAX_ENTRIES = 1_000_000
 MAX_OPEN = 64
 """How many files a client may send at the same time; its own limit is far below."""
 
+NO_LIMITS = ContextLimits()
 _MAX_PATH, _MAX_NAME = 4096, 255
 _GO_DIR, _GO_LINK, _GO_FIFO, _GO_OTHER = 1 << 31, 1 << 27, 1 << 25, (1 << 26) | (1 << 24) | (1 << 21)
 _GO_BITS = ((1 << 23, stat.S_ISUID), (1 << 22, stat.S_ISGID), (1 << 20, stat.S_ISVTX))
@@ -72,16 +75,22 @@ class _Entry(NamedTuple):
 
 
 def receive(
-    session: Session, wanted: Wanted, root: Path, cancel: Flag, count: Callable[[int], None] = lambda size: None
+    session: Session,
+    wanted: Wanted,
+    root: Path,
+    cancel: Flag,
+    count: Callable[[int], None] = lambda size: None,
+    limits: ContextLimits = NO_LIMITS,
 ) -> Counts:
     """Make the directory `root` what the client's is; it has `tree`, the files, and `new`, those that are coming.
 
-    `count` is told the bytes that have come. Raises SyncError, CancelledError.
+    `count` is told the bytes that have come. Raises SyncError, CancelledError, and LimitError for a directory with more
+    than `limits` allow, before any file in `tree` is changed.
     """
     try:
         with ExitStack() as stack:
             talk = stack.enter_context(Talk(session, DIFF_COPY, _metadata(wanted), cancel))
-            receiver = stack.enter_context(_Receiver(talk, root, count))
+            receiver = stack.enter_context(_Receiver(talk, root, count, limits))
             return receiver.run()
     except GrpcError as error:
         raise SyncError(f"cannot read the client's directory {wanted.name}: {error.message}") from error
@@ -97,8 +106,11 @@ def prepare(root: Path) -> None:
 
 
 class _Receiver:
-    def __init__(self, talk: Talk, root: Path, count: Callable[[int], None]) -> None:
+    def __init__(self, talk: Talk, root: Path, count: Callable[[int], None], limits: ContextLimits) -> None:
         self._talk = talk
+        self._most = limits.size or DEFAULT_LIMITS.total
+        self._most_entries = limits.files or DEFAULT_LIMITS.entries
+        self._told = 0
         self._count = count
         self._new = root / "new"
         self._tree = open_directory(root / "tree")
@@ -156,14 +168,17 @@ class _Receiver:
     def _take(self, told: dict[str, Any]) -> None:
         path = os.fsencode(told["path"])
         number = len(self._paths)
-        if number >= MAX_ENTRIES:
-            raise SyncError(f"the client's directory has more than {MAX_ENTRIES} entries")
+        if number >= self._most_entries:
+            raise _beyond(f"{self._most_entries} entries", "entries", "PYBUILD_MAX_CONTEXT_FILES")
         self._paths.append(path)
         entry = _entry(told)
         if entry is None:
             return
         self._check(path)
         self._entries[path] = entry
+        self._told += entry.size
+        if self._told > self._most:
+            raise _beyond(f"{self._most} bytes", "total", "PYBUILD_MAX_CONTEXT_SIZE")
         if entry.kind == stat.S_IFREG and not entry.link and not self._is_same(path, entry):
             self._wanted[number] = path
             self._talk.post(messages.PACKET.encode({"type": REQUEST, "ID": number}))
@@ -344,6 +359,11 @@ def _entry(told: dict[str, Any]) -> _Entry | None:
     if told["size"] < 0:
         raise SyncError(f"the client sent an invalid size: {told['path']!r:.200}")
     return _Entry(stat.S_IFREG | bits | 0o400, told["size"], told["modTime"], link)
+
+
+def _beyond(amount: str, limit: str, variable: str) -> LimitError:
+    hint = f"leave more out by .dockerignore, or set {variable} for the daemon"
+    return LimitError(f"the client's directory has more than {amount}", hint, limit=limit)
 
 
 def _remove(parent: int, name: bytes) -> None:

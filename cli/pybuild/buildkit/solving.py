@@ -25,7 +25,8 @@ from pybuild.context.ignore import read_patterns
 from pybuild.dockerfile.frontend import ARGUMENT as FRONTEND
 from pybuild.dockerfile.parse import parse
 from pybuild.engine import reach
-from pybuild.engine.inputs import MAX_DOCKERFILE, Received
+from pybuild.engine.inputs import MAX_DOCKERFILE, Received, check_sent
+from pybuild.engine.room import context_limits
 from pybuild.errors import CancelledError, NotFoundError, PybuildError, UsageError
 from pybuild.store.store import Store
 
@@ -194,7 +195,7 @@ class Solving:
         if self._session is None or not self._session.serves(receiving.DIFF_COPY):
             raise UsageError(f"the client has no session that gives its directory {wanted.name}")
         told = partial(self._job.count, digest, "transferring context:")
-        counts = receiving.receive(self._session, wanted, root, self._job.cancel, told)
+        counts = receiving.receive(self._session, wanted, root, self._job.cancel, told, context_limits())
         self._job.count(digest, "transferring context:", counts.size, done=True)
 
     def _uploaded(self, stack: ExitStack) -> BinaryIO:
@@ -206,9 +207,10 @@ class Solving:
             metadata = [("urlpath", "/" + self._asked.context.removeprefix(UPLOADED))]
             with Talk(self._session, "/moby.upload.v1.Upload/Pull", metadata, self._job.cancel) as talk:
                 talk.end()
-                size = 0
+                size, most = 0, context_limits().size
                 while (message := talk.receive()) is not None:
                     size += file.write(messages.BYTES.decode(message)["data"])
+                    check_sent(size, most)
                     self._job.count(digest, "transferring context:", size)
         file.seek(0)
         return file

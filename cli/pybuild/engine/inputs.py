@@ -230,12 +230,7 @@ def _spool(stream: BinaryIO, fd: int, cancel: Flag, tell: Callable[[int, int], N
     most, size = context_limits().size, 0
     for block in _blocks(stream, cancel):
         size += len(block)
-        if most and size > most + SLACK:
-            raise LimitError(
-                f"the context holds more than {most} bytes",
-                "leave more out by .dockerignore, or set PYBUILD_MAX_CONTEXT_SIZE",
-                limit="total",
-            )
+        check_sent(size, most)
         view = memoryview(block)
         while view:
             view = view[os.write(fd, view) :]
@@ -244,6 +239,16 @@ def _spool(stream: BinaryIO, fd: int, cancel: Flag, tell: Callable[[int, int], N
     if size > TOLD_BYTES:
         tell(size, size)
     os.lseek(fd, 0, os.SEEK_SET)
+
+
+def check_sent(size: int, most: int) -> None:
+    """Raise LimitError when so many bytes of an archive are more than a context of `most` may have, 0 for any."""
+    if most and size > most + SLACK:
+        raise LimitError(
+            f"the context holds more than {most} bytes",
+            "leave more out by .dockerignore, or set PYBUILD_MAX_CONTEXT_SIZE",
+            limit="total",
+        )
 
 
 def _blocks(stream: BinaryIO, cancel: Flag) -> Iterator[bytes]:
