@@ -150,6 +150,10 @@ def test_archives_go_out_and_come_in(backend: Backend) -> None:
     backend.save(["app", fake_engine.ID], out, format="oci", compression="zstd")
     assert out.getvalue().startswith(f"oci zstd app {fake_engine.ID}\n".encode())
     assert len(out.getvalue()) > 4 << 20
+    out = io.BytesIO()
+    backend.save([fake_engine.ID], out, platform="linux/arm64")
+    assert out.getvalue() == f"docker none {fake_engine.ID} for linux/arm64\n".encode()
+    assert backend.inspect("app", "linux/arm64")["Architecture"] == "linux/arm64"
     assert backend.load(io.BytesIO(b"x" * 300_000))[0] == {"name": "size-300000:latest"}
     assert backend.load(Path("/some/layout")) == [{"name": "dir-layout:latest"}]
     assert backend.import_(io.BytesIO(b"tar"), "n", changes=["CMD x", "ENV a=b c"], message="m&m") == fake_engine.ID

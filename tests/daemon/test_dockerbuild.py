@@ -65,6 +65,10 @@ def test_an_error_in_the_dockerfile_has_its_place() -> None:
     [item] = DockerStream().objects(failed(file="Dockerfile", line=3))
     assert item["error"] == "Dockerfile:3: it broke"
     assert "code" not in item["errorDetail"]
+    [item] = DockerStream().objects(failed(file="Dockerfile", line=3, hint="try this"))
+    assert item["error"] == item["errorDetail"]["message"] == "Dockerfile:3: it broke (try this)"
+    [item] = DockerStream().objects(failed(file="Dockerfile", line=3, status=7))
+    assert item["error"] == "Dockerfile:3: it broke: returned a non-zero code: 7"
 
 
 def test_quiet_tells_the_output_before_a_failure() -> None:

@@ -179,9 +179,14 @@ class Images:
             }
         ]
 
-    def inspect(self, name: str) -> dict[str, Any]:
+    def inspect(self, name: str, platform: str = "") -> dict[str, Any]:
         self._check(name)
-        return {"Id": ID, "RepoTags": [*self.names], "Config": {"Env": ["A=1"], "Labels": {"a.b": "c"}, "Cmd": None}}
+        return {
+            "Architecture": platform,
+            "Id": ID,
+            "RepoTags": [*self.names],
+            "Config": {"Env": ["A=1"], "Labels": {"a.b": "c"}, "Cmd": None},
+        }
 
     def history(self, name: str) -> "list[dict[str, Any]]":
         self._check(name)
@@ -198,10 +203,18 @@ class Images:
             raise ConflictError("image is referenced in multiple repositories")
         return [{"Untagged": name}, {"Deleted": ID}]
 
-    def save(self, names: Sequence[str], out: BinaryIO, *, format: str = "docker", compression: str = "none") -> None:
+    def save(
+        self,
+        names: Sequence[str],
+        out: BinaryIO,
+        *,
+        format: str = "docker",
+        compression: str = "none",
+        platform: str = "",
+    ) -> None:
         for name in names:
             self._check(name)
-        out.write(f"{format} {compression} {' '.join(names)}\n".encode())
+        out.write(f"{format} {compression} {' '.join(names)}{platform and ' for ' + platform}\n".encode())
         if "app" in names:
             for _ in range(64):
                 out.write(b"x" * 65536)

@@ -153,6 +153,10 @@ COPY --from=other /etc/passwd /there
     assert len(remote.web.asked) == asked
     failed = inline("pull", "--platform=linux/s390x", remote.name("multi:1"), status=1)
     assert "there are some for linux/arm64, linux/amd64" in failed.err
+    # A name of one image alone leaves no choice, but is not said to be what it is not
+    told = inline("pull", "--platform=linux/s390x", remote.name("multi:arm64")).err
+    assert f"pulled {remote.name('multi:arm64')} for linux/arm64" in told
+    assert f"{remote.name('multi:arm64')} is for linux/arm64, and linux/s390x was asked for" in told
 
 
 def test_what_is_not_right_leaves_nothing(inline: Pybuild, remote: Registry, rootfs: bytes) -> None:

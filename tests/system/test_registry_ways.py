@@ -32,6 +32,7 @@ def certs(pybuild: Pybuild, address: str) -> Path:
 def test_a_certificate_is_trusted_by_its_file_and_only_then(pybuild: Pybuild, secure: Registry, tmp_path: Path) -> None:
     failed = pybuild("pull", secure.name("app:1"), status=1)
     assert "the certificate of the server is not trusted" in failed.err
+    assert f"certs.d/{secure.address}/ca.crt" in failed.err
     assert not secure.web.asked
     (certs(pybuild, secure.address) / "ca.crt").write_bytes((tmp_path / "server.pem").read_bytes())
     pybuild("pull", secure.name("app:1"))

@@ -140,6 +140,22 @@ def test_the_index_is_an_image_of_the_store(pybuild: Pybuild, context: Path) -> 
     assert pybuild.names() == {"alone:latest"}
 
 
+def test_one_platform_of_an_index_is_looked_at_and_saved(pybuild: Pybuild, context: Path, tmp_path: Path) -> None:
+    text = "FROM scratch\nARG TARGETARCH\nLABEL arch=$TARGETARCH\nCOPY f /f\n"
+    (context / "f").write_text("f")
+    pybuild.build(context, "--platform", BOTH, "-t", "app", dockerfile=text)
+    [shown] = pybuild.json("inspect", "--platform", OTHER, "app")
+    assert (shown["Architecture"], shown["Config"]["Labels"]) == ("riscv64", {"arch": "riscv64"})
+    assert "Manifests" not in shown
+    pybuild("save", "--platform", OTHER, "-o", tmp_path / "one.tar", "app")
+    pybuild("rmi", "app")
+    pybuild("load", "-i", tmp_path / "one.tar")
+    assert pybuild.json("inspect", "app")[0]["Id"] == shown["Id"]
+    for command in ("inspect", "save"):
+        refused = pybuild(command, "--platform", "linux/s390x", "app", status=None).err
+        assert refused.startswith("error: No such image for linux/s390x: app\nhint: there is one for linux/riscv64")
+
+
 @pytest.mark.parametrize("form", ["docker", "oci"])
 def test_an_index_comes_back_from_an_archive(inline: Pybuild, context: Path, tmp_path: Path, form: str) -> None:
     (context / "f").write_text("f")

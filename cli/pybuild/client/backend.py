@@ -60,8 +60,8 @@ class Backend(Protocol):
         """Return the images, newest first, as `GET /images/json`."""
         ...
 
-    def inspect(self, name: str) -> dict[str, Any]:
-        """Return one image as `GET /images/{name}/json`."""
+    def inspect(self, name: str, platform: str = "") -> dict[str, Any]:
+        """Return one image as `GET /images/{name}/json`, of an index that for `platform`."""
         ...
 
     def history(self, name: str) -> list[dict[str, Any]]:
@@ -103,8 +103,16 @@ class Backend(Protocol):
         """Remove a name, and the image with its last one; return `{"Untagged"}` and `{"Deleted"}` in order."""
         ...
 
-    def save(self, names: Sequence[str], out: BinaryIO, *, format: str = "docker", compression: str = "none") -> None:
-        """Write images as an archive to `out`."""
+    def save(
+        self,
+        names: Sequence[str],
+        out: BinaryIO,
+        *,
+        format: str = "docker",
+        compression: str = "none",
+        platform: str = "",
+    ) -> None:
+        """Write images as an archive to `out`, of indexes those for `platform` alone if it is given."""
         ...
 
     def load(self, source: BinaryIO | Path) -> list[dict[str, str]]:

@@ -180,8 +180,8 @@ class Inline:
         result: list[dict[str, Any]] = self._images.list(all=all, filters=filters)
         return result
 
-    def inspect(self, name: str) -> dict[str, Any]:
-        result: dict[str, Any] = self._images.inspect(name)
+    def inspect(self, name: str, platform: str = "") -> dict[str, Any]:
+        result: dict[str, Any] = self._images.inspect(name, platform)
         return result
 
     def history(self, name: str) -> list[dict[str, Any]]:
@@ -210,8 +210,16 @@ class Inline:
         result: list[dict[str, str]] = self._images.remove(name, force=force)
         return result
 
-    def save(self, names: Sequence[str], out: BinaryIO, *, format: str = "docker", compression: str = "none") -> None:
-        self._images.save(list(names), out, format=format, compression=compression)
+    def save(
+        self,
+        names: Sequence[str],
+        out: BinaryIO,
+        *,
+        format: str = "docker",
+        compression: str = "none",
+        platform: str = "",
+    ) -> None:
+        self._images.save(list(names), out, format=format, compression=compression, platform=platform)
 
     def load(self, source: BinaryIO | Path) -> list[dict[str, str]]:
         result: list[dict[str, str]] = self._images.load(source)

@@ -142,8 +142,9 @@ class Remote:
         )
         return result
 
-    def inspect(self, name: str) -> dict[str, Any]:
-        result: dict[str, Any] = self._get(f"/images/{_in_path(name)}/json")
+    def inspect(self, name: str, platform: str = "") -> dict[str, Any]:
+        query = {"platform": platform} if platform else None
+        result: dict[str, Any] = self._get(f"/images/{_in_path(name)}/json", query)
         return result
 
     def history(self, name: str) -> list[dict[str, Any]]:
@@ -177,8 +178,17 @@ class Remote:
         result: list[dict[str, str]] = _checked(response)
         return result
 
-    def save(self, names: Sequence[str], out: BinaryIO, *, format: str = "docker", compression: str = "none") -> None:
-        query = _query({"names": list(names), "format": format, "compression": compression})
+    def save(
+        self,
+        names: Sequence[str],
+        out: BinaryIO,
+        *,
+        format: str = "docker",
+        compression: str = "none",
+        platform: str = "",
+    ) -> None:
+        values = {"names": list(names), "format": format, "compression": compression}
+        query = _query({**values, "platform": platform} if platform else values)
         self._connection.request("GET", f"/images/get?{query}").copy_to(out)
 
     def load(self, source: BinaryIO | Path) -> list[dict[str, str]]:

@@ -14,6 +14,9 @@ def inspect(
     format_: Annotated[
         str, Option("-f", "--format", help="json or a Go template, such as '{{.Config.Env}}'.", metavar="FORMAT")
     ] = "",
+    platform: Annotated[
+        str, Option(help="Of an image for several platforms the one for this.", metavar="OS/ARCH[/V]")
+    ] = "",
 ) -> int:
     """Show all there is to know about images, as JSON."""
     from pybuild.commands.app import tell
@@ -26,7 +29,7 @@ def inspect(
     with connect() as backend:
         for each in name:
             try:
-                found.append(backend.inspect(each))
+                found.append(backend.inspect(each, platform))
             except NotFoundError as error:
                 # The others are shown all the same
                 status = tell(error, error.exit_code)

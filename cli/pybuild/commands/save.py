@@ -17,6 +17,9 @@ def save(
     output: Annotated[str, Option("-o", "--output", help="File to write.", metavar="FILE")] = "",
     format_: Annotated[str, Option("--format", help="docker or oci.", metavar="FORMAT")] = "docker",
     compression: Annotated[str, Option(help="Compression of layers: none, gzip or zstd.", metavar="KIND")] = "none",
+    platform: Annotated[
+        str, Option(help="Of an image for several platforms only the one for this.", metavar="OS/ARCH[/V]")
+    ] = "",
 ) -> None:
     """Write images to an archive, standard output without -o."""
     if format_ not in FORMATS:
@@ -26,8 +29,8 @@ def save(
     if output in ("", "-"):
         out = standard_output("an archive")
         with connect() as backend:
-            backend.save(name, out, format=format_, compression=compression)
+            backend.save(name, out, format=format_, compression=compression, platform=platform)
         out.flush()
         return
     with new_file(Path(output)) as file, connect() as backend:
-        backend.save(name, file, format=format_, compression=compression)
+        backend.save(name, file, format=format_, compression=compression, platform=platform)

@@ -200,18 +200,18 @@ def progress_object(event: Transfer, doing: str, done: str) -> dict[str, Any]:
 
 def error_object(failure: Failure) -> dict[str, Any]:
     """Return the last object of a stream that failed."""
-    message = failure.message
-    detail: dict[str, Any] = {"message": message}
+    message = f"{failure.file}:{failure.line}: {failure.message}" if failure.file and failure.line else failure.message
+    detail: dict[str, Any] = {}
     if failure.status > 0:
         # People and programs look for these words
         told = f"returned a non-zero code: {failure.status}"
         if told not in message:
             message = f"{message}: {told}"
-        detail = {"code": failure.status, "message": message}
-    elif failure.file and failure.line:
-        message = f"{failure.file}:{failure.line}: {message}"
-        detail = {"message": message}
-    return {"errorDetail": detail, "error": message}
+        detail["code"] = failure.status
+    elif failure.hint:
+        # Docker's clients show nothing but this
+        message = f"{message} ({failure.hint})"
+    return {"errorDetail": {**detail, "message": message}, "error": message}
 
 
 def _stream(text: str) -> dict[str, Any]:

@@ -43,8 +43,8 @@ async def list_(request: web.Request) -> web.Response:
 
 async def inspect(request: web.Request) -> web.Response:
     """`GET /images/{name}/json`"""
-    images, name = await _images(request), request.match_info["name"]
-    return web.json_response(inspected(await in_thread(lambda: images.inspect(name)), asked_version(request)))
+    images, name, platform = await _images(request), request.match_info["name"], request.query.get("platform", "")
+    return web.json_response(inspected(await in_thread(lambda: images.inspect(name, platform)), asked_version(request)))
 
 
 async def history(request: web.Request) -> web.Response:
@@ -113,15 +113,17 @@ async def remove(request: web.Request) -> web.Response:
 
 
 async def save(request: web.Request) -> web.StreamResponse:
-    """`GET /images/get?names=&names=` and `GET /images/{name}/get`; ours: `format=docker|oci`, `compression=`"""
+    """`GET /images/get?names=&names=` and `GET /images/{name}/get`; ours: `format=`, `compression=`, `platform=`"""
     name = request.match_info.get("name")
     names = [name] if name else [item for value in request.query.getall("names", []) for item in value.split(",")]
     if not names:
         raise UsageError("parameter `names` is missing")
     format_, compression = request.query.get("format", "docker"), request.query.get("compression", "none")
+    platform = request.query.get("platform", "")
     images = await _images(request)
-    found = await in_thread(lambda: [images.inspect(name) for name in names])
-    response = await _download(request, lambda out: images.save(names, out, format=format_, compression=compression))
+    found = await in_thread(lambda: [images.inspect(name, platform) for name in names])
+    write = partial(images.save, names, format=format_, compression=compression, platform=platform)
+    response = await _download(request, lambda out: write(out))
     if request.transport is not None and not request.transport.is_closing():
         for image, saved in zip(found, names, strict=True):
             request.app[HAPPENINGS].image("save", image, saved)

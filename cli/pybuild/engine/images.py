@@ -15,13 +15,12 @@ from pybuild.engine import exporting, importing
 from pybuild.engine.comparing import differences
 from pybuild.engine.inputs import host
 from pybuild.engine.recorded import recorded
-from pybuild.engine.resolve import fits
 from pybuild.engine.whole import make_whole
 from pybuild.engine.workers import Workers
 from pybuild.errors import ConflictError, NotFoundError, UsageError
 from pybuild.oci.digest import Digest
-from pybuild.oci.manifests import platform_of
-from pybuild.oci.platform import parse_platform
+from pybuild.oci.manifests import fits, platform_of
+from pybuild.oci.platform import normalise, parse_platform
 from pybuild.oci.reference import Reference, parse_reference
 from pybuild.store.images import ImageRecord
 from pybuild.store.indexes import IndexRecord
@@ -67,11 +66,11 @@ class Images:
                 digests[index.id] = sorted({one for image in index.images for one in digests.get(image, ())})
             return [_summary(row, digests.get(row.id, [])) for row in _filter(rows, filters or {}, store)]
 
-    def inspect(self, name: str) -> dict[str, Any]:
-        """Return one image as `GET /images/{name}/json`; raise NotFoundError."""
+    def inspect(self, name: str, platform: str = "") -> dict[str, Any]:
+        """Return one image as `GET /images/{name}/json`, of an index that for `platform`; raise NotFoundError."""
         with self._store() as store:
-            record = _resolve(store, name)
-            index = store.images.index(name)
+            record = _for_platform(store, name, platform) if platform else _resolve(store, name)
+            index = None if platform else store.images.index(name)
             config = record.config
             known = store.pulled.digests()
             digests = known.get(record.id, [])
@@ -223,10 +222,21 @@ class Images:
                 answer += _delete(store, record)
             return answer
 
-    def save(self, names: Sequence[str], out: BinaryIO, *, format: str = "docker", compression: str = "none") -> None:
-        """Write images as one archive; raise NotFoundError before the first byte."""
+    def save(
+        self,
+        names: Sequence[str],
+        out: BinaryIO,
+        *,
+        format: str = "docker",
+        compression: str = "none",
+        platform: str = "",
+    ) -> None:
+        """Write images as one archive, of indexes those for `platform` alone if it is given.
+
+        Raises NotFoundError before the first byte.
+        """
         with self._store() as store, store.session():
-            found = [(_all_complete(store, name), _named(name)) for name in names]
+            found = [(_all_complete(store, name, platform), _named(name)) for name in names]
             exporting.save(store, found, out, format=format, compression=compression)
 
     def load(self, source: BinaryIO | Path) -> Strings:
@@ -417,9 +427,27 @@ def _complete(store: Store, name: str) -> ImageRecord:
     return make_whole(store, _resolve(store, name))
 
 
-def _all_complete(store: Store, name: str) -> ImageRecord | IndexRecord:
-    """Return the image, or the index, that a name means, with all layers here; raise NotFoundError, RegistryError."""
+def _for_platform(store: Store, name: str, platform: str) -> ImageRecord:
+    """Return the image for a platform that a name means, alone or in an index; raise NotFoundError, UsageError."""
+    wanted = parse_platform(platform, host())
     record = _whole(store, name)
+    if isinstance(record, ImageRecord):
+        if fits(record.config, wanted):
+            return record
+        config = record.config
+        there = [str(normalise(config.os, config.architecture, config.variant))]
+    else:
+        member = record.member_for(wanted)
+        image = store.images.get(member.image) if member is not None else None
+        if image is not None:
+            return image
+        there = [str(platform_of(member.row) or "unknown") for member in record.members]
+    raise NotFoundError(f"No such image for {wanted}: {name}", f"there is one for {', '.join(there)}")
+
+
+def _all_complete(store: Store, name: str, platform: str = "") -> ImageRecord | IndexRecord:
+    """Return the image, or the index, that a name means, with all layers here; raise NotFoundError, RegistryError."""
+    record = _for_platform(store, name, platform) if platform else _whole(store, name)
     if isinstance(record, ImageRecord):
         return make_whole(store, record)
     for image in _members(store, record):

@@ -20,9 +20,9 @@ from pybuild.engine.workers import Workers
 from pybuild.errors import CancelledError, NotFoundError, PybuildError, UsageError
 from pybuild.layer.tarwriter import Packed
 from pybuild.oci.digest import Digest
-from pybuild.oci.image import Descriptor
-from pybuild.oci.manifests import COMPRESSED
-from pybuild.oci.platform import Platform, parse_platform
+from pybuild.oci.image import Descriptor, ImageConfig
+from pybuild.oci.manifests import COMPRESSED, fits
+from pybuild.oci.platform import Platform, normalise, parse_platform
 from pybuild.oci.reference import Reference, parse_reference
 from pybuild.store.blobs import BlobWriter
 from pybuild.store.downloads import Download
@@ -174,7 +174,7 @@ class Puller:
             self._store.pulled.put(name._replace(tag=None, digest=own.digest), platform, pulled)
         self._store.pulled.keep_manifest(image_id, own.media_type, own.data)
         if layers:
-            self._emit(Notice("info", f"pulled {name.familiar()} for {platform}: {image.digest}"))
+            self._emit(Notice("info", f"pulled {name.familiar()} for {_own(image.config, platform)}: {image.digest}"))
         return record
 
     def _fetch_layers(self, sources: "list[Source]", name: Reference, image: "RemoteImage") -> None:
@@ -392,8 +392,19 @@ def pull(request: PullRequest, *, store_root: Path, emit: Callable[[Event], None
         puller = Puller(store, workers, clients, tell)
         if request.all_tags:
             names = [one for name in names for one in _all_tags(clients, name)]
-        moved = [puller.pull(name, platform, tag=True)[1] for name in names]
+        moved: list[Moved] = []
+        for name in names:
+            record, one = puller.pull(name, platform, tag=True)
+            own = _own(record.config, platform)
+            if own != platform:
+                tell(Notice("warning", f"{name.familiar()} is for {own}, and {platform} was asked for"))
+            moved.append(one)
     return Pulled(tuple(moved), time.time())
+
+
+def _own(config: ImageConfig, wanted: Platform) -> Platform:
+    """Return `wanted` where an image is good for that, else its own platform: a name alone chooses none."""
+    return wanted if fits(config, wanted) else normalise(config.os, config.architecture, config.variant)
 
 
 def _named(text: str, *, all_tags: bool) -> Reference:

@@ -8,8 +8,8 @@ from pybuild.engine.pulling import Puller
 from pybuild.engine.whole import lacking
 from pybuild.engine.workers import Workers
 from pybuild.errors import CancelledError, PybuildError, UsageError
-from pybuild.oci.image import ImageConfig
-from pybuild.oci.platform import Platform, normalise, runs_on
+from pybuild.oci.manifests import fits
+from pybuild.oci.platform import Platform, runs_on
 from pybuild.oci.reference import InvalidReferenceError, Reference, parse_reference
 from pybuild.plan.contexts import LAYOUT
 from pybuild.plan.ops import BaseImage, NeedBases, NeededBase
@@ -155,13 +155,6 @@ class Bases:
         text = self._dockerfile.text.split("\n")[line - 1]
         span = Span(line, line, 1, len(text.rstrip()))
         return DockerfileError(message, hint=hint, file=self._dockerfile.name, span=span, source=text)
-
-
-def fits(config: ImageConfig, platform: Platform) -> bool:
-    """Is an image for a platform, or for none in particular?"""
-    if not config.os or not config.architecture:
-        return True
-    return runs_on(normalise(config.os, config.architecture, config.variant), platform)
 
 
 def _is_id(reference: str) -> bool:

@@ -125,3 +125,10 @@ def check_config(config: ImageConfig, layers: int, where: str) -> None:
         )
     if layers > MAX_LAYERS:
         raise InvalidImageError(f"an image of {where} has more than {MAX_LAYERS} layers: {layers}")
+
+
+def fits(config: ImageConfig, platform: Platform) -> bool:
+    """Is an image for a platform, or for none in particular?"""
+    if not config.os or not config.architecture:
+        return True
+    return runs_on(normalise(config.os, config.architecture, config.variant), platform)

@@ -281,6 +281,11 @@ def shown(url: str) -> str:
     return plain(url).partition("?")[0][:300]
 
 
+def _host_in(what: str) -> str:
+    """Return host and port in a method and its URL, as directories of certificates are called."""
+    return what.rpartition("://")[2].partition("/")[0] or "HOST"
+
+
 def explained(error: Exception, what: str) -> RegistryError:
     """Return the error for what went wrong with a request, `what` being its method and URL."""
     if isinstance(error, ProxyError):
@@ -294,7 +299,8 @@ def explained(error: Exception, what: str) -> RegistryError:
             )
         return RegistryError(
             f"{what}: the certificate of the server is not trusted, or TLS failed: {why}",
-            "put its CA into ~/.config/containers/certs.d/HOST/ca.crt, or give it by `--ca-bundle`",
+            f"put its CA into ~/.config/containers/certs.d/{_host_in(what)}/ca.crt; "
+            "a build also takes `--ca-bundle FILE`",
         )
     if isinstance(error, TimeoutError | socket.timeout):
         return BrokenError(f"{what}: the server said nothing for {IDLE_SECONDS:g} seconds")
