@@ -232,7 +232,10 @@ def _unused(seen: Sequence[Seen], own: set[str]) -> Iterator[Sum]:
             continue
         if one.kind == "directory":
             size, files = sizes.get(one.path, (0, 0))
-            if files:
+            if files and one.line:
+                # Left out already: only a line for what came back, by `!`, has an effect
+                used.add(one.path)
+            elif files:
                 found.append(Sum(one.path, size, files))
         elif not one.line and one.kind != "other":
             found.append(Sum(one.path, one.size, 1))

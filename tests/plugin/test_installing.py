@@ -15,6 +15,7 @@ from threading import Thread
 
 import pytest
 
+from pybuild.plugin.projects import make
 from support import plugins, program
 from support.processes import adopt_orphans
 
@@ -351,6 +352,21 @@ def test_an_executable_is_installed_and_removed(pybuild: program.Pybuild, there:
     assert not (there / "pybuild-there").exists()
     given.write_text("#!/bin/sh\nexit 1\n")
     assert "exit code 1" in pybuild("plugin", "install", given, status=1).err
+
+
+@pytest.mark.parametrize("name", ["for", "name", "async"])
+def test_a_project_may_have_a_name_that_python_keeps_to_itself(tmp_path: Path, name: str) -> None:
+    made = make(name, tmp_path)
+    compile((tmp_path / f"src/pybuild_{name}/__init__.py").read_text(), name, "exec")
+    assert f'{name} = "pybuild_{name}:{name}_"' in made[0].read_text()
+
+
+def test_no_project_is_begun_for_a_command_that_is_built_in(pybuild: program.Pybuild, tmp_path: Path) -> None:
+    for name in ("build", "layers"):
+        told = pybuild("plugin", "new", name, cwd=tmp_path, status=2).err
+        assert f"a built-in command has this name: {name}" in told
+        assert f"{name}: it is built in" in pybuild("plugin", "disable", name, status=1).err
+    assert not [*tmp_path.glob("pybuild-*")]
 
 
 @pytest.mark.slow

@@ -158,6 +158,15 @@ def test_fix_leaves_out_what_is_not_used_and_changes_no_image(inline: Pybuild, c
     assert (context / ".dockerignore").read_text() == "docs\n# No COPY, ADD or mount uses these\n\\[odd] !\n"
 
 
+def test_what_an_ignore_file_brought_back_is_left_out_by_a_line_of_its_own(inline: Pybuild, context: Path) -> None:
+    write(context, src__a=10, lib__kept__b=2000, lib__gone__c=300)
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY src /src\n")
+    (context / ".dockerignore").write_text("lib\n!lib/kept\n")
+    assert "2kB less" in inline("context", "size", "--fix", context).text
+    assert (context / ".dockerignore").read_text().splitlines()[-1] == "lib/kept"
+    assert inline("context", "size", "--fix", context).text.endswith("nothing to add\n")
+
+
 def test_fix_without_knowing_what_is_used_is_refused(context: Path) -> None:
     with pytest.raises(PybuildError, match="what is used is not known: there is no Dockerfile"):
         size(str(context), fix=True)

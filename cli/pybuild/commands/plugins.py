@@ -113,11 +113,12 @@ def new(
     """Begin a plugin: a project with a command, its tests and a CI file."""
     from pathlib import Path
 
+    from pybuild.commands.table import rows
     from pybuild.plugin.projects import make
 
     place = Path(directory or f"pybuild-{name}")
     try:
-        made = make(name, place)
+        made = make(name, place, rows())
     except OSError as error:
         raise PybuildError(f"cannot write: {place}: {error.strerror}") from error
     write_line("\n".join([*map(str, made), "", f"Use it from there: pybuild plugin install --link {place}"]))
@@ -182,6 +183,10 @@ def _with_clash(plugin: Found) -> Found:
 def _named(name: str) -> list[Found]:
     found = [plugin for plugin in find() if plugin.name == name]
     if not found:
+        from pybuild.commands.table import rows
+
+        if name in rows():
+            raise NotFoundError(f"no plugin that was installed: {name}: it is built in", f"`pybuild {name} --help`")
         raise NotFoundError(f"no such plugin: {name}", "`pybuild plugin list` shows all")
     return found
 

@@ -1,10 +1,12 @@
 """Projects of plugins: made anew, and laid out as if they had been built, without a build."""
 
 import hashlib
+import keyword
 import os
 import re
 import shutil
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -159,15 +161,18 @@ jobs:
 }
 
 
-def make(name: str, directory: Path) -> list[Path]:
+def make(name: str, directory: Path, taken: Collection[str] = ()) -> list[Path]:
     """Write a complete project of a command `name` into a new directory; return its files.
 
-    Raises UsageError for a name that no command can have, ConflictError when there is something already.
+    Raises UsageError for a name that no command can have, such as those in `taken`, ConflictError when there is
+    something already.
     """
     from pybuild import __version__
 
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
         raise UsageError(f"a name is of small letters, digits and dashes, not: {name}")
+    if name in taken:
+        raise UsageError(f"a built-in command has this name: {name}", "no plugin of this name could be installed")
     if directory.exists() and any(directory.iterdir()):
         raise ConflictError(f"there is something already in: {directory}")
     function = name.replace("-", "_")
@@ -175,7 +180,7 @@ def make(name: str, directory: Path) -> list[Path]:
     values = {
         "name": name,
         "package": f"pybuild_{function}",
-        "function": function if function not in ("name", "loud", "import", "class", "def") else f"{function}_",
+        "function": f"{function}_" if keyword.iskeyword(function) or function in ("name", "loud") else function,
         "version": __version__,
         "next": str(major + 1),
     }
