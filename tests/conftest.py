@@ -1,7 +1,9 @@
 """What all tests share: markers that know what the machine offers, and the real program in a world of its own."""
 
+import fcntl
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +37,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def _adopted() -> None:
     processes.adopt_orphans()
+
+
+@pytest.fixture(autouse=True)
+def _groups_alone(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Who looks into control groups sees those of everybody: no two such tests run at once."""
+    if request.node.get_closest_marker("cgroups") is None:
+        yield
+        return
+    with open(Path(tempfile.gettempdir(), f"pybuild-tests-groups-{os.geteuid()}"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture

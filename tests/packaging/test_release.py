@@ -14,7 +14,7 @@ from support.program import Pybuild
 TOP = Path(__file__).parents[2]
 SUITES = ["bookworm", "trixie"]
 
-pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.userns, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.slow, pytest.mark.endless, pytest.mark.network, pytest.mark.userns, pytest.mark.timeout(3600)]
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +77,7 @@ def test_a_release_is_built_by_pybuild_and_works_on_systems_old_and_new(inline: 
     inline(
         "build", "-f", TOP / "packaging/release/Dockerfile", "-o", tmp_path / "dist", TOP,
         "--build-arg=BASE=bullseye", "--build-arg=CONFIGURE=", "--build-arg=SOURCE_DATE_EPOCH=1700000000",
-        "--ca-bundle=/etc/ssl/certs/ca-certificates.crt",
+        "--ca-bundle=/etc/ssl/certs/ca-certificates.crt", timeout=3000,
     )  # fmt: skip
     assert os.path.getsize(tmp_path / "dist" / "pybuild") <= 20_000_000
     for suite in ["bullseye", *SUITES]:

@@ -45,7 +45,7 @@ def _make(suite: str, target: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="system-", dir=target.parent) as work:
         conf, out = Path(work, "apt.conf"), Path(work, "system.tar")
         conf.write_text(debian.apt_conf())
-        command = ["mmdebstrap", "--quiet", "--variant=essential", f"--aptopt={conf}", suite, str(out)]
+        command = ["mmdebstrap", "--quiet", "--variant=apt", f"--aptopt={conf}", suite, str(out)]
         os.chmod(work, 0o755)
         done = subprocess.run(
             [*command, debian.mirror() or ""], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False

@@ -41,7 +41,7 @@ def holders(base: Path, text: str) -> list[str]:
 
 @pytest.mark.cgroups
 def test_memory_and_processes_are_limited(inline_base: Pybuild, context: Path) -> None:
-    hungry = "FROM base\nRUN head -c 200m /dev/zero | tail -n 1 | grep -q x\n"
+    hungry = "FROM base\nRUN yes | tr -d '\\n' | head -c 200m | tail -n 1 | grep -q x\n"
     done = build(inline_base, context, hungry, "--memory=64m", status=1)
     assert "memory limit 64 MB reached" in done.err
     many = "FROM base\nRUN for i in 1 2 3 4 5 6 7 8 9 10; do sleep 1 & done; wait\n"
