@@ -335,6 +335,14 @@ def test_results_and_caches_go_to_a_registry_with_the_logins_of_the_client(
         assert ("app", "cache") in remote.contents.documents
         docker("build", "--push", "-t", f"{name}:2", context)
         assert ("app", "2") in remote.contents.documents
+        before = {*remote.contents.documents}
+        output = f"type=image,name={name},push-by-digest=true,name-canonical=true,push=true"
+        docker("buildx", "build", far, "--label", "l=1", "--output", output, "--metadata-file", metadata, context)
+        untagged = json.loads(metadata.read_text())
+        assert untagged["image.name"] == name
+        assert {*remote.contents.documents} - before == {("app", untagged["containerimage.digest"])}
+        refused = docker("buildx", "build", far, "--output", f"{output},name={name}:3", context, status=1)
+        assert f"can't push tagged ref {name}:3 by digest" in refused.stderr
         served("prune", "--all", "--force")
         served.add_base()
         told = docker("buildx", "build", far, "--cache-from", f"type=registry,ref={name}:cache", context)

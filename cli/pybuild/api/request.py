@@ -304,7 +304,8 @@ class PushRequest(NamedTuple):
 
     With `all_tags` the names are of repositories, all of whose tags go. `compression` is gzip, zstd, none, or "" for
     gzip but whatever form is here already; `level` is "" for the usual one. `proxies` and `registries` are as in a
-    build. The one image of `names` goes under the name `destination`, if that is not "".
+    build. The one image of `names` goes under the name `destination`, if that is not "". With `by_digest` those of
+    `names`, which may be ids, go to the repository of `destination` without a tag.
     """
 
     names: tuple[str, ...]
@@ -314,6 +315,7 @@ class PushRequest(NamedTuple):
     proxies: Mapping[str, str] = _NOTHING
     registries: Registries = Registries()
     destination: str = ""
+    by_digest: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""

@@ -64,10 +64,13 @@ class Exporting:
         if full:
             answer[_NAME] = ",".join(full)
         if kind in IMAGES:
-            for name in full:
+            by_digest = _is(attributes, "push") and _is(attributes, "push-by-digest")
+            if by_digest:
+                answer[_NAME] = ",".join(_repository(name) for name in names)
+            for name in () if by_digest else full:
                 self._engine.images.tag(outcome.image_id, name)
             if _is(attributes, "push"):
-                answer.update(self._push(full, attributes, OCI_INDEX if outcome.several else OCI_MANIFEST))
+                answer.update(self._push(full, attributes, outcome, by_digest=by_digest))
             return answer
         if self._session is None:
             raise UsageError("the client has no session that takes results")
@@ -90,11 +93,11 @@ class Exporting:
         )
         return told
 
-    def _push(self, names: list[str], attributes: Mapping[str, str], media_type: str) -> dict[str, str]:
+    def _push(
+        self, names: list[str], attributes: Mapping[str, str], outcome: Outcome, *, by_digest: bool
+    ) -> dict[str, str]:
         if not names:
             raise UsageError("a push needs a name")
-        if _is(attributes, "push-by-digest"):
-            raise UsageError("push-by-digest is not supported: push by a tag")
         registries = reach.settings()._replace(given=sessions.credentials(self._session))
         if _is(attributes, "registry.insecure"):
             hosts = [parse_reference(name).domain for name in names]
@@ -102,13 +105,19 @@ class Exporting:
         compression = attributes.get("compression", "")
         asked = PushRequest(
             tuple(names),
+            by_digest=by_digest,
             compression="none" if compression == "uncompressed" else compression,
             level=attributes.get("compression-level", ""),
             proxies=reach.proxies(),
             registries=registries,
         )
-        pushed: Pushed = self._engine.push(asked, store_root=self._root, emit=self._job.tell, cancel=self._job.cancel)
-        image = pushed.images[-1]
+        untagged = [asked._replace(names=(outcome.image_id,), destination=name) for name in names]
+        for request in untagged if by_digest else [asked]:
+            pushed: Pushed = self._engine.push(
+                request, store_root=self._root, emit=self._job.tell, cancel=self._job.cancel
+            )
+            image = pushed.images[-1]
+        media_type = OCI_INDEX if outcome.several else OCI_MANIFEST
         descriptor = {"mediaType": media_type, "digest": image.digest, "size": image.size}
         return {_DIGEST: image.digest, _DESCRIPTOR: base64.b64encode(json.dumps(descriptor).encode()).decode()}
 
@@ -127,6 +136,13 @@ def _full(name: str) -> str:
     """Return a name with its domain and tag, as BuildKit writes it."""
     reference = parse_reference(name)
     return str(reference)
+
+
+def _repository(name: str) -> str:
+    """Return the name of a repository with its domain; raise UsageError for one with a tag, as BuildKit does."""
+    if "@" in name or ":" in name.rpartition("/")[2]:
+        raise UsageError(f"can't push tagged ref {_full(name)} by digest", "leave the tag out, or push-by-digest=true")
+    return parse_reference(name).name
 
 
 def _is(attributes: Mapping[str, str], key: str) -> bool:

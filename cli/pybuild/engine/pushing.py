@@ -155,8 +155,9 @@ class Pusher:
         moved: list[Moved] = []
         for name in names:
             put_manifest(target, name.tag or digest, made.media_type, made.data, digest)
+            known = name._replace(digest=digest if name.tag is None else None)
             for platform, image in made.images.items():
-                self._store.pulled.put(name._replace(digest=None), platform, PulledImage(digest, image))
+                self._store.pulled.put(known, platform, PulledImage(digest, image))
             self._emit(Notice("info", f"pushed {name.familiar()}: {digest}"))
             moved.append(Moved(name.familiar(), digest, record.id, made.sent, len(made.data)))
         return moved
@@ -537,8 +538,12 @@ def push(request: PushRequest, *, store_root: Path, emit: Callable[[Event], None
         store.session(),
         RegistryClients(request.registries, request.proxies, "", cancel) as clients,
     ):
-        chosen = [one for name in request.names for one in _chosen(store, name, all_tags=request.all_tags)]
-        if request.destination:
+        if request.by_digest:
+            destination = _destination(request.destination)._replace(tag=None)
+            chosen = [(_found(store, name, ids=True), destination) for name in request.names]
+        else:
+            chosen = [one for name in request.names for one in _chosen(store, name, all_tags=request.all_tags)]
+        if request.destination and not request.by_digest:
             if len(chosen) != 1:
                 raise UsageError(f"one image goes to another name, not {len(chosen)}: {request.destination}")
             chosen = [(chosen[0][0], _destination(request.destination))]
@@ -563,18 +568,21 @@ def _destination(text: str) -> Reference:
     return name
 
 
+def _found(store: Store, text: str, *, ids: bool) -> ImageRecord | IndexRecord:
+    record = store.images.index(text, ids=ids) or store.images.resolve(text, ids=ids)
+    if record is None:
+        shown = text if ids else parse_reference(text).familiar()
+        raise NotFoundError(f"No such image: {shown}", "`pybuild images` lists them, `pybuild tag` names one")
+    return record
+
+
 def _chosen(store: Store, text: str, *, all_tags: bool) -> list[tuple[ImageRecord | IndexRecord, Reference]]:
     """Return the images that a name means; with `all_tags` those of all tags of its repository."""
     name = parse_reference(text)
     if name.digest is not None:
         raise UsageError(f"an image is pushed under a tag, not under a digest: {text}")
     if not all_tags:
-        record = store.images.index(text, ids=False) or store.images.resolve(text, ids=False)
-        if record is None:
-            raise NotFoundError(
-                f"No such image: {name.familiar()}", "`pybuild images` lists them, `pybuild tag` names one"
-            )
-        return [(record, name)]
+        return [(_found(store, text, ids=False), name)]
     if ":" in text.rpartition("/")[2]:
         raise UsageError(f"--all-tags wants a name without a tag: {text}")
     here: list[ImageRecord | IndexRecord] = [*store.images.list(), *store.indexes.list()]
