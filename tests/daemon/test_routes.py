@@ -210,7 +210,8 @@ def test_images_are_pulled_and_pushed_as_docker_does(connection: Connection) -> 
         {"status": "Status: Downloaded newer image for app"},
     ]
     missing = status_of(connection, "POST", "/images/create?fromImage=host:5000/x/nope&tag=2")
-    assert missing == (404, "there is no such image: host:5000/x/nope:2")
+    # Docker's clients show nothing but the message: the hint is in it
+    assert missing == (404, "there is no such image: host:5000/x/nope:2 (check the name)")
     pushed = stream(connection.request("POST", "/images/app/push", body=b"{}"))
     assert pushed[-1]["aux"] == {"Tag": "app", "Digest": "sha256:" + "ef" * 32, "Size": 0}
     headers = {"X-Registry-Auth": "!!!"}
