@@ -11,7 +11,7 @@ from pybuild.oci.digest import Digest
 from pybuild.plan.keys import rewrite_key
 from pybuild.store.cache import CacheRecord
 from pybuild.store.store import Store
-from pybuild.tree.entry import FILE
+from pybuild.tree.entry import FILE, HARDLINK, Entry
 
 NANOSECONDS = 1_000_000_000
 
@@ -34,7 +34,7 @@ def _rewritten(store: Store, diff_id: Digest, epoch: int) -> Digest:
         tar = store.blobs.open(diff_id)
         try:
             writer = TarWriter(blob.fd)
-            for entry in toc:
+            for entry in _in_order(toc):
                 if entry.type == FILE:
                     os.lseek(tar, entry.offset, os.SEEK_SET)
                 changed = msgspec.structs.replace(entry, mtime=min(entry.mtime, latest))
@@ -47,3 +47,12 @@ def _rewritten(store: Store, diff_id: Digest, epoch: int) -> Digest:
     description = f"times of {diff_id[:19]} up to {epoch}"
     store.cache.put(key, CacheRecord(packed.diff_id, packed.size, time.time(), description))
     return packed.diff_id
+
+
+def _in_order(toc: Sequence[Entry]) -> Sequence[Entry]:
+    """Return the entries in the order in which a layer is packed: one that came from a cache tells deletions last."""
+    places = {entry.path: entry.path.split(b"/") for entry in toc}
+    if any(entry.type == HARDLINK and places.get(entry.link, [b""]) > places[entry.path] for entry in toc):
+        # Not one of ours, and a link comes after its file
+        return toc
+    return sorted(toc, key=lambda entry: places[entry.path])
