@@ -247,7 +247,7 @@ def test_packages_of_npm(here: Here, image: Image) -> None:
             "": {"name": "app", "version": "1.0.0"},
             "node_modules/left-pad": {
                 "version": "1.3.0",
-                "resolved": "https://registry.npmjs.org/left-pad/-/left-pad-1.3.0.tgz",
+                "resolved": "https://npm.example/left-pad/-/left-pad-1.3.0.tgz",
                 "integrity": "sha1-W9FDI6lYFC7Q/6kx/6mYYKDfHN4= sha512-" + "A" * 86 + "==",
             },
             "node_modules/for-tests": {"version": "9.0.0", "dev": True},
@@ -267,7 +267,7 @@ def test_packages_of_npm(here: Here, image: Image) -> None:
     found = names(here)
     assert [*found] == ["pkg:npm/%40types/node@20.1.0", "pkg:npm/left-pad@1.3.0"]
     pad = found["pkg:npm/left-pad@1.3.0"]
-    assert pad["downloadLocation"] == "https://registry.npmjs.org/left-pad/-/left-pad-1.3.0.tgz"
+    assert pad["downloadLocation"] == "https://npm.example/left-pad/-/left-pad-1.3.0.tgz"
     assert pad["checksums"] == [{"algorithm": "SHA512", "checksumValue": "00" * 64}]
     # Of what was bundled nothing lies beside its lock file
     assert "/bundled/package-lock.json in layer" in pad["sourceInfo"]
