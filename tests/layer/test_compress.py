@@ -68,9 +68,21 @@ def test_bytes_depend_on_the_input_alone(tmp_path: Path, kind: Kind) -> None:
     assert len(results) == 1
 
 
-def test_refuses_levels_that_differ_between_processors(tmp_path: Path) -> None:
+def test_high_levels_are_smaller_and_read_by_others(tmp_path: Path) -> None:
+    sizes = []
+    for level in (0, 2, 6, 9):
+        result = packed(tmp_path, TEXT, "gzip", level=level, threads=2)
+        assert result == packed(tmp_path, TEXT, "gzip", level=level)
+        assert gzip.decompress(result) == TEXT
+        sizes.append(len(result))
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] < sizes[1]
+
+
+@pytest.mark.parametrize("level", [-1, 10])
+def test_refuses_levels_that_there_are_not(tmp_path: Path, level: int) -> None:
     with pytest.raises(LayerError, match="level"):
-        packed(tmp_path, b"x", "gzip", level=3)
+        packed(tmp_path, b"x", "gzip", level=level)
 
 
 def test_says_when_it_cannot_write(tmp_path: Path) -> None:

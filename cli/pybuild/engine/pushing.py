@@ -72,7 +72,7 @@ def form_of(compression: str, level: str | int | None) -> Form:
         raise UsageError(f"unknown compression: {compression}", f"known: {', '.join(COMPRESSIONS)}")
     if level in (None, ""):
         return Form(COMPRESSIONS.get(compression, ""))
-    highest = {"": 2, "gzip": 2, "zstd": 19}.get(compression, -1)
+    highest = {"": 9, "gzip": 9, "zstd": 19}.get(compression, -1)
     if not str(level).isdigit() or not 0 <= int(str(level)) <= highest:
         known = f"from 0 to {highest}" if highest >= 0 else "not for layers that are not compressed"
         raise UsageError(f"the level of {compression or 'gzip'} is {known}: {level}")

@@ -1,7 +1,8 @@
-"""Compression of layers: the same bytes on every machine, digests made in the same pass."""
+"""Compression of layers: the same bytes on every machine, but for high levels; digests made in the same pass."""
 
 import hashlib
 import os
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal
@@ -18,6 +19,9 @@ BLOCK_SIZE = 1 << 20
 
 GZIP_LEVEL = 2
 """isal's level 3 gives other bytes on other processors."""
+
+MAX_GZIP_LEVEL = 9
+"""Those above GZIP_LEVEL are zlib's: smaller, several times slower, and other bytes with another version of it."""
 
 ZSTD_LEVEL = 3
 _WINDOW = 32 << 10
@@ -37,11 +41,12 @@ def compress(
 ) -> tuple[Digest, int]:
     """Compress all of `src_fd` from its offset on into `dst_fd`; return digest and size in bytes of the result.
 
-    The result depends on kind, level and input only; `threads` makes gzip faster. Raises LayerError.
+    The result depends on kind, level and input only, from gzip's level 3 on also on zlib's version; `threads` makes
+    gzip faster. Raises LayerError.
     """
     if kind == "gzip":
-        if level is not None and not 0 <= level <= GZIP_LEVEL:
-            raise LayerError(f"gzip level must be 0 to {GZIP_LEVEL}: {level}")
+        if level is not None and not 0 <= level <= MAX_GZIP_LEVEL:
+            raise LayerError(f"gzip level must be 0 to {MAX_GZIP_LEVEL}: {level}")
         return _gzip(src_fd, dst_fd, GZIP_LEVEL if level is None else level, threads)
     return _zstd(src_fd, dst_fd, ZSTD_LEVEL if level is None else level)
 
@@ -85,12 +90,9 @@ def _gzip(src_fd: int, dst_fd: int, level: int, threads: int) -> tuple[Digest, i
     from isal import isal_zlib
 
     def deflate(block: bytes, before: bytes) -> tuple[bytes, int, int]:
-        packer = (
-            isal_zlib.compressobj(level, isal_zlib.DEFLATED, -15, zdict=before)
-            if before
-            else (isal_zlib.compressobj(level, isal_zlib.DEFLATED, -15))
-        )
-        data = packer.compress(block) + packer.flush(isal_zlib.Z_SYNC_FLUSH)
+        make = isal_zlib.compressobj if level <= GZIP_LEVEL else zlib.compressobj
+        packer = make(level, zlib.DEFLATED, -15, zdict=before) if before else make(level, zlib.DEFLATED, -15)
+        data = packer.compress(block) + packer.flush(zlib.Z_SYNC_FLUSH)
         return data, isal_zlib.crc32(block), len(block)
 
     out = _Output(dst_fd)
