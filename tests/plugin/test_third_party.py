@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -162,6 +163,24 @@ def test_one_can_be_switched_off(pybuild: program.Pybuild, place: Path) -> None:
     assert "cannot be used: disabled" in pybuild("--help").text
     pybuild("plugin", "enable", "hello")
     assert "cannot be loaded: ZeroDivisionError" in pybuild("hello", status=70).err
+
+
+@pytest.mark.parametrize("command", ["enable", "disable", "show"])
+def test_a_name_that_is_no_plugins_is_told(pybuild: program.Pybuild, place: Path, command: str) -> None:
+    nobody = pybuild("plugin", command, "helo", status=1)
+    assert nobody.err == "error: no such plugin: helo\nhint: none is installed: `pybuild plugin install`\n"
+    plugins.add(place / "hello", ENTRY, {"third_hello.py": "def hello() -> None:\n    print('here')\n"})
+    assert pybuild("plugin", command, "helo", status=1).err == "error: no such plugin: helo\nhint: known: hello\n"
+    assert "it is built in" in pybuild("plugin", command, "build", status=1).err
+    assert pybuild("hello").text == "here\n"
+
+
+def test_one_that_is_gone_can_be_switched_on_again(pybuild: program.Pybuild, place: Path) -> None:
+    plugins.add(place / "hello", ENTRY, {"third_hello.py": "def hello() -> None:\n    print('here')\n"})
+    pybuild("plugin", "disable", "hello")
+    shutil.rmtree(place / "hello")
+    pybuild("plugin", "enable", "hello")
+    assert "no such plugin" in pybuild("plugin", "enable", "hello", status=1).err
 
 
 def test_errors_of_its_own_have_our_form(pybuild: program.Pybuild, place: Path) -> None:

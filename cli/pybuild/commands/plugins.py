@@ -58,7 +58,7 @@ def disable(
     name: Annotated[str, Argument(help="The name of a plugin.", metavar="NAME")],
 ) -> None:
     """Switch a plugin off: it stays where it is and is not used."""
-    _named(name)
+    _check_known(name)
     _switch(name, off=True)
 
 
@@ -66,6 +66,7 @@ def enable(
     name: Annotated[str, Argument(help="The name of a plugin.", metavar="NAME")],
 ) -> None:
     """Switch a plugin on again."""
+    _check_known(name)
     _switch(name, off=False)
 
 
@@ -181,14 +182,26 @@ def _with_clash(plugin: Found) -> Found:
 
 
 def _named(name: str) -> list[Found]:
-    found = [plugin for plugin in find() if plugin.name == name]
+    every = find()
+    found = [plugin for plugin in every if plugin.name == name]
     if not found:
         from pybuild.commands.table import rows
 
         if name in rows():
             raise NotFoundError(f"no plugin that was installed: {name}: it is built in", f"`pybuild {name} --help`")
-        raise NotFoundError(f"no such plugin: {name}", "`pybuild plugin list` shows all")
+        known = ", ".join(sorted({plugin.name for plugin in every}))
+        raise NotFoundError(
+            f"no such plugin: {name}", f"known: {known}" if known else "none is installed: `pybuild plugin install`"
+        )
     return found
+
+
+def _check_known(name: str) -> None:
+    """Raise NotFoundError for what is no plugin; one that was switched off and is gone may be named still."""
+    from pybuild.plugin import places
+
+    if name not in places.disabled():
+        _named(name)
 
 
 def _switch(name: str, *, off: bool) -> None:
