@@ -84,7 +84,7 @@ def test_byte_counts_are_progress() -> None:
     [item] = DockerStream().objects(Transfer(2, "reading", 1, 2))
     assert item == {"status": "reading", "progressDetail": {"current": 1, "total": 2}, "id": "2"}
     [item] = DockerStream().objects(Transfer(-1, "host/app 0123456789ab", 2, 2))
-    assert (item["status"], item["id"]) == ("Download complete", "0123456789ab")
+    assert item == {"status": "Pull complete", "progressDetail": {}, "id": "0123456789ab"}
 
 
 def test_ulimits_must_be_whole() -> None:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import pytest
 
 from pybuild.client.wire import Connection
-from pybuild.errors import PybuildError
+from pybuild.errors import NotFoundError, PybuildError
 from support import fake_engine
 from support.fake_world import World
 
@@ -200,19 +200,28 @@ def test_an_early_error_reaches_a_client_that_still_sends(connection: Connection
 
 def test_images_are_pulled_and_pushed_as_docker_does(connection: Connection) -> None:
     pulled = stream(connection.request("POST", "/v1.45/images/create?fromImage=app&tag="))
-    assert pulled[0] == {
-        "status": "Downloading",
-        "progressDetail": {"current": 5, "total": 10},
-        "id": "app",
-    }
-    assert pulled[1:] == [
+    assert pulled == [
+        {"status": "Downloading", "progressDetail": {"current": 5, "total": 10}, "id": "app"},
         {"status": "Digest: sha256:" + "ef" * 32},
         {"status": "Status: Downloaded newer image for app"},
     ]
-    missing = status_of(connection, "POST", "/images/create?fromImage=host:5000/x/nope&tag=2")
     # Docker's clients show nothing but the message: the hint is in it
-    assert missing == (404, "there is no such image: host:5000/x/nope:2 (check the name)")
+    for method, path, message in (
+        (
+            "POST",
+            "/images/create?fromImage=host:5000/x/nope&tag=2",
+            "there is no such image: host:5000/x/nope:2 (check",
+        ),
+        ("GET", "/images/nope/json", "No such image: nope (see `pybuild images`)"),
+    ):
+        told = json.loads(raw_answer(connection, method, path).partition(b"\r\n\r\n")[2])
+        assert told["message"].startswith(message)
+        # Our own finds it apart
+        with pytest.raises(NotFoundError) as caught:
+            connection.request(method, path)
+        assert f"{caught.value.message} ({caught.value.hint})" == told["message"]
     pushed = stream(connection.request("POST", "/images/app/push", body=b"{}"))
+    assert pushed[0] == {"status": "The push refers to repository [docker.io/library/app]"}
     assert pushed[-1]["aux"] == {"Tag": "app", "Digest": "sha256:" + "ef" * 32, "Size": 0}
     headers = {"X-Registry-Auth": "!!!"}
     assert status_of(connection, "POST", "/images/app/push?tag=1", headers=headers) == (

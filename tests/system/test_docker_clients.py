@@ -1,6 +1,7 @@
 """Docker's own command line and its library for Python find in our socket what they know."""
 
 import base64
+import gzip
 import io
 import json
 import os
@@ -271,13 +272,19 @@ def remote() -> Iterator[Registry]:
 def test_docker_logs_in_pushes_and_pulls(docker: Docker, remote: Registry) -> None:
     name = remote.name("team/app:1")
     docker("tag", "base", name)
-    assert "denied" in docker("push", name, status=1).stderr
+    denied = docker("push", name, status=1).stderr
+    assert "denied" in denied
+    assert f"if it is right, `pybuild login {remote.address}`)" in denied
     wrong = docker("login", "-u", "someone", "--password-stdin", remote.address, stdin=b"wrong", status=1)
     assert "password" in wrong.stderr
     docker("login", "-u", "someone", "--password-stdin", remote.address, stdin=b"secret")
     pushed = docker("push", name).stdout
     digest = registry.digest(remote.contents.documents["team/app", "1"][1])
     assert f"1: digest: {digest} size: " in pushed
+    assert pushed.startswith(f"The push refers to repository [{remote.name('team/app')}]\n")
+    layers = json.loads(remote.contents.documents["team/app", "1"][1])["layers"]
+    assert len(re.findall(r"^[0-9a-f]{12}: Pushed$", pushed, re.MULTILINE)) == len(layers)
+    assert "config" not in pushed
     docker("rmi", name)
     assert f"Digest: {digest}\nStatus: " in docker("pull", name).stdout
     assert docker("pull", "-q", name).stdout == f"{name}\n"
@@ -289,6 +296,21 @@ def test_docker_logs_in_pushes_and_pulls(docker: Docker, remote: Registry) -> No
     assert {f"push {name}", f"pull {name}"} <= {*actions}
     docker("rmi", name)
     docker("logout", remote.address)
+
+
+def test_docker_lists_the_layers_that_it_pulls(docker: Docker, remote: Registry, tmp_path: Path) -> None:
+    remote.contents.challenge = ""
+    data = busybox.write_rootfs(tmp_path / "rootfs.tar").read_bytes()
+    # Nobody has had this one, whichever client asks
+    packed = gzip.compress(data + bytes(10240) + os.urandom(16), 1)
+    plain = gzip.decompress(packed)
+    remote.contents.image("team/new", "1", [(f"{registry.LAYER}+gzip", packed, registry.digest(plain))])
+    told = docker("pull", remote.name("team/new:1")).stdout.splitlines()
+    assert told[:2] == [
+        f"1: Pulling from {remote.name('team/new')}",
+        f"{registry.digest(packed)[7:19]}: Pull complete",
+    ]
+    docker("rmi", remote.name("team/new:1"))
 
 
 def test_docker_moves_all_tags(docker: Docker, remote: Registry) -> None:

@@ -48,6 +48,8 @@ def error_from(status: int, body: Any) -> PybuildError:
     body = body if isinstance(body, dict) else {}
     message = str(body.get("message") or f"the daemon answered with status {status}")
     hint, kind = str(body.get("hint") or ""), str(body.get("kind") or "")
+    # On routes of Docker's it is in the message, for clients that show nothing else
+    message = message.removesuffix(f" ({hint})") if hint else message
     known = _BY_KIND.get(kind) or (None if kind else _BY_STATUS.get(status))
     if known is not None:
         return known(message, hint)

@@ -16,6 +16,8 @@ from pybuild.progress.escape import one_line
 
 API_VERSION = "1.45"
 MIN_API_VERSION = "1.24"
+OURS = "/pybuild/"
+"""What the routes begin with that Docker's clients do not know."""
 
 log = logging.getLogger("pybuild.daemon")
 
@@ -40,6 +42,17 @@ def error_body(error: BaseException) -> tuple[int, dict[str, Any]]:
     }
 
 
+def docker_body(error: BaseException) -> tuple[int, dict[str, Any]]:
+    """Return status and JSON of an error on a route of Docker's, whose clients show nothing but the message."""
+    status, body = error_body(error)
+    return status, {**body, "message": with_hint(body["message"], body["hint"])}
+
+
+def with_hint(message: str, hint: str) -> str:
+    """Return a sentence with its hint behind it, for who shows one line only."""
+    return f"{message} ({hint})" if hint else message
+
+
 @web.middleware
 async def boundary(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Let in our own user only; count the request; turn errors into answers; write one line of log."""
@@ -58,7 +71,7 @@ async def boundary(request: web.Request, handler: Handler) -> web.StreamResponse
                 # The client went away: nobody is left to be told, and aiohttp knows what to do with this answer
                 return web.Response(status=499)
             except Exception as error:
-                code, body = error_body(error)
+                code, body = (error_body if request.path.startswith(OURS) else docker_body)(error)
                 if code == 500 and not isinstance(error, PybuildError):
                     log.exception("%s %s", request.method, one_line(request.path))
                 response = web.json_response(body, status=code)

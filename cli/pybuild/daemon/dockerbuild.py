@@ -29,7 +29,7 @@ from pybuild.api.events import (
     Transfer,
 )
 from pybuild.api.request import BuildRequest, Limits, Output, Secret, Ulimit
-from pybuild.daemon.answers import boolean, integer, json_parameter
+from pybuild.daemon.answers import boolean, integer, json_parameter, with_hint
 from pybuild.dockerfile.addresses import names_remote
 from pybuild.errors import UsageError
 
@@ -160,7 +160,7 @@ class DockerStream:
                     # Who sends it counts by himself
                     return []
                 if event.step < 0:
-                    return [progress_object(event, "Downloading", "Download complete")]
+                    return [progress_object(event, "Downloading", "Pull complete")]
                 detail = {"current": event.current, "total": event.total}
                 return [{"status": event.label, "progressDetail": detail, "id": str(event.step)}]
             case Notice():
@@ -193,9 +193,10 @@ class DockerStream:
 
 def progress_object(event: Transfer, doing: str, done: str) -> dict[str, Any]:
     """Return an object that clients draw as a bar: its id is the last word of the label, the layer's short digest."""
-    detail = {"current": event.current, "total": event.total}
-    status = done if event.current == event.total else doing
-    return {"status": status, "progressDetail": detail, "id": event.label.rpartition(" ")[2]}
+    ended = event.current == event.total
+    # Where there is no terminal, clients print what has no counts and leave out the rest
+    detail = {} if ended else {"current": event.current, "total": event.total}
+    return {"status": done if ended else doing, "progressDetail": detail, "id": event.label.rpartition(" ")[2]}
 
 
 def error_object(failure: Failure) -> dict[str, Any]:
@@ -208,9 +209,8 @@ def error_object(failure: Failure) -> dict[str, Any]:
         if told not in message:
             message = f"{message}: {told}"
         detail["code"] = failure.status
-    elif failure.hint:
-        # Docker's clients show nothing but this
-        message = f"{message} ({failure.hint})"
+    else:
+        message = with_hint(message, failure.hint)
     return {"errorDetail": {**detail, "message": message}, "error": message}
 
 

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, cast
 from aiohttp import web
 
 from pybuild.daemon import registries
-from pybuild.daemon.answers import boolean, error_body, filters, integer, json_parameter
+from pybuild.daemon.answers import boolean, error_body, filters, integer, json_parameter, with_hint
 from pybuild.daemon.bridges import Body, Download, in_thread
 from pybuild.daemon.dockerbuild import reference_of
 from pybuild.daemon.happenings import HAPPENINGS
@@ -146,7 +146,8 @@ async def load(request: web.Request) -> web.StreamResponse:
             loaded = await in_thread(lambda: images.load(body))
     except LayerError as error:
         # Where Docker tells of an archive that is none
-        return await _lines(request, [{"errorDetail": {"message": error.message}, "error": error.message}])
+        told = with_hint(error.message, error.hint)
+        return await _lines(request, [{"errorDetail": {"message": told}, "error": told}])
     for item in loaded:
         name = item.get("name") or item["id"]
         request.app[HAPPENINGS].image("load", await in_thread(partial(images.inspect, name)), name)

@@ -1,14 +1,14 @@
 """What is asked of registries, by our own client and by Docker's."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiohttp import web
 
 from pybuild.api.events import Event, Failed, Failure, Notice, Pulled, Pushed, Transfer
 from pybuild.api.request import ManifestRequest, PullRequest, PushRequest, Registries, Secret
-from pybuild.daemon.answers import error_body
+from pybuild.daemon.answers import docker_body
 from pybuild.daemon.bridges import in_thread
 from pybuild.daemon.builds import EVENTS, own_lines, refusal, stream
 from pybuild.daemon.dockerbuild import error_object, given, progress_object, reference_of
@@ -77,10 +77,15 @@ async def docker_pull(request: web.Request) -> web.StreamResponse:
     all_tags = reference.digest is None and ":" not in name.rpartition("/")[2]
     asked = PullRequest((name,), request.query.get("platform") or "", reach.proxies(), registries, all_tags)
 
+    heading = {
+        "status": f"Pulling from {reference.familiar_name()}",
+        "id": str(reference.digest or reference.tag or "latest"),
+    }
+
     def objects(event: Event) -> list[dict[str, Any]]:
         match event:
             case Transfer():
-                return [progress_object(event, "Downloading", "Download complete")]
+                return [progress_object(event, "Downloading", "Pull complete")]
             case Pulled():
                 return [
                     told
@@ -100,7 +105,7 @@ async def docker_pull(request: web.Request) -> web.StreamResponse:
         request,
         lambda engine, root, emit, cancel, _: engine.pull(asked, store_root=root, emit=emit, cancel=cancel),
         "application/json",
-        _docker_lines(objects),
+        _docker_lines(objects, [] if all_tags else [heading]),
     )
 
 
@@ -108,7 +113,9 @@ async def docker_push(request: web.Request) -> web.StreamResponse:
     """`POST /images/{name}/push?tag=`; without a tag all tags go."""
     repository, tag = request.match_info["name"], request.query.get("tag") or ""
     name = reference_of({"repo": repository, "tag": tag})
-    registries = await _registries(request, parse_reference(name).domain)
+    reference = parse_reference(name)
+    registries = await _registries(request, reference.domain)
+    heading = {"status": f"The push refers to repository [{reference.name}]"}
     asked = PushRequest((name,), not tag, proxies=reach.proxies(), registries=registries)
 
     def refused(failure: Failure, error: BaseException) -> web.Response:
@@ -124,7 +131,8 @@ async def docker_push(request: web.Request) -> web.StreamResponse:
     def objects(event: Event) -> list[dict[str, Any]]:
         match event:
             case Transfer():
-                return [progress_object(event, "Pushing", "Pushed")]
+                # Of docker's rows each is a layer
+                return [] if event.label.endswith(" config") else [progress_object(event, "Pushing", "Pushed")]
             case Pushed():
                 return [
                     told
@@ -143,7 +151,7 @@ async def docker_push(request: web.Request) -> web.StreamResponse:
         request,
         lambda engine, root, emit, cancel, _: engine.push(asked, store_root=root, emit=emit, cancel=cancel),
         "application/json",
-        _docker_lines(objects),
+        _docker_lines(objects, [heading]),
         refused=refused,
     )
 
@@ -160,7 +168,7 @@ async def docker_auth(request: web.Request) -> web.Response:
         await in_thread(lambda: distribution.log_in(registry, secret, reach.settings(), reach.proxies()))
     except AuthError as error:
         # Only here: told so of a push, Docker's client asks for a password on its terminal
-        return web.json_response(error_body(error)[1], status=401)
+        return web.json_response(docker_body(error)[1], status=401)
     return web.json_response({"Status": "Login Succeeded", "IdentityToken": ""})
 
 
@@ -179,9 +187,16 @@ async def _registries(request: web.Request, domain: str) -> Registries:
     return reach.settings()._replace(given=given(request.headers, domain))
 
 
-def _docker_lines(objects: Callable[[Event], list[dict[str, Any]]]) -> Callable[[Event], bytes]:
+def _docker_lines(
+    objects: Callable[[Event], list[dict[str, Any]]], headings: Sequence[dict[str, Any]]
+) -> Callable[[Event], bytes]:
+    """Return what makes lines of events, with the headings before the first."""
+    due = [*headings]
+
     def lines(event: Event) -> bytes:
-        return b"".join(json.dumps(item).encode() + b"\r\n" for item in objects(event))
+        told = [*due, *objects(event)]
+        due.clear()
+        return b"".join(json.dumps(item).encode() + b"\r\n" for item in told)
 
     return lines
 

@@ -406,6 +406,9 @@ class _Blob:
                 self._emit(Transfer(-1, f"{self._name.familiar_name()} {label}", done, total))
 
         push_blob(self._target, content, progress)
+        if not total and (size := content.length()):
+            # How much there would be nobody knew: this says that it is all
+            self._emit(Transfer(-1, f"{self._name.familiar_name()} {label}", size, size))
 
     def _done(self, digest: Digest) -> None:
         self._lacking(digest)
