@@ -104,6 +104,8 @@ def test_killed_daemon(daemon: Pybuild, context: Path) -> None:
 
 
 def test_stopped_daemon_ends_its_builds(daemon: Pybuild, context: Path) -> None:
+    # This one would not end by itself, however long it is waited for
+    daemon.env["PYBUILD_STOP_GRACE"] = "0.2"
     daemon.add_base()
     (daemon.base / "Dockerfile").write_text(SLOW)
     client = begin(daemon, context)
