@@ -83,6 +83,8 @@ class Box:
         staging = self.place / f"staging{self.count}"
         staging.mkdir()
         fields.setdefault("lowers", (os.fsencode(self.root),))
+        if fields.get("emulation") == "full":
+            fields.setdefault("set_gid", ())
         return SandboxSpec(argv=argv, staging=os.fsencode(staging), **fields)
 
     def submit(self, spec: SandboxSpec) -> tuple[Job, list[int]]:

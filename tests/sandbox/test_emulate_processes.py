@@ -172,7 +172,10 @@ def test_set_id_programs_become_who_is_noted(one: Box, lowers: tuple[bytes, ...]
     assert found["srv/group"][1:] == (0o755, 1, 2)
 
 
-def test_group_of_a_directory_is_that_of_what_is_made_in_it_and_stays(one: Box, lowers: tuple[bytes, ...]) -> None:
+@pytest.mark.parametrize("set_gid", [(), None])
+def test_group_of_a_directory_is_that_of_what_is_made_in_it_and_stays(
+    set_gid: tuple[bytes, ...] | None, one: Box, lowers: tuple[bytes, ...]
+) -> None:
     ran = run(
         one,
         lowers,
@@ -216,6 +219,7 @@ def test_group_of_a_directory_is_that_of_what_is_made_in_it_and_stays(one: Box, 
         os.chmod("g", 0o775)
         make("g/after")
         """,
+        set_gid=set_gid,
     )
     assert ran.out == "(0, 50) (0, 50) (0, 50) (0, 50)\n0o42755\n"
     found = {path.removeprefix("srv/"): entry[2:] for path, entry in owners(ran).items()}

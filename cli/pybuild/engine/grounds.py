@@ -7,6 +7,7 @@ Where files can share their content, a tree of an earlier build is copied that w
 """
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from pybuild.oci.digest import Digest, chain_id
 from pybuild.sandbox.ground import VARIABLE
 from pybuild.sandbox.spec import Snapshotter
 from pybuild.sandbox.volumes import Directory
+from pybuild.tree.entry import DIR
 
 if TYPE_CHECKING:
     from pybuild.engine.workers import Workers
@@ -47,6 +49,7 @@ class Grounds:
         self._wanted = wanted or os.environ.get(VARIABLE) or "auto"
         self._lock = Lock()
         self._own: set[str] = set()
+        self._set_gid: dict[Digest, list[bytes]] = {}
 
     @property
     def snapshotter(self) -> Snapshotter:
@@ -74,6 +77,18 @@ class Grounds:
     def lowers(self, diff_ids: Sequence[Digest]) -> tuple[bytes, ...]:
         """Return the trees of layers for an overlay, bottom first."""
         return tuple(map(os.fsencode, self._snapshots.lowers(diff_ids)))
+
+    def set_gid(self, diff_ids: Sequence[Digest]) -> tuple[bytes, ...]:
+        """Return the paths of directories that any of these layers has as set-gid ones with a group."""
+        found: set[bytes] = set()
+        for diff_id in diff_ids:
+            paths = self._set_gid.get(diff_id)
+            if paths is None:
+                toc = self._store.layers.toc(diff_id)
+                paths = [entry.path for entry in toc if entry.type == DIR and entry.gid and entry.mode & stat.S_ISGID]
+                self._set_gid[diff_id] = paths
+            found.update(paths)
+        return tuple(sorted(found))
 
     @contextmanager
     def reading(self, diff_ids: Sequence[Digest]) -> Iterator[Path]:

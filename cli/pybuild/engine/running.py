@@ -9,6 +9,8 @@ from functools import partial
 from signal import Signals
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from pybuild.api.events import Notice, StepLog
 from pybuild.api.request import BuildRequest
 from pybuild.engine.deadline import duration
@@ -21,7 +23,7 @@ from pybuild.layer.tarwriter import Packed
 from pybuild.oci.digest import Digest
 from pybuild.oci.platform import parse_platform
 from pybuild.plan.ops import RunOp
-from pybuild.sandbox import advice, certificates
+from pybuild.sandbox import advice, certificates, volumes
 from pybuild.sandbox.errors import SandboxError
 from pybuild.sandbox.spec import RunEnd, SandboxSpec
 from pybuild.store.blobs import BlobWriter
@@ -99,9 +101,12 @@ def run(
             isolation=workers.isolation,
         )
         by_hand = False
-        attempt = partial(_attempt, op, spec, network, inputs, mounted, number, line, blob.fd)
+
+        def attempt(world: SandboxSpec) -> Packed:
+            return _attempt(op, world, network, inputs, mounted, number, line, blob.fd)
+
         try:
-            packed = attempt()
+            packed = attempt(_knowing(spec, inputs, diff_ids))
         except StepError as error:
             if not request.on_fail:
                 raise
@@ -109,7 +114,7 @@ def run(
 
             place(error)
             failed = FailedRun(op, spec, network, staging, blob.fd, diff_ids, number)
-            packed = recover(error, failed, inputs, partial(_placed, attempt, place))
+            packed = recover(error, failed, inputs, partial(_placed, partial(attempt, spec), place))
             by_hand = True
         # The next RUN starts from it at once
         inputs.grounds.keep(ground, diff_ids, packed.diff_id)
@@ -118,6 +123,13 @@ def run(
         workers.remove(staging)
         raise
     return Ran(packed, blob, by_hand)
+
+
+def _knowing(spec: SandboxSpec, inputs: "Inputs", diff_ids: Sequence[Digest]) -> SandboxSpec:
+    """Tell the sandbox, if it is of use, what set-gid directories there are; a changed tree may have others."""
+    if spec.emulation != "full" or any(map(volumes.keeps_writes, spec.volumes)):
+        return spec
+    return msgspec.structs.replace(spec, set_gid=inputs.grounds.set_gid(diff_ids))
 
 
 def _attempt(

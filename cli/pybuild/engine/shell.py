@@ -136,6 +136,6 @@ def _kept_world(request: ShellRequest, store: Store, workers: Workers) -> Iterat
             )
         lowers = _grounds(store, workers, request).lowers(step.diff_ids) if stacked else ()
         spec = msgspec.structs.replace(
-            world, staging=os.fsencode(directory), lowers=lowers, isolation=workers.isolation
+            world, staging=os.fsencode(directory), lowers=lowers, isolation=workers.isolation, set_gid=None
         )
         yield World(_asked(spec, shell_of(world.argv), request), request.network or step.network)

@@ -106,6 +106,8 @@ def _run_in(
 ) -> tuple[dict[str, object], bool]:
     """Run the process in the tree as it is; return the records of its end, and whether it was cancelled."""
     who = resolve_user(tree, spec.user)
+    # What a RUN leaves running here may make files when nobody looks any more
+    spec = msgspec.structs.replace(spec, set_gid=None)
     supervisor = Supervisor() if spec.emulation == "full" else None
     pid = -1
     try:

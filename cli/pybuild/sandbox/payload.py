@@ -137,7 +137,7 @@ def become(spec: SandboxSpec, who: Identity, mode: IdMode, *others: int) -> dict
     if spec.emulation == "fake":
         install.install_fake()
     elif handover:
-        install.install_full(handover[0], who)
+        install.install_full(handover[0], who, watched=spec.set_gid is not None)
     return env
 
 

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache, partial
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 import msgspec
 
@@ -115,11 +115,11 @@ def run(
     supervisor: Supervisor | None = None
     try:
         if spec.emulation == "full":
-            supervisor = _make_supervisor()
+            supervisor = _make_supervisor(spec)
         streams = [stdout, stderr, *stdin, *([supervisor.handover.fileno()] if supervisor else [])]
         with orders, suppress(ConnectionError):
             # Should it be gone, its report says why
-            wire.send(orders, msgspec.msgpack.encode([spec.to_wire(), resolv_conf]), streams)
+            wire.send(orders, msgspec.msgpack.encode([_told(spec, supervisor), resolv_conf]), streams)
         if supervisor:
             supervisor.handover.close()
         # Whoever reads the output waits for the last one who could write
@@ -149,11 +149,19 @@ def run(
     return end, packed
 
 
-def _make_supervisor() -> "Supervisor":
+def _make_supervisor(spec: SandboxSpec) -> "Supervisor":
     # Who has more than one id does without all that it imports
     from pybuild.sandbox.emulate.supervisor import Supervisor
 
-    return Supervisor()
+    return Supervisor(spec.set_gid)
+
+
+def _told(spec: SandboxSpec, supervisor: "Supervisor | None") -> dict[str, Any]:
+    """Return the spec in plain types, as init is to see it."""
+    plain = spec.to_wire()
+    if not (supervisor and supervisor.watching):
+        plain["set_gid"] = None
+    return plain
 
 
 def _begin(

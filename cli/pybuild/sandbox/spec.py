@@ -73,7 +73,8 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
     /proc and /sys hidden. `stdin` is /dev/null, a descriptor that is "given", or, with the two for output, a
     new "terminal" (`sandbox/terminal.py`). With the `snapshotter` "copy" nothing is stacked: `fs` is there and
     holds the whole tree, to be changed in place. With the `isolation` "chroot", which needs that, nothing is
-    mounted either. `grace` is how many seconds a cancelled process has between SIGTERM and SIGKILL.
+    mounted either. `set_gid` are the paths of all set-gid directories of the image, None when they are not known;
+    it only makes emulation faster. `grace` is how many seconds a cancelled process has between SIGTERM and SIGKILL.
     """
 
     argv: tuple[str, ...]
@@ -97,6 +98,7 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
     stdin: Stdin = "null"
     snapshotter: Snapshotter = "overlay"
     isolation: Isolation = "namespaces"
+    set_gid: tuple[bytes, ...] | None = None
 
     def __post_init__(self) -> None:
         """Raise SandboxError for what no sandbox could be made of."""
@@ -142,6 +144,7 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
             "stdin": self.stdin,
             "snapshotter": self.snapshotter,
             "isolation": self.isolation,
+            "set_gid": self.set_gid,
         }
 
     @staticmethod
@@ -171,6 +174,7 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
             # Kept steps of earlier versions lack these
             snapshotter=data.get("snapshotter", "overlay"),
             isolation=data.get("isolation", "namespaces"),
+            set_gid=None if data.get("set_gid") is None else tuple(data["set_gid"]),
         )
 
     def describe(self) -> str:

@@ -80,6 +80,14 @@ class HostPath(msgspec.Struct, frozen=True, array_like=True, tag="host"):
 
 Volume = Layers | Directory | Memory | File | Socket | HostDevice | HostPath
 
+
+def keeps_writes(volume: Volume) -> bool:
+    """May there be files in it, from before, beside which others are made?"""
+    if isinstance(volume, HostPath):
+        return "ro" not in volume.attributes
+    return isinstance(volume, Layers | Directory) and not volume.read_only
+
+
 # What msgspec has to know of the types it finds out here, before anything is forked
 _NONE = msgspec.convert([], list[Volume])
 

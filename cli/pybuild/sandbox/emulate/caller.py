@@ -9,15 +9,16 @@ What is looked at is found by path; what is acted on is opened first, and never 
 import errno
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 from pybuild.sandbox import syscalls
 from pybuild.sandbox.emulate.credentials import Credentials
-from pybuild.sandbox.emulate.files import NOTES
+from pybuild.sandbox.emulate.files import NOTES, magic
 from pybuild.sandbox.emulate.identity import Identities
 from pybuild.sandbox.emulate.memory import Memory
 from pybuild.sandbox.emulate.notify import Asked, Listener, Notification
+from pybuild.sandbox.emulate.shared import Shared
 
 T = TypeVar("T")
 
@@ -61,11 +62,12 @@ def where(fd: int, path: bytes) -> bytes:
 class Caller:
     """Who waits for an answer. Raises OSError with what the call is to fail with, GoneError when it is gone."""
 
-    def __init__(self, listener: Listener, identities: Identities) -> None:
+    def __init__(self, listener: Listener, identities: Identities, events: int = -1) -> None:
         self.listener = listener
         self.memory = Memory()
         self._identities = identities
         self._proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.shared = Shared(events, self._proc)
         self._places: dict[int, Place] = {}
         self.here = 0
         """Whose place this is, and who `who` is; 0 when what is found from it has to be looked at more closely."""
@@ -155,6 +157,37 @@ class Caller:
             return None
         who = self._identities.of(pid)
         return None if who.chrooted else who
+
+    def is_root(self, pid: int) -> bool:
+        """Are the files that a process makes root's, but for their directory's group?"""
+        who = self._identities.of(pid)
+        return not who.uids[3] and not who.gids[3]
+
+    def watch(self, paths: Sequence[bytes]) -> None:
+        """Watch set-gid directories below the caller's root directory. Raises LostError."""
+        self.here = 0
+        root = os.open(b"%d/root" % self.pid, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._proc)
+        try:
+            self.check()
+            self.shared.begin(root, paths)
+        finally:
+            os.close(root)
+
+    def settle(self) -> None:
+        """Give what was made in set-gid directories its group. Raises LostError."""
+        if self.shared.settle():
+            self.here = 0
+
+    def settle_now(self, linked: int) -> None:
+        """Do so, but for the file of this inode number, which was linked and not made. Raises LostError."""
+        self.shared.settle_all(linked)
+        self.here = 0
+
+    def share(self, fd: int, *, soon: bool = False) -> None:
+        """Watch the directory of a descriptor, if it is set-gid, or is to be `soon`. Raises LostError."""
+        if self.shared.watching:
+            self.shared.add(magic(fd), soon=soon)
+            self.here = 0
 
     def drop(self, pid: int) -> None:
         """Have nothing open of a process."""

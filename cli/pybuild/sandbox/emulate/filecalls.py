@@ -21,6 +21,7 @@ GIVEN = -1
 """The call has got its descriptor already."""
 
 _EMPTY_PATH = 0x1000
+_FOLLOW = 0x400
 _NOFOLLOW = 0x100
 _SYNC = 0x6000
 _LOW = 0xFFFFFFFF
@@ -70,6 +71,62 @@ def give_owner(caller: Caller, fd: int, uid: int, gid: int) -> None:
     caller.check()
     os.chown(files.magic(fd), 0, 0)
     files.set_owner(fd, state.st_mode, uid, gid)
+    if stat.S_ISDIR(state.st_mode) and state.st_mode & stat.S_ISGID and gid:
+        caller.share(fd)
+
+
+def chmod(caller: Caller, name: str) -> None:
+    """Watch a directory that is to be set-gid; the kernel makes it so."""
+    args = caller.args
+    caller.enter()
+    if name == "fchmod":
+        fd, path, flags = only_fd(args[0]), b"", _EMPTY_PATH
+    elif name == "chmod":
+        fd, path, flags = AT_FDCWD, caller.text(0), 0
+    else:
+        fd, flags = signed(args[0]), signed(args[3]) if name == "fchmodat2" else 0
+        path = path_at(caller, 1, flags)
+    try:
+        held = open_at(caller, fd, path, flags)
+    except OSError:
+        # Whatever it is, the kernel will say so
+        return PROCEED
+    try:
+        caller.check()
+        if stat.S_ISDIR(os.fstat(held).st_mode):
+            caller.share(held, soon=True)
+    finally:
+        os.close(held)
+    return PROCEED
+
+
+def link(caller: Caller, name: str) -> int | None:
+    """Make a link in a set-gid directory: it is told of like a new file, and is none. The kernel makes all others."""
+    args = caller.args
+    caller.enter()
+    if name == "link":
+        (source_fd, target_fd), flags = (AT_FDCWD, AT_FDCWD), 0
+        source, target = caller.text(0), caller.text(1)
+    else:
+        source_fd, target_fd, flags = signed(args[0]), signed(args[2]), signed(args[4])
+        source, target = path_at(caller, 1, flags), caller.text(3)
+    try:
+        parent, new = caller.parent(target_fd, target)
+    except OSError:
+        return PROCEED
+    try:
+        if not os.fstat(parent).st_mode & stat.S_ISGID or flags & ~(_FOLLOW | _EMPTY_PATH):
+            return PROCEED
+        held = open_at(caller, source_fd, source, flags & _EMPTY_PATH | (0 if flags & _FOLLOW else _NOFOLLOW))
+        try:
+            caller.check()
+            os.link(files.magic(held), new, dst_dir_fd=parent, follow_symlinks=True)
+            caller.settle_now(os.fstat(held).st_ino)
+        finally:
+            os.close(held)
+    finally:
+        os.close(parent)
+    return 0
 
 
 def only_fd(value: int) -> int:

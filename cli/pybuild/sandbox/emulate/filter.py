@@ -31,17 +31,27 @@ ACCESS = (("access", 1), ("faccessat", 2), ("faccessat2", 2))
 BY_FLAG = (("open", 1, CREATES), ("openat", 2, CREATES), *((*call, os.R_OK | os.W_OK | os.X_OK) for call in ACCESS))
 """Calls that are asked about only when an argument has one of some bits."""
 
+RENAME = ("rename", "renameat", "renameat2")
+LINK = ("link", "linkat")
+CHMOD = (("chmod", 1), ("fchmod", 1), ("fchmodat", 2), ("fchmodat2", 2))
+"""With the number of the argument that is the mode. These and the two before are asked about, the latter only for a
+set-gid bit, where set-gid directories are watched (`shared`)."""
+
 _UNKNOWN = (463, 464, 465, 466)
 """The *xattrat family: programs know how to do without."""
 
 
-def full_filter(machine: Machine) -> bytes:
-    """Return the program that hands calls to a listener. Another filter deals with foreign architectures."""
+def full_filter(machine: Machine, *, watched: bool = False) -> bytes:
+    """Return the program that hands calls to a listener. Another filter deals with foreign architectures.
+
+    `watched`: it is for a RUN whose set-gid directories are watched.
+    """
     body: list[bytes] = []
-    for call, argument, bits in BY_FLAG:
+    by_flag = (*BY_FLAG, *((*call, stat.S_ISGID) for call in CHMOD)) if watched else BY_FLAG
+    for call, argument, bits in by_flag:
         load = op(LOAD, ARGS + 8 * argument)
         body += _when(machine, call, [load, op(JUMP_ANY_BIT, bits, 0, 1), op(RETURN, NOTIFY), _allow()])
-    for call in ALWAYS:
+    for call in (*ALWAYS, *RENAME, *LINK) if watched else ALWAYS:
         body += _when(machine, call, [op(RETURN, NOTIFY)])
     keep = [op(LOAD, ARGS), op(JUMP_EQUAL, PR_SET_KEEPCAPS, 0, 1), op(RETURN, NOTIFY), _allow()]
     body += _when(machine, "prctl", keep)

@@ -18,6 +18,7 @@ def build_programs() -> None:
     """Make the filters once, before anything is forked."""
     if not _programs:
         _programs["full"] = full_filter(this_machine())
+        _programs["watched"] = full_filter(this_machine(), watched=True)
         _programs["fake"] = fake_filter(this_machine())
 
 
@@ -26,10 +27,10 @@ def install_fake() -> None:
     syscalls.seccomp_filter(_programs["fake"])
 
 
-def install_full(handover: int, who: Identity) -> None:
+def install_full(handover: int, who: Identity, *, watched: bool) -> None:
     """Hand calls over to the supervisor at the other end of the socket `handover`, which is closed.
 
-    Raises SandboxError where the kernel refuses that.
+    `watched`: it watches set-gid directories. Raises SandboxError where the kernel refuses that.
     """
     mark_first()
     # The supervisor could not look into it otherwise; the only processes here are this one and init
@@ -38,7 +39,7 @@ def install_full(handover: int, who: Identity) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=handover) as control:
         data = struct.pack(f"{len(who.groups) + 2}I", who.uid, who.gid, *who.groups)
         try:
-            listener = syscalls.seccomp_listener(_programs["full"])
+            listener = syscalls.seccomp_listener(_programs["watched" if watched else "full"])
         except OSError as error:
             why = f"owners of files cannot be emulated here: {error.strerror}"
             raise SandboxError(why, advice.listener(error.errno or 0)) from error

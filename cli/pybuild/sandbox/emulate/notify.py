@@ -5,6 +5,7 @@ import fcntl
 import os
 import select
 import struct
+from collections.abc import Callable
 from typing import NamedTuple
 
 _RECV = 0xC0502100
@@ -60,8 +61,11 @@ class Listener:
         except OSError:
             return
 
-    def receive(self) -> Asked | None:
-        """Wait for the next call; None when no process is left that could make one."""
+    def receive(self, interrupted: Callable[[], None] | None = None) -> Asked | None:
+        """Wait for the next call; None when no process is left that could make one.
+
+        `interrupted` is called when a signal came instead.
+        """
         buffer = self._buffer
         while True:
             buffer[:] = _EMPTY
@@ -69,6 +73,8 @@ class Listener:
                 fcntl.ioctl(self._fd, _RECV, buffer)
             except OSError as error:
                 if error.errno == errno.EINTR:
+                    if interrupted:
+                        interrupted()
                     continue
                 if error.errno != errno.ENOENT:
                     raise

@@ -18,7 +18,7 @@ from pybuild.sandbox.emulate import credentials as rules
 from pybuild.sandbox.emulate.caller import AT_FDCWD, Caller, signed, where
 from pybuild.sandbox.emulate.filecalls import tell
 from pybuild.sandbox.emulate.files import NOTES, magic
-from pybuild.sandbox.emulate.filter import ACCESS, UNNAMED
+from pybuild.sandbox.emulate.filter import ACCESS, RENAME, UNNAMED
 from pybuild.sandbox.emulate.memory import SHORT
 from pybuild.sandbox.emulate.notify import Asked
 from pybuild.sandbox.emulate.pidfd import getfd
@@ -90,7 +90,13 @@ def quick_answers(caller: Caller) -> dict[str, Quick]:
         "flistxattr": _listing_open(caller),
         "execve": _executing(caller),
         "fchown": _owning(caller),
+        **dict.fromkeys(RENAME, _letting),
     }
+
+
+def _letting(_: Asked) -> None:
+    """Let the kernel do it: what mattered was done before."""
+    return
 
 
 def _looking(caller: Caller, shape: Shape) -> Quick:
@@ -225,8 +231,12 @@ def _creating(caller: Caller, shape: Shape) -> Quick:
     """Will what root makes be root's, whoever owns the directory?"""
     at_path, at_fd, at_flags = _places(shape)
     alive, stands, pread, status = caller.is_there, caller.stands, os.pread, os.stat
+    shared, is_root = caller.shared, caller.is_root
 
     def quick(asked: Asked) -> int | None:
+        if shared.watching and is_root(asked[1]) and not (at_flags and asked[at_flags] & UNNAMED):
+            # What it is made in is looked at only if it has to be
+            return None
         if asked[1] != caller.here and not stands(asked[1]):
             return LONG
         who = caller.who
@@ -298,7 +308,7 @@ def _owning_named(caller: Caller, shape: Shape) -> Quick:
             # That was not its path
             return LONG
         try:
-            return _give(_open_quickly(fd, path, os.O_PATH if follow else os.O_PATH | os.O_NOFOLLOW), uid, gid)
+            return _give(caller, _open_quickly(fd, path, os.O_PATH if follow else os.O_PATH | os.O_NOFOLLOW), uid, gid)
         except OSError:
             # The long way tells why
             return LONG
@@ -320,9 +330,11 @@ def _open_quickly(fd: int, path: bytes, flags: int) -> int:
         os.close(base)
 
 
-def _give(held: int, uid: int, gid: int) -> int:
+def _give(caller: Caller, held: int, uid: int, gid: int) -> int:
     """Note the owner of a file or directory; raises OSError, for all others too. The descriptor is closed."""
     try:
+        if caller.shared.watching and os.fstat(held).st_mode & stat.S_ISGID:
+            return LONG
         path = magic(held)
         # The kernel's part, such as to take set-id bits away
         os.chown(path, 0, 0)
@@ -340,6 +352,7 @@ def _may_give(caller: Caller, uid: int, gid: int) -> bool:
 def _owning(caller: Caller) -> Quick:
     """Note the owner of a file that is open, by a copy of the caller's own descriptor."""
     unnoted, stands, setxattr = _unnoted(caller), caller.stands, os.setxattr
+    shared, status = caller.shared, os.fstat
     copy = getfd()
 
     def quick(asked: Asked) -> int | None:
@@ -352,6 +365,8 @@ def _owning(caller: Caller) -> Quick:
         if fd < 0:
             return LONG
         try:
+            if shared.watching and status(fd).st_mode & stat.S_ISGID:
+                return LONG
             # The kernel's part, such as to take set-id bits away
             os.fchown(fd, 0, 0)
             setxattr(fd, OWNER_XATTR, owner_note(uid, gid))

@@ -3,10 +3,11 @@
 import errno
 import os
 import resource
+import select
 import signal
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import NoReturn
@@ -16,11 +17,12 @@ from pybuild.sandbox.emulate import attributes, filecalls
 from pybuild.sandbox.emulate.access import access
 from pybuild.sandbox.emulate.caller import Caller
 from pybuild.sandbox.emulate.credentials import initial
-from pybuild.sandbox.emulate.filter import ACCESS, CHANGE, GET, LIST, OWN, SET, STAT
+from pybuild.sandbox.emulate.filter import ACCESS, CHANGE, CHMOD, GET, LINK, LIST, OWN, SET, STAT
 from pybuild.sandbox.emulate.idcalls import IdCalls
 from pybuild.sandbox.emulate.identity import Identities
 from pybuild.sandbox.emulate.notify import Asked, GoneError, Listener
 from pybuild.sandbox.emulate.quick import LONG, quick_answers
+from pybuild.sandbox.emulate.shared import LostError, open_events
 from pybuild.sandbox.errors import SandboxError
 from pybuild.sandbox.machine import this_machine
 from pybuild.sandbox.wire import receive_with_fds
@@ -28,13 +30,24 @@ from pybuild.sandbox.wire import receive_with_fds
 Handler = Callable[[Caller], int | None]
 _MEMORY = 1 << 30
 _FILES = 128
+_WATCHED = 1 << 14
+_LOST = 3
+"""Exit status: see LostError."""
 _LONGEST = 1 << 20
+_AGAIN = 100
+"""Milliseconds."""
 
 
 class Supervisor:
-    """The parent's handle. `handover` is where the payload sends its listener; to be closed once it is forked."""
+    """The parent's handle. `handover` is where the payload sends its listener; to be closed once it is forked.
 
-    def __init__(self) -> None:
+    `set_gid` are the paths of all set-gid directories of the image, None when they are not known.
+    """
+
+    def __init__(self, set_gid: Sequence[bytes] | None = None) -> None:
+        events = -1 if set_gid is None else open_events()
+        self.watching = events >= 0
+        """Are set-gid directories watched?"""
         ours, self.handover = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         parent = os.getpid()
         # One that comes while it is still handled as the parent handles it would be lost
@@ -45,11 +58,13 @@ class Supervisor:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 signal.pthread_sigmask(signal.SIG_SETMASK, ())
-                _serve(ours.fileno(), parent)
+                _serve(ours.fileno(), parent, events, set_gid or ())
             finally:
                 os._exit(1)
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         ours.close()
+        if events >= 0:
+            os.close(events)
 
     def end(self) -> None:
         """End it; nothing of what it does for the RUN goes on after that.
@@ -61,25 +76,50 @@ class Supervisor:
         # The kernel closes the descriptors of who dies before it says so: the RUN may have ended sooner. But nobody
         # ends twice, and this is not the signal that others use
         os.kill(self._pid, signal.SIGTERM)
-        _, status = os.waitpid(self._pid, 0)
+        status = self._wait()
         if os.WIFSIGNALED(status):
             if os.WTERMSIG(status) != signal.SIGTERM:
                 name = signal.Signals(os.WTERMSIG(status)).name
                 hint = "the machine may be out of memory"
                 raise SandboxError(f"the process that emulates root was ended by {name}", hint)
+        elif os.WEXITSTATUS(status) == _LOST:
+            why = "the groups of files made in set-gid directories could not be kept"
+            raise SandboxError(why, "is the disk full, or one of /proc/sys/fs/inotify/max_* too low?")
         elif status != 0:
             raise RuntimeError(f"the process that emulates root failed with wait status {status}")
 
+    def _wait(self) -> int:
+        """Return the wait status that it ends with."""
+        if self.watching:
+            # It has to do something at the end, and a signal just before it waits for a question would go unheard
+            poll = select.poll()
+            ended = os.pidfd_open(self._pid)
+            poll.register(ended, select.POLLIN)
+            while not poll.poll(_AGAIN):
+                os.kill(self._pid, signal.SIGTERM)
+            os.close(ended)
+        return os.waitpid(self._pid, 0)[1]
 
-def _serve(channel: int, parent: int) -> NoReturn:
+
+class _EndError(BaseException):
+    """The RUN is over."""
+
+
+def _end(*_: object) -> NoReturn:
+    # It is said until it is heard
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise _EndError
+
+
+def _serve(channel: int, parent: int, events: int, set_gid: Sequence[bytes]) -> NoReturn:
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
-    if channel > 3:
-        syscalls.close_range(3, channel - 1)
-    syscalls.close_range(channel + 1)
+    syscalls.close_all_but(*(fd for fd in (channel, events) if fd >= 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (_FILES, _FILES))
+    # Each directory that is watched stays open
+    files = min(_WATCHED, resource.getrlimit(resource.RLIMIT_NOFILE)[1]) if events >= 0 else _FILES
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     with socket.socket(fileno=channel) as control:
         data, fds = receive_with_fds(control, _LONGEST)
@@ -87,8 +127,26 @@ def _serve(channel: int, parent: int) -> NoReturn:
     if not fds:
         os._exit(0)
     uid, gid, *groups = struct.unpack(f"{len(data) // 4}I", data)
-    _loop(Listener(fds[0]), Identities(initial(uid, gid, tuple(sorted(groups)))))
+    identities = Identities(initial(uid, gid, tuple(sorted(groups))))
+    caller = Caller(Listener(fds[0]), identities, events)
+    try:
+        _serve_to_the_end(caller, identities, set_gid)
+    except LostError:
+        os._exit(_LOST)
     os._exit(0)
+
+
+def _serve_to_the_end(caller: Caller, identities: Identities, set_gid: Sequence[bytes]) -> None:
+    """Answer until no process is left, or this one is to end; raises LostError."""
+    if not caller.shared.watching:
+        _loop(caller, identities, ())
+        return
+    signal.signal(signal.SIGTERM, _end)
+    with suppress(_EndError):
+        _loop(caller, identities, set_gid)
+    # Without an end that was asked for, none must come in between
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    caller.shared.settle_all()
 
 
 def _handlers(identities: Identities) -> dict[int, Handler]:
@@ -108,6 +166,8 @@ def _handlers(identities: Identities) -> dict[int, Handler]:
         "capget": ids.capget,
         "chroot": ids.chroot,
     }
+    by_name.update({name: partial(filecalls.link, name=name) for name in LINK})
+    by_name.update({name: partial(filecalls.chmod, name=name) for name, _ in CHMOD})
     for name in ("mkdir", "mkdirat", "symlink", "symlinkat", "mknod", "mknodat"):
         by_name[name] = partial(filecalls.make, name=name)
     for name in ("open", "openat", "openat2", "creat"):
@@ -118,14 +178,21 @@ def _handlers(identities: Identities) -> dict[int, Handler]:
     return {numbers[name]: handler for name, handler in by_name.items() if name in numbers}
 
 
-def _loop(listener: Listener, identities: Identities) -> None:
-    caller = Caller(listener, identities)
+def _loop(caller: Caller, identities: Identities, set_gid: Sequence[bytes]) -> None:
+    listener, settle = caller.listener, caller.settle if caller.shared.watching else None
     numbers = this_machine().numbers
     short = {numbers[name]: quick for name, quick in quick_answers(caller).items() if name in numbers}
     handlers = _handlers(identities)
-    receive, proceed, quick_of = listener.receive, listener.proceed, short.get
+    receive, proceed, quick_of = partial(listener.receive, settle), listener.proceed, short.get
+    begun = settle is None
     while (asked := receive()) is not None:
         try:
+            if not begun:
+                caller.turn_to(asked)
+                caller.watch(set_gid)
+                begun = True
+            if settle:
+                settle()
             quick = quick_of(asked[3])
             value = LONG if quick is None else quick(asked)
             if value == LONG:
@@ -137,6 +204,8 @@ def _loop(listener: Listener, identities: Identities) -> None:
                 listener.answer(asked, value)
         except GoneError:
             continue
+        except LostError:
+            raise
         except OSError as error:
             _refuse(listener, asked, error.errno or errno.EPERM)
         except Exception:
