@@ -134,6 +134,15 @@ def test_what_the_bit_is_at_the_time_counts(one: Box, lowers: tuple[bytes, ...],
             open(f"/data/of{50 + turn}", "x").close()
         os.chown("/data", 0, 0)
         open("/data/roots", "x").close()
+        # Together with other changes of its attributes
+        for turn in range(50):
+            os.chmod("/data", 0o2700)
+            os.chown("/data", 0, 200 + turn)
+            open(f"/data/t{200 + turn}", "x").close()
+            os.utime("/data", (1, 1))
+            open(f"/data/u{200 + turn}", "x").close()
+            os.chmod("/data", 0o700)
+            open(f"/data/v{200 + turn}", "x").close()
         """,
         set_gid=(b"data",),
     )
@@ -141,6 +150,8 @@ def test_what_the_bit_is_at_the_time_counts(one: Box, lowers: tuple[bytes, ...],
     for turn in range(50):
         assert (found[f"on{turn}"], found[f"off{turn}"], found[f"of{50 + turn}"]) == (GROUP, 0, 50 + turn), turn
     assert found["roots"] == 0
+    for group in range(200, 250):
+        assert (found[f"t{group}"], found[f"u{group}"], found[f"v{group}"]) == (group, group, 0), group
 
 
 @pytest.mark.userns

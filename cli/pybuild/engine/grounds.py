@@ -79,13 +79,13 @@ class Grounds:
         return tuple(map(os.fsencode, self._snapshots.lowers(diff_ids)))
 
     def set_gid(self, diff_ids: Sequence[Digest]) -> tuple[bytes, ...]:
-        """Return the paths of directories that any of these layers has as set-gid ones with a group."""
+        """Return the paths of directories that any of these layers has as set-gid ones."""
         found: set[bytes] = set()
         for diff_id in diff_ids:
             paths = self._set_gid.get(diff_id)
             if paths is None:
                 toc = self._store.layers.toc(diff_id)
-                paths = [entry.path for entry in toc if entry.type == DIR and entry.gid and entry.mode & stat.S_ISGID]
+                paths = [entry.path for entry in toc if entry.type == DIR and entry.mode & stat.S_ISGID]
                 self._set_gid[diff_id] = paths
             found.update(paths)
         return tuple(sorted(found))

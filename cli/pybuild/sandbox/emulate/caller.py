@@ -183,11 +183,11 @@ class Caller:
         self.shared.settle_all(linked)
         self.here = 0
 
-    def share(self, fd: int, *, soon: bool = False) -> None:
-        """Watch the directory of a descriptor, if it is set-gid, or is to be `soon`. Raises LostError."""
+    def share(self, fd: int) -> None:
+        """Watch the directory of a descriptor, which has just been made set-gid. Raises LostError."""
         if self.shared.watching:
-            self.shared.add(magic(fd), soon=soon)
-            self.here = 0
+            self.shared.add(magic(fd))
+            self.settle_now(0)
 
     def drop(self, pid: int) -> None:
         """Have nothing open of a process."""

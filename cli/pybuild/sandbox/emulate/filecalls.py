@@ -71,20 +71,18 @@ def give_owner(caller: Caller, fd: int, uid: int, gid: int) -> None:
     caller.check()
     os.chown(files.magic(fd), 0, 0)
     files.set_owner(fd, state.st_mode, uid, gid)
-    if stat.S_ISDIR(state.st_mode) and state.st_mode & stat.S_ISGID and gid:
-        caller.share(fd)
 
 
-def chmod(caller: Caller, name: str) -> None:
-    """Watch a directory that is to be set-gid; the kernel makes it so."""
+def chmod(caller: Caller, name: str) -> int | None:
+    """Make a directory set-gid and watch it; the kernel deals with all else."""
     args = caller.args
     caller.enter()
     if name == "fchmod":
-        fd, path, flags = only_fd(args[0]), b"", _EMPTY_PATH
+        fd, path, flags, mode = only_fd(args[0]), b"", _EMPTY_PATH, args[1]
     elif name == "chmod":
-        fd, path, flags = AT_FDCWD, caller.text(0), 0
+        fd, path, flags, mode = AT_FDCWD, caller.text(0), 0, args[1]
     else:
-        fd, flags = signed(args[0]), signed(args[3]) if name == "fchmodat2" else 0
+        fd, flags, mode = signed(args[0]), signed(args[3]) if name == "fchmodat2" else 0, args[2]
         path = path_at(caller, 1, flags)
     try:
         held = open_at(caller, fd, path, flags)
@@ -92,12 +90,14 @@ def chmod(caller: Caller, name: str) -> None:
         # Whatever it is, the kernel will say so
         return PROCEED
     try:
+        if not stat.S_ISDIR(os.fstat(held).st_mode) or flags & ~(_EMPTY_PATH | _NOFOLLOW):
+            return PROCEED
         caller.check()
-        if stat.S_ISDIR(os.fstat(held).st_mode):
-            caller.share(held, soon=True)
+        os.chmod(files.magic(held), mode & 0o7777)
+        caller.share(held)
     finally:
         os.close(held)
-    return PROCEED
+    return 0
 
 
 def link(caller: Caller, name: str) -> int | None:

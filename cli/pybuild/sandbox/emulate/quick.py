@@ -308,7 +308,7 @@ def _owning_named(caller: Caller, shape: Shape) -> Quick:
             # That was not its path
             return LONG
         try:
-            return _give(caller, _open_quickly(fd, path, os.O_PATH if follow else os.O_PATH | os.O_NOFOLLOW), uid, gid)
+            return _give(_open_quickly(fd, path, os.O_PATH if follow else os.O_PATH | os.O_NOFOLLOW), uid, gid)
         except OSError:
             # The long way tells why
             return LONG
@@ -330,11 +330,9 @@ def _open_quickly(fd: int, path: bytes, flags: int) -> int:
         os.close(base)
 
 
-def _give(caller: Caller, held: int, uid: int, gid: int) -> int:
+def _give(held: int, uid: int, gid: int) -> int:
     """Note the owner of a file or directory; raises OSError, for all others too. The descriptor is closed."""
     try:
-        if caller.shared.watching and os.fstat(held).st_mode & stat.S_ISGID:
-            return LONG
         path = magic(held)
         # The kernel's part, such as to take set-id bits away
         os.chown(path, 0, 0)
@@ -352,7 +350,6 @@ def _may_give(caller: Caller, uid: int, gid: int) -> bool:
 def _owning(caller: Caller) -> Quick:
     """Note the owner of a file that is open, by a copy of the caller's own descriptor."""
     unnoted, stands, setxattr = _unnoted(caller), caller.stands, os.setxattr
-    shared, status = caller.shared, os.fstat
     copy = getfd()
 
     def quick(asked: Asked) -> int | None:
@@ -365,8 +362,6 @@ def _owning(caller: Caller) -> Quick:
         if fd < 0:
             return LONG
         try:
-            if shared.watching and status(fd).st_mode & stat.S_ISGID:
-                return LONG
             # The kernel's part, such as to take set-id bits away
             os.fchown(fd, 0, 0)
             setxattr(fd, OWNER_XATTR, owner_note(uid, gid))

@@ -5,7 +5,9 @@ a new file's group is noted before the next question of the RUN is answered: the
 made the file returns, and its signal before a question that follows. So that a file cannot leave before, nor a stranger
 come in unseen, a RUN that is watched is asked about renames, links and set-gid bits too.
 
-That a directory stops being set-gid nobody is asked about, so its own changes are watched as well.
+That a directory is set-gid no more nobody is asked about. It is told as a change of its attributes, among all others:
+of several between two questions the last is taken for it. A new group is noted by the supervisor, so it is there from
+the first of them on.
 """
 
 import ctypes
@@ -40,7 +42,7 @@ def open_events() -> int:
 
 
 class Shared:
-    """The set-gid directories of a RUN, those that have a group.
+    """The set-gid directories of a RUN.
 
     `events` is of `open_events`, or -1: then nothing is watched. `proc` is a descriptor of the host's /proc. All that
     is done here leaves the working directory anywhere.
@@ -50,7 +52,7 @@ class Shared:
         self._events = events
         self._proc = proc
         self._directories: dict[int, int] = {}
-        self._groups: dict[int, int] = {}
+        self._groups: dict[int, int | None] = {}
         self._pending = False
         self.watching = events >= 0
         """Is every such directory watched?"""
@@ -69,18 +71,18 @@ class Shared:
                 if error.errno in _GONE:
                     continue
                 raise LostError from error
-            self._add(directory)
+            if os.fstat(directory).st_mode & stat.S_ISGID:
+                self._add(directory)
+            else:
+                os.close(directory)
 
-    def add(self, path: bytes, *, soon: bool = False) -> None:
-        """Watch the directory at a path, the end of which is followed, if it gives a group on, or will `soon`.
-
-        Raises LostError.
-        """
+    def add(self, path: bytes) -> None:
+        """Watch the set-gid directory at a path, the end of which is followed. Raises LostError."""
         try:
             directory = os.open(path, _DIRECTORY & ~os.O_NOFOLLOW)
         except OSError as error:
             raise LostError from error
-        self._add(directory, soon=soon)
+        self._add(directory)
 
     def settle(self, linked: int = 0) -> bool:
         """Give what was made until now its group; tell whether there was anything to look at. Raises LostError.
@@ -93,8 +95,10 @@ class Shared:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         self._pending = False
         try:
-            for watch, mask, name in self._read():
-                self._take(watch, mask, name, linked)
+            events = list(self._read())
+            last = {watch: number for number, (watch, _, name) in enumerate(events) if not name}
+            for number, (watch, mask, name) in enumerate(events):
+                self._take(watch, mask, name, linked, last=number == last.get(watch))
         except OSError as error:
             raise LostError from error
         finally:
@@ -109,11 +113,7 @@ class Shared:
     def _note(self, *_: object) -> None:
         self._pending = True
 
-    def _add(self, directory: int, *, soon: bool = False) -> None:
-        group = _group_given(directory)
-        if not group and not soon:
-            os.close(directory)
-            return
+    def _add(self, directory: int) -> None:
         os.fchdir(self._proc)
         watch = _libc.inotify_add_watch(self._events, b"self/fd/%d" % directory, _CREATE | _ATTRIB | _ONLYDIR)
         if watch < 0:
@@ -123,7 +123,7 @@ class Shared:
         if known >= 0:
             os.close(known)
         self._directories[watch] = directory
-        self._groups[watch] = group
+        self._groups[watch] = _group_of(directory)
 
     def _read(self) -> Iterator[tuple[int, int, bytes]]:
         while True:
@@ -138,7 +138,7 @@ class Shared:
                 yield watch, mask, data[at : at + length].rstrip(b"\0")
                 at += length
 
-    def _take(self, watch: int, mask: int, name: bytes, linked: int) -> None:
+    def _take(self, watch: int, mask: int, name: bytes, linked: int, *, last: bool) -> None:
         if mask & _OVERFLOW:
             raise LostError
         directory = self._directories.get(watch)
@@ -148,9 +148,11 @@ class Shared:
             os.close(self._directories.pop(watch))
             del self._groups[watch]
         elif not name:
-            # Its own mode has changed; that it becomes set-gid again would have been asked about
-            self._groups[watch] = _group_given(directory)
-        elif mask & _CREATE and (group := self._groups[watch]):
+            if self._groups[watch] is not None or last:
+                self._groups[watch] = _group_of(directory)
+            if last and not os.fstat(directory).st_mode & stat.S_ISGID:
+                self._groups[watch] = None
+        elif mask & _CREATE and (group := self._groups[watch]) is not None:
             self._give(directory, name, group, linked)
 
     def _give(self, directory: int, name: bytes, group: int, linked: int) -> None:
@@ -165,7 +167,8 @@ class Shared:
                     if state.st_ino == linked:
                         continue
                     os.fchdir(above)
-                    _note_group(name, state.st_mode, group)
+                    if group:
+                        _note_group(name, state.st_mode, group)
                     if stat.S_ISDIR(state.st_mode) and state.st_mode & stat.S_ISGID:
                         inner = os.open(name, _DIRECTORY, dir_fd=above)
                         opened.append(inner)
@@ -177,10 +180,8 @@ class Shared:
                 os.close(fd)
 
 
-def _group_given(directory: int) -> int:
-    """Return the noted group that a directory gives on, 0 for none."""
-    if not os.fstat(directory).st_mode & stat.S_ISGID:
-        return 0
+def _group_of(directory: int) -> int:
+    """Return the noted group of a directory."""
     try:
         note = read_owner(os.getxattr(directory, OWNER_XATTR))
     except OSError as error:
