@@ -141,11 +141,14 @@ def _serve_to_the_end(caller: Caller, identities: Identities, set_gid: Sequence[
     if not caller.shared.watching:
         _loop(caller, identities, ())
         return
-    signal.signal(signal.SIGTERM, _end)
-    with suppress(_EndError):
+    try:
+        signal.signal(signal.SIGTERM, _end)
         _loop(caller, identities, set_gid)
-    # Without an end that was asked for, none must come in between
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        # Without an end that was asked for, none must come in between
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    except _EndError:
+        # The same, whenever it comes
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     caller.shared.settle_all()
 
 
