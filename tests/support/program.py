@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pybuild.client.inline import Inline
 from support import busybox, confined, frozen, images, processes
 
 CLI = Path(__file__).parents[2] / "cli"
@@ -168,8 +169,14 @@ class Pybuild:
         return set(lines)
 
     def state(self) -> tuple[list[str], list[str]]:
-        """Return what the store holds: images with their names, and files of blobs and tables."""
-        listed = self("images", "-a", "--no-trunc", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}").text.splitlines()
+        """Return what the store holds: images with their names, and files of blobs and tables.
+
+        Asked in this process, for it is asked often.
+        """
+        with Inline(self.store) as engine:
+            listed = [
+                f"{image['Id']} {name}" for image in engine.images(all=True) for name in image["RepoTags"] or ["<none>"]
+            ]
         kept = [
             str(path.relative_to(self.store))
             for room in ("blobs", "tocs", "tmp")

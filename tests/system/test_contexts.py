@@ -19,28 +19,30 @@ def test_an_empty_context(pybuild: Pybuild, context: Path) -> None:
     assert [node.path for node in image.layers[0]] in (["empty"], [])
 
 
-def test_twenty_thousand_files(daemon: Pybuild, context: Path) -> None:
-    for number in range(20_000):
+@pytest.mark.parametrize("count", [3_000, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_thousands_of_files(daemon: Pybuild, context: Path, count: int) -> None:
+    for number in range(count):
         directory = context / f"d{number % 500}"
         if number < 500:
             directory.mkdir()
         (directory / f"f{number}").write_text(f"{number}\n")
     image = daemon.image(context, dockerfile="FROM scratch\nCOPY . /all/\n")
     files = {node.path: node for node in image.layers[0] if node.type == "file"}
-    assert len(files) == 20_000
-    assert files["all/d123/f10123"].text == "10123\n"
+    assert len(files) == count
+    assert files["all/d123/f2123"].text == "2123\n"
     (context / "d7" / "f7").write_text("changed\n")
     again = daemon.image(context, dockerfile="FROM scratch\nCOPY . /all/\n")
     assert again.read("all/d7/f7") == "changed\n"
 
 
-def test_a_gibibyte_in_a_few_files(daemon: Pybuild, context: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mebibytes", [16, pytest.param(256, marks=pytest.mark.slow)])
+def test_a_few_large_files(daemon: Pybuild, context: Path, tmp_path: Path, mebibytes: int) -> None:
     block = os.urandom(1 << 20)
     wanted = {}
     for number in range(4):
         sha = hashlib.sha256()
         with open(context / f"big{number}", "wb") as out:
-            for place in range(256):
+            for place in range(mebibytes):
                 chunk = place.to_bytes(4, "big") + bytes([number]) + block[5:]
                 out.write(chunk)
                 sha.update(chunk)

@@ -7,11 +7,12 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from support import program
 from support.program import Pybuild, Result
 
 pytestmark = pytest.mark.userns
@@ -19,11 +20,12 @@ pytestmark = pytest.mark.userns
 State = tuple[list[str], list[str]]
 
 
-@pytest.fixture
-def changing(inline: Pybuild) -> Pybuild:
-    """A store of its own for a test that may add to it."""
-    inline.add_base()
-    return inline
+@pytest.fixture(scope="module")
+def changing(_adopted: None) -> Iterator[Pybuild]:
+    """Another store, for tests that may add to it."""
+    with program.world("inline") as pybuild:
+        pybuild.add_base()
+        yield pybuild
 
 
 @pytest.fixture(scope="module")
