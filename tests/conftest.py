@@ -18,9 +18,11 @@ settings.load_profile("pybuild")
 
 
 def pytest_configure() -> None:
-    """A shell starts what it has in the background deaf to Ctrl-C, and programs hand that down to theirs."""
+    """A shell starts what it has in the background deaf to Ctrl-C, nohup to hanging up; programs hand that down."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -29,6 +29,9 @@ else:
     _BYTECODE = {"PYTHONPYCACHEPREFIX": tempfile.mkdtemp(prefix="pbc-"), "PYTHONDONTWRITEBYTECODE": ""}
     atexit.register(shutil.rmtree, _BYTECODE["PYTHONPYCACHEPREFIX"], ignore_errors=True)
 
+_begun: dict[tuple[object, ...], tuple[Path, str]] = {}
+"""Stores in which there is a base and nothing else, and its id, by name and settings."""
+
 _open = 0
 """How many worlds there are in this process."""
 
@@ -137,7 +140,32 @@ class Pybuild:
         return result
 
     def add_base(self, name: str = "base") -> str:
-        """Import the busybox image and return its id."""
+        """Have the busybox image in the store and return its id.
+
+        A daemon imports it. Without one it is imported once, and a store that is to begin like that one is its copy.
+        """
+        if self.door == "daemon" or self.store.exists():
+            return self._import_base(name)
+        settings = (
+            name,
+            *sorted(
+                item
+                for item in self.env.items()
+                if item[0].startswith("PYBUILD_") and item[0] not in ("PYBUILD_STORE", "PYBUILD_RUNTIME_DIR")
+            ),
+        )
+        if settings not in _begun:
+            identity = self._import_base(name)
+            kept = Path(tempfile.mkdtemp(prefix="pbs-"))
+            atexit.register(shutil.rmtree, kept, ignore_errors=True)
+            shutil.copytree(self.store, kept / "s")
+            _begun[settings] = kept / "s", identity
+            return identity
+        store, identity = _begun[settings]
+        shutil.copytree(store, self.store)
+        return identity
+
+    def _import_base(self, name: str) -> str:
         rootfs = self.base / "base.tar"
         if not rootfs.exists():
             busybox.write_rootfs(rootfs)

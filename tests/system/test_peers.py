@@ -29,15 +29,20 @@ CMD ["sh", "-c", "true"]
 """
 
 
-@pytest.fixture
-def peer(inline: Pybuild, context: Path) -> Iterator["Peers"]:
-    inline.add_base()
+@pytest.fixture(scope="module")
+def written(inline_base: Pybuild) -> Pybuild:
+    """A store with `app:1`, which is in two archives beside it."""
+    context = inline_base.base / "context"
+    context.mkdir()
     (context / "file").write_text("file")
-    (inline.base / "Dockerfile").write_text(TEXT)
-    oci, docker = inline.base / "oci.tar", inline.base / "docker.tar"
-    outputs = ["-o", f"type=oci,dest={oci}", "-o", f"type=docker,dest={docker}"]
-    inline("build", "-t", "app:1", *outputs, "-f", inline.base / "Dockerfile", context)
-    peers = Peers(inline, oci, docker)
+    outputs = [item for kind in ("oci", "docker") for item in ("-o", f"type={kind},dest={inline_base.base}/{kind}.tar")]
+    inline_base.build(context, "-t", "app:1", *outputs, dockerfile=TEXT)
+    return inline_base
+
+
+@pytest.fixture
+def peer(written: Pybuild) -> Iterator["Peers"]:
+    peers = Peers(written, written.base / "oci.tar", written.base / "docker.tar")
     yield peers
     # podman keeps its namespaces by a process that never ends by itself.
     processes.end_all([*processes.find("catatonit", "-P"), *processes.find("podman")])
