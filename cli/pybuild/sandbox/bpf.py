@@ -11,6 +11,7 @@ AND = 0x54
 ALLOW = 0x7FFF0000
 ERRNO = 0x00050000
 NOTIFY = 0x7FC00000
+TRACE = 0x7FF00000
 
 # struct seccomp_data: nr, arch, instruction pointer, six arguments
 NR = 0

@@ -39,6 +39,8 @@ _X86_64 = {
     "stat": 4,
     "fstat": 5,
     "lstat": 6,
+    "mmap": 9,
+    "munmap": 11,
     "ioctl": 16,
     "access": 21,
     "socket": 41,
@@ -54,6 +56,7 @@ _X86_64 = {
     "chown": 92,
     "fchown": 93,
     "lchown": 94,
+    "ptrace": 101,
     "getuid": 102,
     "getgid": 104,
     "setuid": 105,
@@ -169,6 +172,7 @@ _AARCH64 = {
     "init_module": 105,
     "delete_module": 106,
     "clock_settime": 112,
+    "ptrace": 117,
     "reboot": 142,
     "setregid": 143,
     "setgid": 144,
@@ -190,11 +194,13 @@ _AARCH64 = {
     "getgid": 176,
     "getegid": 177,
     "socket": 198,
+    "munmap": 215,
     "add_key": 217,
     "request_key": 218,
     "keyctl": 219,
     "clone": 220,
     "execve": 221,
+    "mmap": 222,
     "swapon": 224,
     "swapoff": 225,
     "perf_event_open": 241,
@@ -224,20 +230,53 @@ class StatLayout(NamedTuple):
     length: int
 
 
+class Registers(NamedTuple):
+    """Where registers are in the kernel's `struct user_regs_struct`, which has so many `words`.
+
+    `call` is the number of the system call that a thread is in, or a negative one; `result` what it returns, and
+    before it the number; `pointer` is where the thread is in its program, after the instruction of `step` bytes that
+    makes a call. A machine without tracing has 0 `words`.
+    """
+
+    words: int
+    call: int
+    result: int
+    pointer: int
+    step: int
+    arguments: tuple[int, ...]
+
+
+_NO_REGISTERS = Registers(0, 0, 0, 0, 0, ())
+
+
 class Machine:
     """An architecture: `audit` is its AUDIT_ARCH, `foreign_bit` marks calls of another ABI under the same one."""
 
-    __slots__ = ("audit", "foreign_bit", "numbers", "stat")
+    __slots__ = ("audit", "foreign_bit", "numbers", "registers", "stat")
 
-    def __init__(self, numbers: dict[str, int], audit: int, stat: StatLayout, foreign_bit: int = 0) -> None:
+    def __init__(
+        self,
+        numbers: dict[str, int],
+        audit: int,
+        stat: StatLayout,
+        foreign_bit: int = 0,
+        registers: Registers = _NO_REGISTERS,
+    ) -> None:
         self.numbers = numbers
         self.audit = audit
         self.stat = stat
         self.foreign_bit = foreign_bit
+        self.registers = registers
 
 
 MACHINES = {
-    "x86_64": Machine({**_COMMON, **_X86_64}, 0xC000003E, StatLayout(144, 24, 28, 32, 40, 48), 0x40000000),
+    "x86_64": Machine(
+        {**_COMMON, **_X86_64},
+        0xC000003E,
+        StatLayout(144, 24, 28, 32, 40, 48),
+        0x40000000,
+        Registers(27, call=15, result=10, pointer=16, step=2, arguments=(14, 13, 12, 7, 9, 8)),
+    ),
     "aarch64": Machine({**_COMMON, **_AARCH64}, 0xC00000B7, StatLayout(128, 16, 24, 28, 32, 48)),
 }
 

@@ -9,6 +9,7 @@ A program that changes it changes who it pretends to be, which it may do anyway.
 import errno
 import os
 import resource
+from collections.abc import Callable
 
 from pybuild.sandbox.emulate.credentials import Credentials
 
@@ -24,10 +25,18 @@ def mark_first() -> None:
     resource.setrlimit(LIMIT, (0, resource.getrlimit(LIMIT)[1]))
 
 
-class Identities:
-    """The table. Equal credentials share a place."""
+class UnpreparedError(Exception):
+    """A process is to be another user, and what it makes would not be asked about yet."""
 
-    def __init__(self, first: Credentials) -> None:
+
+class Identities:
+    """The table. Equal credentials share a place.
+
+    `prepared` tells whether a thread may make files that are not root's, None if all may.
+    """
+
+    def __init__(self, first: Credentials, prepared: Callable[[int], bool] | None = None) -> None:
+        self.prepared = prepared
         self._rows = [first]
         self._places = {first: 0}
         self._groups = 0
@@ -40,7 +49,12 @@ class Identities:
         return self._rows[soft] if 0 <= soft < len(self._rows) else self._rows[0]
 
     def assign(self, pid: int, who: Credentials) -> None:
-        """Give a process other credentials; raise OSError when the table is full or the process is gone."""
+        """Give a process other credentials.
+
+        Raises OSError when the table is full or the process is gone, UnpreparedError.
+        """
+        if self.prepared is not None and (who.uids[3] or who.gids[3]) and not self.prepared(pid):
+            raise UnpreparedError
         place = self._places.get(who)
         if place is None:
             if len(self._rows) >= MOST or self._groups + len(who.groups) > _MOST_GROUPS:

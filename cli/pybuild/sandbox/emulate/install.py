@@ -15,11 +15,15 @@ _programs: dict[str, bytes] = {}
 
 
 def build_programs() -> None:
-    """Make the filters once, before anything is forked."""
+    """Make the filters once, before anything is forked: the loose one only where others can be traced."""
     if not _programs:
+        from pybuild.sandbox.emulate.tracing import can_trace
+
         _programs["full"] = full_filter(this_machine())
         _programs["watched"] = full_filter(this_machine(), watched=True)
         _programs["fake"] = fake_filter(this_machine())
+        if can_trace():
+            _programs["loose"] = full_filter(this_machine(), watched=True, loose=True)
 
 
 def install_fake() -> None:
@@ -37,9 +41,11 @@ def install_full(handover: int, who: Identity, *, watched: bool) -> None:
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
     # Made before: from the filter on, calls wait for somebody who has not been told yet
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=handover) as control:
-        data = struct.pack(f"{len(who.groups) + 2}I", who.uid, who.gid, *who.groups)
+        # Whose files are all its own from the start would only be traced for nothing
+        loose = watched and "loose" in _programs and not (who.uid or who.gid)
+        data = struct.pack(f"{len(who.groups) + 3}I", loose, who.uid, who.gid, *who.groups)
         try:
-            listener = syscalls.seccomp_listener(_programs["watched" if watched else "full"])
+            listener = syscalls.seccomp_listener(_programs["loose" if loose else "watched" if watched else "full"])
         except OSError as error:
             why = f"owners of files cannot be emulated here: {error.strerror}"
             raise SandboxError(why, advice.listener(error.errno or 0)) from error

@@ -51,7 +51,7 @@ class Listener:
     """The descriptor that a filter's installer was given."""
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        self.fd = fd
         self._buffer = bytearray(_EMPTY)
         self._poll = select.poll()
         self._poll.register(fd, select.POLLIN)
@@ -70,7 +70,7 @@ class Listener:
         while True:
             buffer[:] = _EMPTY
             try:
-                fcntl.ioctl(self._fd, _RECV, buffer)
+                fcntl.ioctl(self.fd, _RECV, buffer)
             except OSError as error:
                 if error.errno == errno.EINTR:
                     if interrupted:
@@ -83,9 +83,20 @@ class Listener:
                 continue
             return _NOTIFICATION.unpack(buffer)
 
+    def receive_now(self) -> Asked | None:
+        """Return the call that is there, as the descriptor is readable; None if its caller is gone already."""
+        self._buffer[:] = _EMPTY
+        try:
+            fcntl.ioctl(self.fd, _RECV, self._buffer)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.EINTR):
+                raise
+            return None
+        return _NOTIFICATION.unpack(self._buffer)
+
     def _send(self, request: int, data: bytes) -> None:
         try:
-            fcntl.ioctl(self._fd, request, data)
+            fcntl.ioctl(self.fd, request, data)
         except OSError as error:
             if error.errno != errno.ENOENT:
                 raise
@@ -98,7 +109,7 @@ class Listener:
     def proceed(self, asked: Asked) -> None:
         """Let the kernel carry the call out; raise GoneError."""
         try:
-            fcntl.ioctl(self._fd, _SEND, _RESPONSE.pack(asked[0], 0, 0, _CONTINUE))
+            fcntl.ioctl(self.fd, _SEND, _RESPONSE.pack(asked[0], 0, 0, _CONTINUE))
         except FileNotFoundError as error:
             raise GoneError from error
 

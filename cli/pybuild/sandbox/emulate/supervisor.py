@@ -19,10 +19,11 @@ from pybuild.sandbox.emulate.caller import Caller
 from pybuild.sandbox.emulate.credentials import initial
 from pybuild.sandbox.emulate.filter import ACCESS, CHANGE, CHMOD, GET, LINK, LIST, OWN, SET, STAT
 from pybuild.sandbox.emulate.idcalls import IdCalls
-from pybuild.sandbox.emulate.identity import Identities
+from pybuild.sandbox.emulate.identity import Identities, UnpreparedError
 from pybuild.sandbox.emulate.notify import Asked, GoneError, Listener
 from pybuild.sandbox.emulate.quick import LONG, quick_answers
 from pybuild.sandbox.emulate.shared import LostError, open_events
+from pybuild.sandbox.emulate.tracing import Tracer
 from pybuild.sandbox.errors import SandboxError
 from pybuild.sandbox.machine import this_machine
 from pybuild.sandbox.wire import receive_with_fds
@@ -126,24 +127,25 @@ def _serve(channel: int, parent: int, events: int, set_gid: Sequence[bytes]) -> 
     # No payload ever came to its exec
     if not fds:
         os._exit(0)
-    uid, gid, *groups = struct.unpack(f"{len(data) // 4}I", data)
+    loose, uid, gid, *groups = struct.unpack(f"{len(data) // 4}I", data)
     identities = Identities(initial(uid, gid, tuple(sorted(groups))))
     caller = Caller(Listener(fds[0]), identities, events)
+    tracer = Tracer(caller.listener, identities, caller.memory) if loose else None
     try:
-        _serve_to_the_end(caller, identities, set_gid)
+        _serve_to_the_end(caller, identities, tracer, set_gid)
     except LostError:
         os._exit(_LOST)
     os._exit(0)
 
 
-def _serve_to_the_end(caller: Caller, identities: Identities, set_gid: Sequence[bytes]) -> None:
+def _serve_to_the_end(caller: Caller, identities: Identities, tracer: Tracer | None, set_gid: Sequence[bytes]) -> None:
     """Answer until no process is left, or this one is to end; raises LostError."""
     if not caller.shared.watching:
-        _loop(caller, identities, ())
+        _loop(caller, identities, tracer, ())
         return
     try:
         signal.signal(signal.SIGTERM, _end)
-        _loop(caller, identities, set_gid)
+        _loop(caller, identities, tracer, set_gid)
         # Without an end that was asked for, none must come in between
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     except _EndError:
@@ -181,14 +183,15 @@ def _handlers(identities: Identities) -> dict[int, Handler]:
     return {numbers[name]: handler for name, handler in by_name.items() if name in numbers}
 
 
-def _loop(caller: Caller, identities: Identities, set_gid: Sequence[bytes]) -> None:
+def _loop(caller: Caller, identities: Identities, tracer: Tracer | None, set_gid: Sequence[bytes]) -> None:
     listener, settle = caller.listener, caller.settle if caller.shared.watching else None
     numbers = this_machine().numbers
     short = {numbers[name]: quick for name, quick in quick_answers(caller).items() if name in numbers}
     handlers = _handlers(identities)
     receive, proceed, quick_of = partial(listener.receive, settle), listener.proceed, short.get
     begun = settle is None
-    while (asked := receive()) is not None:
+    threads = tracer.threads if tracer else ()
+    while (asked := tracer.receive(settle) if threads and tracer else receive()) is not None:
         try:
             if not begun:
                 caller.turn_to(asked)
@@ -209,11 +212,24 @@ def _loop(caller: Caller, identities: Identities, set_gid: Sequence[bytes]) -> N
             continue
         except LostError:
             raise
+        except UnpreparedError:
+            _prepare(tracer, listener, asked)
         except OSError as error:
             _refuse(listener, asked, error.errno or errno.EPERM)
         except Exception:
             # Whatever the caller did to get here, it does not get what it asked for
             _refuse(listener, asked, errno.EPERM)
+
+
+def _prepare(tracer: Tracer | None, listener: Listener, asked: Asked) -> None:
+    assert tracer is not None
+    try:
+        tracer.prepare(asked)
+    except GoneError:
+        return
+    except OSError:
+        # It is not to make files that would be taken for root's
+        _refuse(listener, asked, errno.EPERM)
 
 
 def _refuse(listener: Listener, asked: Asked, error: int) -> None:
