@@ -22,6 +22,15 @@ from pybuild.sandbox.emulate import install
 from pybuild.sandbox.emulate.supervisor import Supervisor
 from pybuild.sandbox.users import Identity
 
+KINDS = (
+    ("none", None, False),
+    ("root", 0, False),
+    ("user", 33, False),
+    ("root, loose", 0, True),
+    ("user, traced", 33, True),
+)
+"""Who calls: nobody emulated, root and a user from the start, and both where only users are asked about new files."""
+
 
 def become_root() -> None:
     """Have one id, root's, in a user namespace."""
@@ -42,10 +51,13 @@ def mount_overlay(base: Path) -> Path:
     return merged
 
 
-def measure(place: Path, who: int | None, calls: int) -> dict[str, float]:
-    """Return microseconds a call in a directory, by what is called; `who` calls, None for root without emulation."""
+def measure(place: Path, who: int | None, calls: int, *, loose: bool) -> dict[str, float]:
+    """Return microseconds a call in a directory, by what is called; `who` calls, None for root without emulation.
+
+    With the `loose` filter, another user is one that root has become.
+    """
     reader, writer = os.pipe()
-    supervisor = None if who is None else Supervisor()
+    supervisor = None if who is None else Supervisor(() if loose else None)
     child = os.fork()
     if child == 0:
         status = 1
@@ -53,7 +65,11 @@ def measure(place: Path, who: int | None, calls: int) -> dict[str, float]:
             os.chdir(place)
             if supervisor is not None:
                 syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
-                install.install_full(supervisor.handover.fileno(), Identity(who or 0, who or 0, (), "/"), watched=False)
+                begins = 0 if loose else who or 0
+                install.install_full(supervisor.handover.fileno(), Identity(begins, begins, (), "/"), watched=loose)
+                if loose and who:
+                    os.setresgid(who, who, who)
+                    os.setresuid(who, who, who)
             for name, call in _calls(33 if supervisor else 0, not who, calls):
                 begin = time.perf_counter()
                 for number in range(calls):
@@ -123,17 +139,17 @@ def main() -> int:
     try:
         place = mount_overlay(base)
         found = []
-        for name, who in (("none", None), ("root", 0), ("user", 33)):
+        for name, who, loose in KINDS:
             (place / name).mkdir()
             (place / name).chmod(0o777)
-            found.append(measure(place / name, who, asked.calls))
+            found.append(measure(place / name, who, asked.calls, loose=loose))
         syscalls.umount(os.fsencode(place), syscalls.MNT_DETACH)
     finally:
         shutil.rmtree(base, ignore_errors=True)
-    none, root, user = found
-    print(f"{'microseconds more':28}{'root':>8}{'user':>8}")
+    none, *others = found
+    print(f"{'microseconds more':28}" + "".join(f"{name:>14}" for name, _, _ in KINDS[1:]))
     for name, least in none.items():
-        print(f"{name:28}{root[name] - least:8.1f}" + (f"{user[name] - least:8.1f}" if name in user else ""))
+        print(f"{name:28}" + "".join(f"{some[name] - least:14.1f}" if name in some else "" for some in others))
     return 0
 
 

@@ -344,6 +344,8 @@ def test_traced_process_becomes_another_user(one: Box, lowers: tuple[bytes, ...]
             libc.ptrace(24, child, 0, 0)
         print(os.WEXITSTATUS(status), calls > 10)
         """,
+        # Where it is to be traced itself it would be refused
+        set_gid=None,
     )
     assert ran.out == "7 True\n"
     found = owners(ran)
