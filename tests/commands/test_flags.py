@@ -79,11 +79,47 @@ def test_outputs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "type=image", "dest=x", "type=local", "type=local,dest=-", "type=tar,dest=", "type=tar,x", 'type="tar']
+    "text",
+    ["", "type=image,dest=x", "dest=x", "type=local", "type=local,dest=-", "type=tar,dest=", "type=tar,x", 'type="tar'],
 )
 def test_other_outputs_are_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         flags.output(text, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "pushed", "names"),
+    [
+        ("type=image", None, []),
+        ("type=image,name=a,push=false,unpack=true,store=true,compression=zstd,rewrite-timestamp=1", None, ["a"]),
+        ('type=image,"name=a,host:5000/b:2"', None, ["a", "host:5000/b:2"]),
+        ("type=image,push=true", {}, []),
+        ("type=image,name=a,push=1,unpack=false,compression=zstd", {"name": "a", "compression": "zstd"}, ["a"]),
+    ],
+)
+def test_images_are_kept_and_pushed_if_asked(
+    tmp_path: Path, text: str, pushed: dict[str, str] | None, names: list[str]
+) -> None:
+    file = Output("oci", "-")
+    others, found = flags.images([file, flags.output(text, tmp_path)])
+    assert others == [file, *([] if pushed is None else [Output("registry", "", pushed)])]
+    assert found == names
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("push=maybe", "push of --output is true or false, not: maybe"),
+        ("unpack=x", "unpack of --output is true or false, not: x"),
+        ("store=false", "is always kept"),
+        ("name=UPPER", "invalid name for --output"),
+        ("push-by-digest=true", "unknown key of --output: push-by-digest"),
+        ("compression=rar", "unknown compression: rar"),
+    ],
+)
+def test_images_that_cannot_be_meant_are_refused(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        flags.images([flags.output(f"type=image,{text}", tmp_path)])
 
 
 def test_an_archive_does_not_replace_a_directory_nor_the_other_way_round(tmp_path: Path) -> None:

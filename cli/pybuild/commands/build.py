@@ -57,7 +57,8 @@ def build(
         Option(
             "-o",
             "--output",
-            help="type=oci|docker|tar|local,dest=PATH[,rewrite-timestamp=true], - is standard output; type=registry.",
+            help="type=oci|docker|tar|local,dest=PATH[,rewrite-timestamp=true], - is standard output; "
+            "type=registry; type=image[,name=NAME][,push=true] is kept in the store, as all images are.",
             metavar="SPEC",
         ),
     ] = None,
@@ -179,6 +180,7 @@ def build(
     outputs = [flags.by_platform(flags.output(text, Path.cwd()), given_args) for text in output or ()]
     outputs += [Output("registry", "")] * push
     rewrites = [flags.rewrites(item) for item in outputs]
+    outputs, kept_as = flags.images(outputs)
     to_plugins = [item for item in outputs if item.type not in flags.OUTPUT_TYPES]
     outputs = [item for item in outputs if item not in to_plugins]
     to_stdout = _one_to_stdout(outputs)
@@ -187,7 +189,7 @@ def build(
     request = BuildRequest(
         context="" if context == "-" else _directory(context),
         dockerfile=_dockerfile(file, context),
-        tags=tuple(flags.tag(name) for name in tag or ()),
+        tags=tuple(dict.fromkeys((*(flags.tag(name) for name in tag or ()), *kept_as))),
         build_args={**_proxies(settings), **given_args},
         target=target,
         labels=flags.labels(label or ()),

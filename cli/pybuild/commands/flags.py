@@ -9,7 +9,7 @@ from pybuild.api.request import Limits, Output, Ulimit
 from pybuild.errors import PybuildError, UsageError
 from pybuild.progress.amounts import parse_size
 
-OUTPUT_TYPES = ("oci", "docker", "tar", "local", "registry")
+OUTPUT_TYPES = ("oci", "docker", "tar", "local", "image", "registry")
 LIMITS = ("strict", "best-effort")
 MIN_MEMORY = 6 << 20
 """Least that --memory takes, as with docker; less would not start a program."""
@@ -138,12 +138,10 @@ def output(text: str, directory: Path) -> Output:
                 raise UsageError(f"--output wants KEY=VALUE, not: {item}")
             attributes[key] = value
     kind = attributes.pop("type", "")
-    if kind == "image" and attributes.pop("push", "false").lower() in ("true", "1"):
-        # As buildx has it
-        kind = "registry"
-    if kind == "registry":
+    if kind in ("image", "registry"):
         if "dest" in attributes:
-            raise UsageError(f"--output type=registry has no dest: {text}", "the image's names say where it goes")
+            hint = "the image's names say where it goes" if kind == "registry" else "`type=oci` is for files"
+            raise UsageError(f"--output type={kind} has no dest: {text}", hint)
         return Output(kind, "", attributes)
     if kind not in OUTPUT_TYPES:
         from pybuild.plugin.exporting import exporters, known_exporter
@@ -167,12 +165,53 @@ def output(text: str, directory: Path) -> Output:
     return Output(kind, destination, attributes)
 
 
+def images(outputs: Sequence[Output]) -> tuple[list[Output], list[str]]:
+    """Return outputs without those of type image, and the names that these give to the image in the store.
+
+    There every image is kept. With `push=true`, as buildx has it, one goes to its registry too. Its layers are
+    compressed only then, and unpacked when a step needs them.
+    """
+    others: list[Output] = []
+    names: list[str] = []
+    for item in outputs:
+        if item.type != "image":
+            others.append(item)
+            continue
+        attributes = {key: value for key, value in item.attrs.items() if key not in ("push", "unpack", "store")}
+        is_pushed, _ = _truth(item, "push"), _truth(item, "unpack")
+        if not _truth(item, "store", "true"):
+            raise UsageError("an image of --output type=image is always kept: store=false", "use type=registry")
+        names += [tag(name.strip(), "--output") for name in attributes.get("name", "").split(",") if name.strip()]
+        if is_pushed:
+            others.append(Output("registry", "", attributes))
+        else:
+            _check_pushable(attributes)
+    return others, names
+
+
+def _check_pushable(attributes: Mapping[str, str]) -> None:
+    """Raise UsageError for what could not be meant if the image were pushed: the next time it may be."""
+    from pybuild.engine.exporting import PUSH_KEYS
+    from pybuild.engine.pushing import form_of
+
+    known = ("rewrite-timestamp", *PUSH_KEYS)
+    for key in attributes:
+        if key not in known:
+            told = ", ".join((*known, "push", "store", "unpack"))
+            raise UsageError(f"unknown key of --output: {key}", f"known of type=image: {told}")
+    form_of(attributes.get("compression", ""), attributes.get("compression-level"))
+
+
+def _truth(output: Output, key: str, default: str = "false") -> bool:
+    value = output.attrs.get(key, default).lower()
+    if value not in ("true", "false", "1", "0"):
+        raise UsageError(f"{key} of --output is true or false, not: {value}")
+    return value in ("true", "1")
+
+
 def rewrites(output: Output) -> bool:
     """Return whether an output asks for times that are not later than SOURCE_DATE_EPOCH."""
-    value = output.attrs.get("rewrite-timestamp", "false").lower()
-    if value not in ("true", "false", "1", "0"):
-        raise UsageError(f"rewrite-timestamp of --output is true or false, not: {value}")
-    return value in ("true", "1")
+    return _truth(output, "rewrite-timestamp")
 
 
 def by_platform(output: Output, build_args: Mapping[str, str | None]) -> Output:
@@ -220,14 +259,14 @@ def words(text: str, option: str) -> tuple[str, ...]:
         raise UsageError(f"invalid command for {option}: {text}: {str(error).lower()}") from error
 
 
-def tag(text: str) -> str:
+def tag(text: str, option: str = "--tag") -> str:
     """Return a name for the image, checked."""
     from pybuild.oci.reference import parse_reference
 
     try:
         parse_reference(text)
     except PybuildError as error:
-        raise UsageError(f"invalid name for --tag: {error.message}", error.hint) from error
+        raise UsageError(f"invalid name for {option}: {error.message}", error.hint) from error
     return text
 
 
