@@ -30,7 +30,11 @@ def push(
     progress: ProgressKind = "auto",
     insecure_registry: InsecureRegistries = None,
 ) -> int:
-    """Bring images to their registries; what is there already is not sent again."""
+    """Bring images to their registries; what is there already is not sent again.
+
+    A name whose image is for one platform stands for that alone afterwards, as with docker: where it was pulled out of
+    an index, and that is there still, a warning tells the digest of the index.
+    """
     events = push_images(
         name,
         all_tags=all_tags,

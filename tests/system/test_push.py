@@ -112,6 +112,41 @@ def test_a_build_is_pushed_and_its_base_is_taken_over(pybuild: Pybuild, remote: 
     assert manifest_of(remote, "app", "2")["layers"][1]["mediaType"] == f"{LAYER}+zstd"  # type: ignore[index]
 
 
+def test_who_replaces_an_index_by_one_of_its_images_is_told(pybuild: Pybuild, remote: Registry, context: Path) -> None:
+    name = remote.name("app:1")
+    pybuild.build(
+        context, "-t", name, "--platform=linux/amd64,linux/arm64", "--push", dockerfile="FROM scratch\nLABEL a=b\n"
+    )
+    index = digest(remote.contents.documents["app", "1"][1])
+    pybuild("rmi", name)
+    pybuild("prune", "-a", "-f")
+    pybuild("pull", "--platform=linux/arm64", name)
+    told = pybuild("push", name).err
+    assert f"warning: {name} was an index of several platforms and is now the image for linux/arm64 alone; " in told
+    assert f"can be had as {remote.name('app')}@{index}\n" in told
+    assert "config" in json.loads(remote.contents.documents["app", "1"][1])
+    assert "warning" not in pybuild("push", name).err
+    # Of a name that was never an index nobody is asked
+    pybuild("tag", name, remote.name("other:1"))
+    del remote.web.asked[:]
+    assert "warning" not in pybuild("push", remote.name("other:1")).err
+    assert not [path for path in remote.asked("HEAD") if "/manifests/" in path]
+
+
+def test_an_output_of_type_image_is_kept_and_pushed_if_asked(pybuild: Pybuild, remote: Registry, context: Path) -> None:
+    (context / "file").write_text("x")
+    text = "FROM scratch\nCOPY file /\n"
+    kept, pushed = remote.name("kept:1"), remote.name("pushed:1")
+    last = pybuild.build(
+        context, "-t", "app:1", "-t", kept, "-o", f"type=image,name={kept},push=false", dockerfile=text
+    )
+    assert last.events[-1]["tags"] == ["app:1", kept]
+    assert not remote.web.asked
+    last = pybuild.build(context, "-o", f"type=image,name={pushed},push=true,unpack=true", dockerfile=text)
+    assert last.events[-1]["exported"] == [f"{pushed}@{digest(remote.contents.documents['pushed', '1'][1])}"]
+    assert pybuild.names() == {"app:1", kept, pushed}
+
+
 def test_what_was_pulled_leaves_with_the_digest_it_had(inline: Pybuild, remote: Registry) -> None:
     data = rootfs(inline, "x", b"x").read_bytes()
     layer = gzip.compress(data, 9, mtime=7)

@@ -154,13 +154,34 @@ class Pusher:
         digest = digest_of(made.data)
         moved: list[Moved] = []
         for name in names:
+            replaced = self._replaced_index(target, name, record) if isinstance(record, ImageRecord) else ""
             put_manifest(target, name.tag or digest, made.media_type, made.data, digest)
+            if replaced:
+                self._emit(Notice("warning", replaced))
             known = name._replace(digest=digest if name.tag is None else None)
             for platform, image in made.images.items():
                 self._store.pulled.put(known, platform, PulledImage(digest, image))
             self._emit(Notice("info", f"pushed {name.familiar()}: {digest}"))
             moved.append(Moved(name.familiar(), digest, record.id, made.sent, len(made.data)))
         return moved
+
+    def _replaced_index(self, target: "Source", name: Reference, record: ImageRecord) -> str:
+        """Return what to tell of a tag that is to stand for one image in place of an index, "" of all others.
+
+        Docker does the same, and says so. The registry is asked only where the name was pulled out of an index.
+        """
+        platform = _platform(record.config)
+        known = self._store.pulled.get(name, platform) if name.tag is not None and platform is not None else None
+        kept = self._store.pulled.manifest(known.image_id) if known is not None else None
+        if known is None or kept is None or known.digest == digest_of(kept[1]):
+            return ""
+        from pybuild.registry.images import standing_index
+
+        index = standing_index(target, str(name.tag))
+        if index is None:
+            return ""
+        told = f"{name.familiar()} was an index of several platforms and is now the image for {platform} alone"
+        return f"{told}; the index can be had as {name.familiar_name()}@{index}"
 
     def _index(self, target: "Source", record: IndexRecord, name: Reference, form: Form) -> "_Made":
         """Send the images of an index with their manifests; return the index as it is to be there."""

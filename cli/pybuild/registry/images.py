@@ -61,13 +61,24 @@ def resolve(source: Source, what: str) -> Digest | None:
 
     Why it does not, an answer with a body tells better.
     """
+    return _told(source, what)[0]
+
+
+def standing_index(source: Source, tag: str) -> Digest | None:
+    """Return the digest of the index that a tag stands for, None when it stands for one image, or nobody tells."""
+    digest, media_type = _told(source, tag)
+    return digest if media_type in INDEX_TYPES else None
+
+
+def _told(source: Source, what: str) -> tuple[Digest | None, str]:
     path, scopes = f"{source.repository}/manifests/{what}", pull_scope(source.repository)
     with source.client.send("HEAD", path, scopes, headers={"Accept": ACCEPT}, accept=(200, 403, 404, 405)) as response:
         told = response.headers.get(DIGEST_HEADER, "") if response.status == 200 else ""
+        media_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
     try:
-        return parse_digest(told)
+        return parse_digest(told), media_type
     except InvalidDigestError:
-        return None
+        return None, media_type
 
 
 def fetch_document(source: Source, what: str) -> Document:
