@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from pybuild.engine.jobs import RunResult
+from pybuild.errors import PybuildError
 from pybuild.sandbox import idmap
 from pybuild.sandbox.spec import SandboxSpec
 from pybuild.sandbox.worker import Job, Worker
@@ -133,8 +135,12 @@ def open_box(mode: str, root: Path, place: Path) -> Iterator[Box]:
     place.mkdir()
     with Worker.start(idmap.choose(mode)) as worker:
         yield Box(worker, root, place)
-    with Worker.start(idmap.choose(mode)) as worker:
-        worker.call("remove", [os.fsencode(place)])
+        # A test may have ended it
+        with suppress(PybuildError):
+            worker.call("remove", [os.fsencode(place)])
+    if place.exists():
+        with Worker.start(idmap.choose(mode)) as worker:
+            worker.call("remove", [os.fsencode(place)])
 
 
 @pytest.fixture(params=modes())
