@@ -1,6 +1,9 @@
 """Emulated root where only those who have left root are asked about the files they make: they are traced for it."""
 
 import os
+import re
+import shutil
+import subprocess
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -428,3 +431,152 @@ def test_registers_are_as_before_the_call(one: Box, lowers: tuple[bytes, ...]) -
     assert {found[f"srv/{kind}{turn}"][2:] for kind in "fdl" for turn in range(3)} == {(33, 0)}
     assert found["srv/marked"][2:] == (33, 0)
     assert found["srv/marked-by-root"][2:] == (0, 0)
+
+
+HOSTILE = r"""
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+// Only calls of the kernel below: what shares memory, or is killed at any time, may leave locks of the library shut
+static int depth;
+
+static void be(int uid, const char *name) {
+    char own[80];
+    sprintf(own, "/tmp/%d%s", uid, name);
+    if (syscall(SYS_setresuid, uid, uid, uid) == 0) {
+        syscall(SYS_mkdir, own, 0755);
+        sprintf(own, "/srv/%d%s", uid, name);
+        syscall(SYS_symlink, "x", own);
+    }
+    syscall(SYS_exit_group, 0);
+}
+
+static long reap(int how) {
+    int status;
+    long pid = syscall(SYS_wait4, -1, &status, how | __WALL, 0);
+    // One that wanted to be traced, and got a signal
+    if (pid > 0 && WIFSTOPPED(status)) syscall(SYS_kill, pid, SIGKILL);
+    return pid;
+}
+
+static int share(void *name) { be(41, name); return 0; }
+
+static void *work(void *argument) {
+    unsigned seed = (unsigned)(long)argument;
+    char name[40];
+    for (int turn = 0; turn < 50; turn++) {
+        sprintf(name, "-%ld-%d", syscall(SYS_gettid), turn);
+        long pid = 0;
+        int number = rand_r(&seed) % 100;
+        switch (rand_r(&seed) % 16) {
+        case 0: syscall(SYS_setresuid, -1, 33, -1); break;
+        case 1: syscall(SYS_setresuid, -1, 0, -1); break;
+        case 2: syscall(SYS_setresgid, -1, number % 2 * 5, -1); break;
+        case 3: syscall(SYS_setfsuid, number % 2 * 33); break;
+        case 4: syscall(SYS_close, syscall(SYS_open, name + 1, O_CREAT | O_WRONLY, 0644)); break;
+        case 5: syscall(SYS_symlink, "x", name + 1); break;
+        case 6:
+        case 7:
+            if ((pid = syscall(SYS_fork)) == 0) be(40 + number % 3, name);
+            if (number < 20) syscall(SYS_kill, pid, SIGKILL);
+            break;
+        case 8:
+            if (syscall(SYS_clone, SIGCHLD | CLONE_UNTRACED, 0, 0, 0, 0) == 0) be(42, name);
+            break;
+        case 9:
+        case 10: {
+            char *stack = mmap(0, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            int child = clone(share, stack + 65536, CLONE_VM | (number % 2 ? CLONE_VFORK : SIGCHLD), name);
+            if (child > 0) syscall(SYS_wait4, child, 0, __WALL, 0);
+            munmap(stack, 65536);
+            break;
+        }
+        case 11:
+            if ((pid = syscall(SYS_fork)) == 0) { ptrace(PTRACE_TRACEME, 0, 0, 0); be(43, name); }
+            break;
+        case 12:
+            if (number < 50) syscall(SYS_kill, getpid(), SIGSTOP);
+            break;
+        case 13: syscall(SYS_kill, 0, SIGUSR1); break;
+        case 14:
+            if (number < 5) syscall(SYS_kill, getpid(), SIGKILL);
+            if (number > 95) syscall(SYS_exit, 0);
+            break;
+        case 15:
+            if (number < 10 && depth < 3) {
+                char next[] = {'1' + depth, 0}, mine[16];
+                sprintf(mine, "%u", seed);
+                char *argv[] = {"hostile", next, mine, 0}, *env[] = {0};
+                syscall(SYS_execve, "/hostile", argv, env);
+            }
+        }
+        while (reap(WNOHANG) > 0);
+    }
+    return 0;
+}
+
+static void nothing(int number) { (void)number; }
+
+static int be_hostile(unsigned seed) {
+    signal(SIGUSR1, nothing);
+    pthread_t threads[3];
+    for (int i = 0; i < 3; i++) pthread_create(threads + i, 0, work, (void *)(long)(seed * 10 + i));
+    work((void *)(long)(seed * 10 + 9));
+    while (reap(0) > 0);
+    syscall(SYS_exit_group, 0);
+    return 0;
+}
+
+int main(int count, char **args) {
+    depth = count > 2 ? atoi(args[1]) : 0;
+    if (depth) return be_hostile(atoi(args[2]));
+    signal(SIGUSR1, SIG_IGN);
+    // What stops itself is let go on
+    int waker = fork();
+    while (waker == 0) { usleep(2000); kill(-1, SIGCONT); }
+    for (int i = 0; i < 40; i++) {
+        if (fork() == 0) { setpgid(0, 0); depth = 1; be_hostile(i); }
+        if (i % 4 == 3) for (int k = 0; k < 4; k++) wait(0);
+    }
+    kill(waker, SIGKILL);
+    return write(1, "alive\n", 6) == 6 ? 0 : 1;
+}
+"""
+
+
+@needs_tracing
+@pytest.mark.userns
+@pytest.mark.slow
+def test_hostile_processes_neither_end_it_nor_hang_it(one: Box, tmp_path: Path) -> None:
+    if shutil.which("gcc") is None:
+        pytest.skip("there is no gcc")
+    below = tmp_path / "below"
+    below.mkdir()
+    source = tmp_path / "hostile.c"
+    source.write_text(HOSTILE)
+    command = ["gcc", "-static", "-pthread", "-O", "-w", "-o", below / "hostile", source]
+    if subprocess.run(command, check=False).returncode:
+        pytest.skip("no static C library")
+    ran = one.sh(
+        "cd /tmp; chmod 777 /srv; /hostile; touch after; chown 3:4 after; exit 0",
+        lowers=(os.fsencode(one.root), os.fsencode(below)),
+        emulation="full",
+        **LOOSE,
+    )
+    assert (ran.status, ran.out) == (0, "alive\n"), ran.err
+    found = {path: entry[2] for path, entry in owners(ran).items()}
+    assert found["tmp/after"] == 3
+    # Their names begin with who made them; the others do not know who they are
+    made = {path: owner for path, owner in found.items() if re.match("(srv|tmp)/4[0-3]-", path)}
+    assert {path[:3] for path in made} == {"srv", "tmp"}
+    assert [path for path, owner in made.items() if owner != int(path[4:6])] == []

@@ -7,6 +7,7 @@ import ctypes
 import os
 import signal
 import struct
+from functools import cache
 
 from pybuild.sandbox.machine import this_machine
 
@@ -72,15 +73,20 @@ def event_message(pid: int) -> int:
     return int(_MASK.unpack_from(_buffer)[0])
 
 
-def registers(pid: int) -> list[int]:
+@cache
+def _layout() -> struct.Struct:
+    return struct.Struct(f"{this_machine().registers.words}Q")
+
+
+def registers(pid: int) -> tuple[int, ...]:
     """Return the registers in the order of `struct user_regs_struct`."""
     _ptrace(_GETREGS, pid, 0, _there)
-    return list(struct.unpack_from(f"{this_machine().registers.words}Q", _buffer))
+    return _layout().unpack_from(_buffer)
 
 
 def set_registers(pid: int, values: list[int]) -> None:
     """Set all registers."""
-    struct.pack_into(f"{len(values)}Q", _buffer, 0, *values)
+    _layout().pack_into(_buffer, 0, *values)
     _ptrace(_SETREGS, pid, 0, _there)
 
 

@@ -66,19 +66,20 @@ def can_trace() -> bool:
         finally:
             os._exit(0)
     theirs.close()
-    stopped = False
     with ours:
         try:
-            if ours.recv(1):
-                ptrace.seize(child)
-                ptrace.interrupt(child)
-                stopped = os.WIFSTOPPED(os.waitpid(child, 0)[1])
+            if not ours.recv(1):
+                return False
+            ptrace.seize(child)
+            ptrace.interrupt(child)
+            # Not reaped by this: what is waited for here is that it stands still, or has ended
+            found = os.waitid(os.P_PID, child, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            return found is not None and found.si_code == os.CLD_TRAPPED
         except OSError:
-            stopped = False
-        # Not waited for if it has ended before
-        os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return stopped
+            return False
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
 
 
 class _Thread:
@@ -243,7 +244,7 @@ class Tracer:
             # Its process was stopped by a signal meanwhile, and so it stays
             ptrace.interrupt(pid)
 
-    def _call(self, pid: int, before: list[int], name: str, *args: int) -> Generator[None, int, tuple[int, bool]]:
+    def _call(self, pid: int, before: tuple[int, ...], name: str, *args: int) -> Generator[None, int, tuple[int, bool]]:
         """Let a thread make a call; return what it returned, and whether its process was stopped by a signal."""
         where = self._registers
         given = list(before)
