@@ -132,7 +132,7 @@ def moment(text: str | None) -> float | None:
     try:
         value = float(text)
     except ValueError:
-        from pybuild.engine.images import parse_until
+        from pybuild.engine.moments import parse_until
 
         return parse_until(text)
     if not math.isfinite(value):

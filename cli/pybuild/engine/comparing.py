@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from pybuild.oci.image import ImageConfig
+from pybuild.oci.manifests import platform_of
 from pybuild.store.images import ImageRecord
+from pybuild.store.indexes import IndexRecord
 from pybuild.store.store import Store
 from pybuild.tree.entry import BLOCK, CHAR, DIR, FILE, HARDLINK, SYMLINK, Entry
 from pybuild.tree.merged import MergedTree
@@ -27,6 +29,33 @@ class Difference(NamedTuple):
 def differences(store: Store, first: ImageRecord, second: ImageRecord) -> list[Difference]:
     """Return what differs, the config first, then paths in order. A path that only one has differs in its `type`."""
     return [*_configs(first.config, second.config), *_trees(store, first, second)]
+
+
+def compared(store: Store, first: ImageRecord, second: ImageRecord) -> list[dict[str, Any]]:
+    """Return what differs as JSON values: `{path, field, image, rebuilt}`."""
+    return [
+        {"path": row.path, "field": row.field, "image": row.first, "rebuilt": row.second}
+        for row in differences(store, first, second)
+    ]
+
+
+def compared_indexes(store: Store, index: IndexRecord, other: IndexRecord) -> dict[str, Any]:
+    """Return how two indexes differ, platform by platform, as `Images.compare` does."""
+    rows: list[dict[str, Any]] = []
+    others = {str(platform_of(member.row)): member for member in other.members}
+    for member in index.members:
+        platform = str(platform_of(member.row))
+        match = others.pop(platform, None)
+        if match is None:
+            rows.append({"path": "", "field": "platform", "image": platform, "rebuilt": "", "platform": platform})
+            continue
+        first, second = store.images.get(member.image), store.images.get(match.image)
+        if first is not None and second is not None:
+            rows += [{**row, "platform": platform} for row in compared(store, first, second)]
+    rows += [
+        {"path": "", "field": "platform", "image": "", "rebuilt": platform, "platform": platform} for platform in others
+    ]
+    return {"image": index.id, "rebuilt": other.id, "differences": rows}
 
 
 def _trees(store: Store, first: ImageRecord, second: ImageRecord) -> Iterator[Difference]:

@@ -1,10 +1,7 @@
 """What can be asked of images, in the shapes of the Docker Engine API."""
 
-import fnmatch
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event as Flag
 from typing import Any, BinaryIO
@@ -12,24 +9,29 @@ from typing import Any, BinaryIO
 import msgspec
 
 from pybuild.engine import exporting, importing
-from pybuild.engine.comparing import differences
-from pybuild.engine.inputs import host
+from pybuild.engine.choosing import Filters, chosen
+from pybuild.engine.comparing import compared, compared_indexes
+from pybuild.engine.lookup import (
+    all_complete,
+    complete,
+    for_platform,
+    id_of,
+    members_of,
+    named_record,
+    reference_in,
+    resolve,
+)
+from pybuild.engine.prunefilters import prune_filters
 from pybuild.engine.recorded import recorded
+from pybuild.engine.shapes import Rows, as_image, full_config, layer_size, manifests, rfc3339, row_of, summary, unix
 from pybuild.engine.whole import make_whole
 from pybuild.engine.workers import Workers
-from pybuild.errors import ConflictError, NotFoundError, UsageError
-from pybuild.oci.digest import Digest
-from pybuild.oci.manifests import fits, platform_of
-from pybuild.oci.platform import normalise, parse_platform
-from pybuild.oci.reference import Reference, parse_reference
+from pybuild.errors import ConflictError
+from pybuild.oci.reference import parse_reference
 from pybuild.store.images import ImageRecord
 from pybuild.store.indexes import IndexRecord
-from pybuild.store.least import Limits
 from pybuild.store.store import Store
-from pybuild.tree.entry import Entry
 
-Filters = dict[str, list[str]]
-Rows = list[dict[str, Any]]
 Strings = list[dict[str, str]]
 
 
@@ -59,23 +61,23 @@ class Images:
             images = {image.id: image for image in store.images.list()}
             # What an index holds is listed as that
             alone = [image for image in images.values() if image.tags or image.id not in held or all]
-            rows = [*alone, *(_as_image(index, images) for index in indexes)]
+            rows = [*alone, *(as_image(index, images) for index in indexes)]
             rows.sort(key=lambda row: -row.created)
             digests = store.pulled.digests()
             for index in indexes:
                 digests[index.id] = sorted({one for image in index.images for one in digests.get(image, ())})
-            return [_summary(row, digests.get(row.id, [])) for row in _filter(rows, filters or {}, store)]
+            return [summary(row, digests.get(row.id, [])) for row in chosen(rows, filters or {}, store)]
 
     def inspect(self, name: str, platform: str = "") -> dict[str, Any]:
         """Return one image as `GET /images/{name}/json`, of an index that for `platform`; raise NotFoundError."""
         with self._store() as store:
-            record = _for_platform(store, name, platform) if platform else _resolve(store, name)
+            record = for_platform(store, name, platform) if platform else resolve(store, name)
             index = None if platform else store.images.index(name)
             config = record.config
             known = store.pulled.digests()
             digests = known.get(record.id, [])
             if index is not None:
-                record = _as_image(index, {image.id: image for image in _members(store, index)}, record)
+                record = as_image(index, {image.id: image for image in members_of(store, index)}, record)
                 digests = sorted({one for image in index.images for one in known.get(image, ())})
             details = msgspec.to_builtins(config.config)
             return {
@@ -87,21 +89,21 @@ class Images:
                 "Created": config.created,
                 "DockerVersion": "",
                 "Author": config.author,
-                "Config": {"Hostname": "", "Domainname": "", "Image": "", **_full_config(details)},
+                "Config": {"Hostname": "", "Domainname": "", "Image": "", **full_config(details)},
                 "Architecture": config.architecture,
                 **({"Variant": config.variant} if config.variant else {}),
                 "Os": config.os,
                 "Size": record.size,
                 "GraphDriver": {"Data": None, "Name": "overlay2"},
                 "RootFS": {"Type": "layers", "Layers": [*config.rootfs.diff_ids]},
-                "Metadata": {"LastTagTime": _rfc3339(record.created)},
-                **({"Manifests": _manifests(store, index)} if index is not None else {}),
+                "Metadata": {"LastTagTime": rfc3339(record.created)},
+                **({"Manifests": manifests(store, index)} if index is not None else {}),
             }
 
     def history(self, name: str) -> Rows:
         """Return the history, newest first, as `GET /images/{name}/history`; raise NotFoundError."""
         with self._store() as store:
-            record = _resolve(store, name)
+            record = resolve(store, name)
             layers = iter(record.config.rootfs.diff_ids)
             rows: Rows = []
             for line in record.config.history or ():
@@ -109,10 +111,10 @@ class Images:
                 rows.append(
                     {
                         "Id": "<missing>",
-                        "Created": _unix(line.created),
+                        "Created": unix(line.created),
                         "CreatedBy": line.created_by,
                         "Tags": None,
-                        "Size": _layer_size(store, diff_id) if diff_id else 0,
+                        "Size": layer_size(store, diff_id) if diff_id else 0,
                         "Comment": line.comment,
                     }
                 )
@@ -128,11 +130,11 @@ class Images:
         `changed_bases` are those whose names mean something else by now, or nothing.
         """
         with self._store() as store:
-            found = recorded(store, (store.images.index(name) or _resolve(store, name)).id)
+            found = recorded(store, (store.images.index(name) or resolve(store, name)).id)
             if found is None:
                 return {}
             platform = str(found.request.get("platform") or "")
-            changed = [base for base, id in found.bases.items() if _id_of(store, base, platform) != id]
+            changed = [base for base, id in found.bases.items() if id_of(store, base, platform) != id]
             return {
                 "request": found.request,
                 "secrets": found.secrets,
@@ -150,11 +152,11 @@ class Images:
         with self._store() as store, store.session():
             index, rebuilt = store.images.index(name), store.images.index(other)
             if index is not None and rebuilt is not None:
-                for image in (*_members(store, index), *_members(store, rebuilt)):
+                for image in (*members_of(store, index), *members_of(store, rebuilt)):
                     make_whole(store, image)
-                return _compare_all(store, index, rebuilt)
-            first, second = _complete(store, name), _complete(store, other)
-            return {"image": first.id, "rebuilt": second.id, "differences": _differences(store, first, second)}
+                return compared_indexes(store, index, rebuilt)
+            first, second = complete(store, name), complete(store, other)
+            return {"image": first.id, "rebuilt": second.id, "differences": compared(store, first, second)}
 
     def layers(self, name: str) -> dict[str, Any]:
         """Return an image with the tables of its layers, the lowest first; raise NotFoundError.
@@ -164,7 +166,7 @@ class Images:
         has them.
         """
         with self._store() as store, store.session():
-            record = _complete(store, name)
+            record = complete(store, name)
             steps = [line for line in record.config.history or () if not line.empty_layer]
             layers = []
             for index, diff_id in enumerate(record.config.rootfs.diff_ids):
@@ -175,7 +177,7 @@ class Images:
                         "size": store.layers.size(diff_id),
                         "created": step.created if step else "",
                         "created_by": step.created_by if step else "",
-                        "entries": [_row_of(entry) for entry in store.layers.toc(diff_id)],
+                        "entries": [row_of(entry) for entry in store.layers.toc(diff_id)],
                     }
                 )
             return {"image": record.id, "names": [*record.tags], "size": record.size, "layers": layers}
@@ -186,13 +188,13 @@ class Images:
         No link is followed, and what is no file is left out. Raises NotFoundError before the first byte.
         """
         with self._store() as store, store.session():
-            record = _complete(store, name)
+            record = complete(store, name)
             exporting.files(store, record, [path.encode(errors="surrogateescape") for path in paths], out)
 
     def tag(self, name: str, new_name: str) -> None:
         """Give the image another name; raise NotFoundError or InvalidReferenceError."""
         with self._store() as store, store.session():
-            store.images.tag(parse_reference(new_name), _whole(store, name).id)
+            store.images.tag(parse_reference(new_name), named_record(store, name).id)
 
     def remove(self, name: str, *, force: bool = False) -> Strings:
         """Take a name away, and the image with its last name, as `DELETE /images/{name}`.
@@ -200,7 +202,7 @@ class Images:
         Raises NotFoundError, and ConflictError for an id with several names unless `force`.
         """
         with self._store() as store, store.session():
-            record = _whole(store, name)
+            record = named_record(store, name)
             by_id = record.id.removeprefix("sha256:").startswith(name.removeprefix("sha256:"))
             named = [] if by_id else [parse_reference(name).familiar()]
             names = [*record.tags] if by_id else [tag for tag in record.tags if tag in named]
@@ -236,7 +238,7 @@ class Images:
         Raises NotFoundError before the first byte.
         """
         with self._store() as store, store.session():
-            found = [(_all_complete(store, name, platform), _named(name)) for name in names]
+            found = [(all_complete(store, name, platform), reference_in(name)) for name in names]
             exporting.save(store, found, out, format=format, compression=compression)
 
     def load(self, source: BinaryIO | Path) -> Strings:
@@ -259,8 +261,8 @@ class Images:
     ) -> None:
         """Write one image to `out` as an exporter of that type does; with `names` it goes by those, not by its own."""
         with self._store() as store, store.session():
-            record = _all_complete(store, name)
-            named = _named(name)
+            record = all_complete(store, name)
+            named = reference_in(name)
             if names is not None:
                 shown = [parse_reference(given) for given in names]
             else:
@@ -284,7 +286,7 @@ class Images:
     def prune(self, *, all: bool = False, filters: Filters | None = None, dry_run: bool = False) -> dict[str, Any]:
         """Remove what nothing needs and tell each victim with its reason; raise ConflictError while builds run."""
         with self._store() as store, Workers(Flag()) as workers:
-            wanted = _prune_filters(filters or {})
+            wanted = prune_filters(filters or {})
             report = store.prune(
                 all=all,
                 until=wanted.until,
@@ -339,75 +341,6 @@ class Images:
             }
 
 
-def _resolve(store: Store, name: str) -> ImageRecord:
-    record = store.images.resolve(name)
-    if record is None:
-        raise NotFoundError(f"No such image: {name if ':' in name or '@' in name else name + ':latest'}")
-    return record
-
-
-def _whole(store: Store, name: str) -> ImageRecord | IndexRecord:
-    """Return the image, or the index, that a name means; raise NotFoundError."""
-    return store.images.index(name) or _resolve(store, name)
-
-
-def _members(store: Store, index: IndexRecord) -> list[ImageRecord]:
-    found = [store.images.get(image) for image in index.images]
-    return [image for image in found if image is not None]
-
-
-def _as_image(index: IndexRecord, images: Mapping[Digest, ImageRecord], main: ImageRecord | None = None) -> ImageRecord:
-    """Return an index as if it were one of its images, `main` or the first, but for what all of them take."""
-    members = [images[image] for image in index.images if image in images]
-    main = main or members[0]
-    size = sum(image.size for image in {image.id: image for image in members}.values())
-    return msgspec.structs.replace(main, id=index.id, tags=index.tags, created=index.created, size=size)
-
-
-def _manifests(store: Store, index: IndexRecord) -> Rows:
-    """Return the images of an index as docker shows them (`docker inspect`, API 1.48), with their ids."""
-    rows: Rows = []
-    for member, image in zip(index.members, _members(store, index), strict=True):
-        rows.append(
-            {
-                "ID": member.row.digest,
-                "Descriptor": msgspec.to_builtins(member.row),
-                "Available": True,
-                "Kind": "image",
-                "Size": {"Content": image.size, "Total": image.size},
-                "ImageData": {"Platform": member.row.platform or {}},
-                "ImageId": image.id,
-            }
-        )
-    return rows
-
-
-def _differences(store: Store, first: ImageRecord, second: ImageRecord) -> Rows:
-    return [
-        {"path": row.path, "field": row.field, "image": row.first, "rebuilt": row.second}
-        for row in differences(store, first, second)
-    ]
-
-
-def _compare_all(store: Store, index: IndexRecord, other: IndexRecord) -> dict[str, Any]:
-    """Return how two indexes differ, platform by platform."""
-    rows: Rows = []
-    others = {str(platform_of(member.row)): member for member in other.members}
-    for member in index.members:
-        platform = str(platform_of(member.row))
-        match = others.pop(platform, None)
-        if match is None:
-            rows.append({"path": "", "field": "platform", "image": platform, "rebuilt": "", "platform": platform})
-            continue
-        first, second = store.images.get(member.image), store.images.get(match.image)
-        if first is not None and second is not None:
-            rows += [{**row, "platform": platform} for row in _differences(store, first, second)]
-    rows += [
-        {"path": "", "field": "platform", "image": "", "rebuilt": platform, "platform": platform} for platform in others
-    ]
-    return {"image": index.id, "rebuilt": other.id, "differences": rows}
-
-
 def _delete(store: Store, record: ImageRecord | IndexRecord) -> Strings:
     """Remove an image, or an index and those of its images that nothing else has; tell what went."""
     if isinstance(record, ImageRecord):
@@ -415,251 +348,8 @@ def _delete(store: Store, record: ImageRecord | IndexRecord) -> Strings:
         return [{"Deleted": record.id}]
     store.indexes.delete(record.id)
     gone = [record.id]
-    for image in {image.id: image for image in _members(store, record)}.values():
+    for image in {image.id: image for image in members_of(store, record)}.values():
         if not image.tags and not store.indexes.holding(image.id):
             store.images.delete(image.id)
             gone.append(image.id)
     return [{"Deleted": identity} for identity in gone]
-
-
-def _complete(store: Store, name: str) -> ImageRecord:
-    """Return an image whose layers are all here, fetched if need be; raise NotFoundError, RegistryError."""
-    return make_whole(store, _resolve(store, name))
-
-
-def _for_platform(store: Store, name: str, platform: str) -> ImageRecord:
-    """Return the image for a platform that a name means, alone or in an index; raise NotFoundError, UsageError."""
-    wanted = parse_platform(platform, host())
-    record = _whole(store, name)
-    if isinstance(record, ImageRecord):
-        if fits(record.config, wanted):
-            return record
-        config = record.config
-        there = [str(normalise(config.os, config.architecture, config.variant))]
-    else:
-        member = record.member_for(wanted)
-        image = store.images.get(member.image) if member is not None else None
-        if image is not None:
-            return image
-        there = [str(platform_of(member.row) or "unknown") for member in record.members]
-    raise NotFoundError(f"No such image for {wanted}: {name}", f"there is one for {', '.join(there)}")
-
-
-def _all_complete(store: Store, name: str, platform: str = "") -> ImageRecord | IndexRecord:
-    """Return the image, or the index, that a name means, with all layers here; raise NotFoundError, RegistryError."""
-    record = _for_platform(store, name, platform) if platform else _whole(store, name)
-    if isinstance(record, ImageRecord):
-        return make_whole(store, record)
-    for image in _members(store, record):
-        make_whole(store, image)
-    return record
-
-
-def _layer_size(store: Store, diff_id: Digest) -> int:
-    """Return the size of a layer, as it is elsewhere if it is not here."""
-    elsewhere = None if store.layers.has(diff_id) else store.absent.get(diff_id)
-    return store.layers.size(diff_id) if elsewhere is None else elsewhere.descriptor.size
-
-
-def _named(name: str) -> Reference | None:
-    """Return the name as a reference, None when it is an id."""
-    bare = name.removeprefix("sha256:")
-    if name.startswith("sha256:") or (len(bare) >= 12 and all(char in "0123456789abcdef" for char in bare)):
-        return None
-    return parse_reference(name)
-
-
-def _id_of(store: Store, base: str, platform: str) -> str:
-    """Return what a base image (`FromImage.key`) means by now, "" for nothing; `platform` is that of the build."""
-    reference, _, own = base.partition(" ")
-    try:
-        wanted = parse_platform(own or platform) if own or platform else host()
-        record = store.images.resolve(reference, platform=wanted)
-        if record is not None and (not own or fits(record.config, wanted)):
-            return record.id
-        pulled = store.pulled.get(parse_reference(reference), wanted)
-    except UsageError:
-        # The beginning of an id
-        return ""
-    return pulled.image_id if pulled is not None else ""
-
-
-def _summary(record: ImageRecord, digests: Sequence[str]) -> dict[str, Any]:
-    return {
-        "Id": record.id,
-        "ParentId": "",
-        "RepoTags": [*record.tags],
-        "RepoDigests": [*digests],
-        "Created": _unix(record.config.created) or int(record.created),
-        "Size": record.size,
-        "SharedSize": -1,
-        "Containers": -1,
-        "Labels": record.config.config.Labels,
-    }
-
-
-def _full_config(details: dict[str, Any]) -> dict[str, Any]:
-    """Docker shows these keys even when they are empty."""
-    shown = {"User": "", "Env": None, "Cmd": None, "Entrypoint": None, "WorkingDir": "", "Labels": None}
-    return {**shown, "Volumes": None, "OnBuild": None, **details}
-
-
-def _unix(text: str) -> int:
-    try:
-        return int(datetime.fromisoformat(text).timestamp())
-    except ValueError:
-        return 0
-
-
-def _rfc3339(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
-
-
-def _filter(records: Sequence[ImageRecord], filters: Filters, store: Store) -> list[ImageRecord]:
-    kept = list(records)
-    for name, values in filters.items():
-        for value in values:
-            test = _test(name, value, store)
-            kept = [record for record in kept if test(record)]
-    return kept
-
-
-def _test(name: str, value: str, store: Store) -> Callable[[ImageRecord], bool]:
-    match name:
-        case "dangling":
-            wanted = value.lower() in ("1", "true", "t", "yes")
-            return lambda record: (not record.tags) == wanted
-        case "label":
-            key, equals, text = value.partition("=")
-
-            def labelled(record: ImageRecord) -> bool:
-                labels = record.config.config.Labels or {}
-                return key in labels and (not equals or labels[key] == text)
-
-            return labelled
-        case "reference":
-            return lambda record: any(
-                fnmatch.fnmatchcase(tag, value) or fnmatch.fnmatchcase(tag.rpartition(":")[0], value)
-                for tag in record.tags
-            )
-        case "before" | "since":
-            pivot = _resolve(store, value).created
-            if name == "before":
-                return lambda record: record.created < pivot
-            return lambda record: record.created > pivot
-        case "until":
-            moment = parse_until(value)
-            return lambda record: record.created < moment
-    raise UsageError(f"unknown filter: {name}", "known: dangling, label, reference, before, since, until")
-
-
-CACHE_MOUNT = "exec.cachemount"
-"""BuildKit's name for what a cache mount keeps."""
-
-PRUNE_TYPES = {
-    CACHE_MOUNT: "cache mount",
-    "regular": "cache",
-    "source.local": "context",
-    "cache": "cache",
-    "context": "context",
-    "image": "image",
-    "kept": "kept",
-    "snapshot": "snapshot",
-    "download": "download",
-}
-"""Values of the filter `type`, BuildKit's names first, and kinds of what is pruned."""
-
-
-class _Filters(msgspec.Struct):
-    """The filters of a prune, understood."""
-
-    until: float | None = None
-    labels: list[str] = []
-    cache_ids: list[str] | None = None
-    types: set[str] = set()
-    max_size: int = 0
-    min_free: int = 0
-
-    @property
-    def limits(self) -> Limits | None:
-        """Return the limits that were asked for."""
-        return Limits(self.max_size, self.min_free) if self.max_size or self.min_free else None
-
-
-def _prune_filters(filters: Filters) -> _Filters:
-    found = _Filters()
-    for name, values in filters.items():
-        match name:
-            case "until" | "unused-for":
-                found.until = parse_until(values[-1])
-            case "label" | "label!":
-                found.labels += [value if name == "label" else "!" + value for value in values]
-            case "id":
-                found.cache_ids = [*(found.cache_ids or ()), *values]
-            case "type":
-                found.types.update(map(_type, values))
-            case "max-size" | "min-free":
-                setattr(found, name.replace("-", "_"), _bytes(name, values[-1]))
-            case "dangling":
-                continue
-            case _:
-                raise UsageError(f"unknown filter: {name}", "known: until, label, id, type, max-size, min-free")
-    _check_together(found)
-    if found.types == {"cache mount"}:
-        # By ids, or all of them
-        found.cache_ids, found.types = found.cache_ids or [], set()
-    return found
-
-
-def _type(value: str) -> str:
-    if value not in PRUNE_TYPES:
-        raise UsageError(f"unknown type to prune: {value}", f"known: {', '.join(PRUNE_TYPES)}")
-    return PRUNE_TYPES[value]
-
-
-def _bytes(name: str, value: str) -> int:
-    if not (value.isascii() and value.isdigit()):
-        raise UsageError(f"the filter {name} is a number of bytes, not: {value}")
-    return int(value)
-
-
-def _check_together(found: _Filters) -> None:
-    """Raise UsageError for filters that would take each other's meaning away."""
-    if found.types - {"cache mount"} and found.cache_ids is not None:
-        raise UsageError("the filter id is of cache mounts alone", f"give `type={CACHE_MOUNT}` or no type")
-    if found.types and found.labels:
-        raise UsageError("the filters label and type cannot be together", "label chooses images")
-    if found.limits is not None and (found.types or found.labels or found.cache_ids or found.until is not None):
-        raise UsageError("a limit of the store cannot be together with filters", "prune twice")
-
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-
-
-def parse_until(text: str) -> float:
-    """Return the moment `text` names: seconds since the epoch, an ISO date, or a duration back from now."""
-    if text[-1:] in _UNITS and text[:-1].replace(".", "", 1).isdigit():
-        return time.time() - float(text[:-1]) * _UNITS[text[-1]]
-    try:
-        return float(text)
-    except ValueError:
-        pass
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except ValueError as error:
-        raise UsageError(f"not a time: {text}", "write `24h`, `2026-11-25` or seconds since the epoch") from error
-
-
-def _row_of(entry: Entry) -> list[Any]:
-    return [
-        entry.path.decode(errors="surrogateescape"),
-        entry.type,
-        entry.mode,
-        entry.uid,
-        entry.gid,
-        entry.size,
-        entry.mtime,
-        entry.link.decode(errors="surrogateescape"),
-        entry.digest.hex(),
-        entry.opaque,
-    ]
