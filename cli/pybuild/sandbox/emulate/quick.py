@@ -31,6 +31,7 @@ Quick = Callable[[Asked], int | None]
 """Returns the call's value, None to let the kernel carry it out, or LONG."""
 
 _ARGS = 6
+_MOST_NOTES = 1 << 10
 _LOW = 0xFFFFFFFF
 _CWD = AT_FDCWD & _LOW
 _SLASH = ord("/")
@@ -349,27 +350,39 @@ def _may_give(caller: Caller, uid: int, gid: int) -> bool:
 
 def _owning(caller: Caller) -> Quick:
     """Note the owner of a file that is open, by a copy of the caller's own descriptor."""
-    unnoted, stands, setxattr = _unnoted(caller), caller.stands, os.setxattr
+    unnoted, stands = _unnoted(caller), caller.stands
+    fchown, setxattr, close = os.fchown, os.setxattr, os.close
     copy = getfd()
+    # Files that come together have few owners
+    notes: dict[tuple[int, ...], bytes] = {}
 
     def quick(asked: Asked) -> int | None:
-        uid, gid = asked[_ARGS + 1] & _LOW, asked[_ARGS + 2] & _LOW
-        if (asked[1] != caller.here and not stands(asked[1])) or not _may_give(caller, uid, gid):
+        if asked[1] != caller.here and not stands(asked[1]):
             return LONG
-        if not uid | gid:
+        if not caller.who.effective & rules.CHOWN:
+            return LONG
+        note = notes.get(asked[_ARGS + 1 : _ARGS + 3])
+        if note is None:
+            uid, gid = asked[_ARGS + 1] & _LOW, asked[_ARGS + 2] & _LOW
+            if rules.UNCHANGED in (uid, gid):
+                return LONG
+            if len(notes) >= _MOST_NOTES:
+                notes.clear()
+            note = notes[asked[_ARGS + 1 : _ARGS + 3]] = owner_note(uid, gid) if uid | gid else b""
+        if not note:
             return unnoted(b"fd/%d" % (asked[_ARGS] & _LOW), b"", True)
         fd = copy(caller.process, asked[_ARGS] & _LOW) if caller.process >= 0 or caller.hold() else -1
         if fd < 0:
             return LONG
         try:
             # The kernel's part, such as to take set-id bits away
-            os.fchown(fd, 0, 0)
-            setxattr(fd, OWNER_XATTR, owner_note(uid, gid))
+            fchown(fd, 0, 0)
+            setxattr(fd, OWNER_XATTR, note)
         except OSError:
             # The long way tells why
             return LONG
         finally:
-            os.close(fd)
+            close(fd)
         return 0
 
     return quick
