@@ -923,3 +923,27 @@ def test_hostile_arguments_neither_end_nor_hang_nor_mislead_it(
 @pytest.mark.timeout(900)
 def test_many_hostile_arguments(one: Box, lowers: tuple[bytes, ...], tmp_path: Path) -> None:
     fuzz(one, lowers, tmp_path, range(1000, 1120))
+
+
+def test_nothing_outside_is_given_away_by_way_of_other_processes(one: Box, lowers: tuple[bytes, ...]) -> None:
+    ran = run(
+        one,
+        lowers,
+        """
+        for path in "/proc/1/exe", "/proc/1/root", "/proc/1/root/etc", "/proc/1/cwd", "/proc/1/fd/0":
+            os.symlink(path, "way")
+            for name in path, "way", "../" + path:
+                try:
+                    os.chown(name, 5, 5)
+                except OSError as error:
+                    continue
+                print("given", name)
+            os.unlink("way")
+        # What it has open itself it may give by any name
+        held = os.open("own", os.O_CREAT | os.O_RDWR)
+        os.chown(f"/proc/self/fd/{held}", 5, 6)
+        print(ids("own"))
+        """,
+    )
+    assert ran.out == "(5, 6)\n"
+    assert OWNER_XATTR.decode() not in os.listxattr(os.path.realpath("/proc/self/exe"))

@@ -61,27 +61,32 @@ class Listener:
         except OSError:
             return
 
-    def receive(self, interrupted: Callable[[], None] | None = None) -> Asked | None:
-        """Wait for the next call; None when no process is left that could make one.
+    def receiver(self, interrupted: Callable[[], None] | None = None) -> Callable[[], Asked | None]:
+        """Return what waits for the next call and returns it; None when no process is left that could make one.
 
         `interrupted` is called when a signal came instead.
         """
-        buffer = self._buffer
-        while True:
-            buffer[:] = _EMPTY
-            try:
-                fcntl.ioctl(self.fd, _RECV, buffer)
-            except OSError as error:
-                if error.errno == errno.EINTR:
-                    if interrupted:
-                        interrupted()
-                    continue
-                if error.errno != errno.ENOENT:
-                    raise
-                if any(event & select.POLLHUP for _, event in self._poll.poll(0)):
-                    return None
-                continue
-            return _NOTIFICATION.unpack(buffer)
+        ioctl, unpack, fd, buffer, over = fcntl.ioctl, _NOTIFICATION.unpack, self.fd, self._buffer, self._is_over
+
+        def receive() -> Asked | None:
+            while True:
+                buffer[:] = _EMPTY
+                try:
+                    ioctl(fd, _RECV, buffer)
+                    return unpack(buffer)
+                except OSError as error:
+                    if error.errno == errno.EINTR:
+                        if interrupted:
+                            interrupted()
+                    elif error.errno != errno.ENOENT:
+                        raise
+                    elif over():
+                        return None
+
+        return receive
+
+    def _is_over(self) -> bool:
+        return any(event & select.POLLHUP for _, event in self._poll.poll(0))
 
     def receive_now(self) -> Asked | None:
         """Return the call that is there, as the descriptor is readable; None if its caller is gone already."""
@@ -102,16 +107,24 @@ class Listener:
                 raise
             raise GoneError from error
 
-    def answer(self, asked: Asked, value: int, error: int = 0) -> None:
-        """Let the call return `value`, or fail with errno `error`; raise GoneError."""
-        self._send(_SEND, _RESPONSE.pack(asked[0], value, -error, 0))
+    def refuse(self, asked: Asked, error: int) -> None:
+        """Let the call fail with errno `error`; raise GoneError."""
+        self._send(_SEND, _RESPONSE.pack(asked[0], 0, -error, 0))
 
-    def proceed(self, asked: Asked) -> None:
-        """Let the kernel carry the call out; raise GoneError."""
-        try:
-            fcntl.ioctl(self.fd, _SEND, _RESPONSE.pack(asked[0], 0, 0, _CONTINUE))
-        except FileNotFoundError as error:
-            raise GoneError from error
+    def sender(self) -> Callable[[Asked, int | None], None]:
+        """Return what lets a call return a value, or the kernel carry it out if there is none; it raises GoneError."""
+        ioctl, pack, fd = fcntl.ioctl, _RESPONSE.pack, self.fd
+
+        def send(asked: Asked, value: int | None) -> None:
+            try:
+                if value is None:
+                    ioctl(fd, _SEND, pack(asked[0], 0, 0, _CONTINUE))
+                else:
+                    ioctl(fd, _SEND, pack(asked[0], value, 0, 0))
+            except FileNotFoundError as error:
+                raise GoneError from error
+
+        return send
 
     def give(self, asked: Asked, fd: int, *, close_on_exec: bool) -> None:
         """Let the call return a copy of a descriptor; raise GoneError, or OSError when it can hold no more."""

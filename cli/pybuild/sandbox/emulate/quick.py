@@ -13,11 +13,10 @@ import stat
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pybuild.sandbox import syscalls
 from pybuild.sandbox.emulate import credentials as rules
 from pybuild.sandbox.emulate.caller import AT_FDCWD, Caller, signed, where
 from pybuild.sandbox.emulate.filecalls import tell
-from pybuild.sandbox.emulate.files import NOTES, magic
+from pybuild.sandbox.emulate.files import NOTES
 from pybuild.sandbox.emulate.filter import ACCESS, RENAME, UNNAMED
 from pybuild.sandbox.emulate.memory import SHORT
 from pybuild.sandbox.emulate.notify import Asked
@@ -285,6 +284,7 @@ def _owning_named(caller: Caller, shape: Shape) -> Quick:
     """Note the owner of a file that is named; what becomes root's, and is, the kernel can deal with."""
     at_path, at_fd, at_flags = _places(shape)
     unnoted, stands, pread = _unnoted(caller), caller.stands, os.pread
+    chown, setxattr = os.chown, os.setxattr
 
     def quick(asked: Asked) -> int | None:
         uid, gid = asked[at_path + 1] & _LOW, asked[at_path + 2] & _LOW
@@ -301,46 +301,23 @@ def _owning_named(caller: Caller, shape: Shape) -> Quick:
         if not end:
             return LONG
         path = text[:end]
-        fd = signed(asked[at_fd]) if at_fd else AT_FDCWD
+        place = where(signed(asked[at_fd]) if at_fd else AT_FDCWD, path)
         follow = not flags & _NOFOLLOW
         if not uid | gid:
-            return unnoted(where(fd, path), path, follow)
+            return unnoted(place, path, follow)
         if path[:1] == b"/" and not caller.is_there():
             # That was not its path
             return LONG
         try:
-            return _give(_open_quickly(fd, path, os.O_PATH if follow else os.O_PATH | os.O_NOFOLLOW), uid, gid)
+            # The kernel's part, such as to take set-id bits away
+            chown(place, 0, 0, follow_symlinks=follow)
+            setxattr(place, OWNER_XATTR, owner_note(uid, gid), follow_symlinks=follow)
         except OSError:
-            # The long way tells why
+            # It is neither file nor directory, or the long way tells why
             return LONG
+        return 0
 
     return quick
-
-
-def _open_quickly(fd: int, path: bytes, flags: int) -> int:
-    """Return a descriptor of what a path is from the place where the caller stands. Raises OSError.
-
-    A relative one leads nowhere from the place of a process that is gone.
-    """
-    if path[:1] == b"/":
-        return syscalls.openat2(AT_FDCWD, path, flags, syscalls.RESOLVE_NO_MAGICLINKS)
-    base = os.open(b"cwd" if fd == AT_FDCWD else b"fd/%d" % fd, os.O_PATH | os.O_CLOEXEC)
-    try:
-        return syscalls.openat2(base, path, flags, syscalls.RESOLVE_NO_MAGICLINKS)
-    finally:
-        os.close(base)
-
-
-def _give(held: int, uid: int, gid: int) -> int:
-    """Note the owner of a file or directory; raises OSError, for all others too. The descriptor is closed."""
-    try:
-        path = magic(held)
-        # The kernel's part, such as to take set-id bits away
-        os.chown(path, 0, 0)
-        os.setxattr(path, OWNER_XATTR, owner_note(uid, gid))
-    finally:
-        os.close(held)
-    return 0
 
 
 def _may_give(caller: Caller, uid: int, gid: int) -> bool:

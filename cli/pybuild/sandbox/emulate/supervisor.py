@@ -188,7 +188,7 @@ def _loop(caller: Caller, identities: Identities, tracer: Tracer | None, set_gid
     numbers = this_machine().numbers
     short = {numbers[name]: quick for name, quick in quick_answers(caller).items() if name in numbers}
     handlers = _handlers(identities)
-    receive, proceed, quick_of = partial(listener.receive, settle), listener.proceed, short.get
+    receive, send, quick_of = listener.receiver(settle), listener.sender(), short.get
     begun = settle is None
     threads = tracer.threads if tracer else ()
     while (asked := tracer.receive(settle) if threads and tracer else receive()) is not None:
@@ -204,10 +204,8 @@ def _loop(caller: Caller, identities: Identities, tracer: Tracer | None, set_gid
             if value == LONG:
                 caller.turn_to(asked)
                 value = handlers[asked[3]](caller)
-            if value is None:
-                proceed(asked)
-            elif value != filecalls.GIVEN:
-                listener.answer(asked, value)
+            if value != filecalls.GIVEN:
+                send(asked, value)
         except GoneError:
             continue
         except LostError:
@@ -234,4 +232,4 @@ def _prepare(tracer: Tracer | None, listener: Listener, asked: Asked) -> None:
 
 def _refuse(listener: Listener, asked: Asked, error: int) -> None:
     with suppress(GoneError):
-        listener.answer(asked, 0, error)
+        listener.refuse(asked, error)

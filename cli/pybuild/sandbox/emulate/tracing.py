@@ -144,7 +144,7 @@ class Tracer:
                     return asked
             elif event & select.POLLHUP:
                 return None
-        return self._again.pop() if self._again else self._listener.receive(interrupted)
+        return self._again.pop() if self._again else self._listener.receiver(interrupted)()
 
     # To begin with
 
@@ -172,7 +172,7 @@ class Tracer:
         next(thread.steps)
         # Where a signal ends the wait for an answer, this one has
         with suppress(GoneError):
-            self._listener.answer(asked, 0, _RESTART)
+            self._listener.refuse(asked, _RESTART)
 
     def _seize_all(self, tasks: int) -> None:
         """Trace all threads of a process; raise OSError(EPERM)."""
