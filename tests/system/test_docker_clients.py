@@ -276,7 +276,7 @@ def test_docker_logs_in_pushes_and_pulls(docker: Docker, remote: Registry) -> No
     assert "denied" in denied
     assert f"if it is right, `pybuild login {remote.address}`)" in denied
     wrong = docker("login", "-u", "someone", "--password-stdin", remote.address, stdin=b"wrong", status=1)
-    assert "password" in wrong.stderr
+    assert "(check user and password; some registries want a token in place of it)" in wrong.stderr
     docker("login", "-u", "someone", "--password-stdin", remote.address, stdin=b"secret")
     pushed = docker("push", name).stdout
     digest = registry.digest(remote.contents.documents["team/app", "1"][1])

@@ -39,6 +39,7 @@ def test_logging_in_is_tried_before_it_is_kept(pybuild: Pybuild, guarded: Regist
     login = ["login", "-u", "me", "--password-stdin", address]
     failed = pybuild(*login, stdin=b"wrong\n", status=1)
     assert "does not take the password of me" in failed.err
+    assert failed.err.endswith("hint: check user and password; some registries want a token in place of it\n")
     assert "incorrect username or password" in failed.err
     assert not config.exists()
     assert "nobody in particular" in pybuild("auth", "why", address).text
