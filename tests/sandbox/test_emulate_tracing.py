@@ -1,22 +1,28 @@
 """Emulated root where only those who have left root are asked about the files they make: they are traced for it."""
 
+import errno
 import os
 import re
 import shutil
+import signal
 import subprocess
 import textwrap
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from pybuild.sandbox import bpf, syscalls
 from pybuild.sandbox.emulate.filter import CREATES, MAKE, MARK, OPEN, full_filter, trace_filter
+from pybuild.sandbox.emulate.tracing import can_trace
+from pybuild.sandbox.errors import SandboxError
 from pybuild.sandbox.machine import MACHINES, this_machine
 
 from .conftest import Box, Ran, open_box
 from .test_emulate import ALLOW, NOTIFY, owners
 from .test_emulate_processes import lowers as lowers
-from .test_emulate_processes import run
+from .test_emulate_processes import python, run, supervisor_of, wait_for
 from .test_seccomp import verdict
 
 TRACE = 0x7FF00000
@@ -431,6 +437,58 @@ def test_registers_are_as_before_the_call(one: Box, lowers: tuple[bytes, ...]) -
     assert {found[f"srv/{kind}{turn}"][2:] for kind in "fdl" for turn in range(3)} == {(33, 0)}
     assert found["srv/marked"][2:] == (33, 0)
     assert found["srv/marked-by-root"][2:] == (0, 0)
+
+
+@needs_tracing
+@pytest.mark.userns
+def test_who_is_traced_ends_with_the_supervisor(one: Box, lowers: tuple[bytes, ...]) -> None:
+    program = """
+        reader, writer = os.pipe()
+        def user():
+            os.setresuid(33, 33, 33)
+            print("going", flush=True)
+            os.read(reader, 1)
+        child = forked(user)
+        print(os.waitpid(child, 0)[1], flush=True)
+        os._exit(0)
+        """
+    argv = python(KINDS + textwrap.dedent(program))
+    spec = one.spec(*argv, lowers=lowers, emulation="full", cwd="/srv", **LOOSE)
+    job, fds = one.submit(spec)
+    wait_for(lambda: os.pread(fds[0], 5, 0) == b"going")
+    os.kill(supervisor_of(one.worker.pid), signal.SIGKILL)
+    with pytest.raises(SandboxError, match="the process that emulates root was ended by SIGKILL"):
+        job.result(object)
+    assert os.pread(fds[0], 100, 0) == b"going\n9\n"
+    for fd in fds:
+        os.close(fd)
+
+
+@needs_tracing
+def test_nobody_is_traced_where_that_is_refused() -> None:
+    refusing = b"".join(
+        [
+            bpf.op(bpf.LOAD, bpf.NR),
+            bpf.op(bpf.JUMP_EQUAL, this_machine().numbers["ptrace"], 0, 1),
+            bpf.op(bpf.RETURN, bpf.ERRNO | errno.EPERM),
+            bpf.op(bpf.RETURN, bpf.ALLOW),
+        ]
+    )
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            before = can_trace()
+            syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+            syscalls.seccomp_filter(refusing)
+            after = can_trace()
+            with suppress(ChildProcessError):
+                os.waitpid(-1, os.WNOHANG)
+                os._exit(2)
+            status = 0 if (before, after) == (True, False) else 3
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 HOSTILE = r"""
