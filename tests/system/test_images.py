@@ -15,31 +15,41 @@ from support.program import Pybuild
 pytestmark = pytest.mark.userns
 
 
+APP = "FROM base\nENV A=1\nRUN echo hi > /hi\nLABEL kind=test\nCMD sh\n"
+
+
 @pytest.fixture
 def app(pybuild: Pybuild, context: Path) -> Pybuild:
     """A store with `base` and `app:1`."""
     pybuild.add_base()
-    pybuild.build(context, "-t", "app:1", dockerfile="FROM base\nENV A=1\nRUN echo hi > /hi\nLABEL kind=test\nCMD sh\n")
+    pybuild.build(context, "-t", "app:1", dockerfile=APP)
     return pybuild
 
 
-def test_listing_inspecting_and_history(app: Pybuild) -> None:
-    table = app("images").text.splitlines()
+@pytest.fixture(scope="module")
+def kept(base: Pybuild, tmp_path_factory: pytest.TempPathFactory) -> Pybuild:
+    """As `app`, for tests that leave the store as they find it."""
+    base.build(tmp_path_factory.mktemp("empty"), "-t", "app:1", dockerfile=APP)
+    return base
+
+
+def test_listing_inspecting_and_history(kept: Pybuild) -> None:
+    table = kept("images").text.splitlines()
     assert table[0].split()[:3] == ["REPOSITORY", "TAG", "IMAGE"]
     assert len(table) == 3
-    short = app("images", "-q", "app:1").text.strip()
-    [whole] = app.json("inspect", "app:1")
+    short = kept("images", "-q", "app:1").text.strip()
+    [whole] = kept.json("inspect", "app:1")
     assert whole["Id"].startswith(f"sha256:{short}")
     assert whole["RepoTags"] == ["app:1"]
     assert whole["Config"]["Cmd"] == ["/bin/sh", "-c", "sh"]
-    assert app("inspect", "--format", "{{.Config.Env}} {{json .Config.Labels}}", "app:1").text.endswith(
+    assert kept("inspect", "--format", "{{.Config.Env}} {{json .Config.Labels}}", "app:1").text.endswith(
         '{"kind":"test"}\n'
     )
-    assert app("inspect", "--format", "{{.Id}}", whole["Id"][7:19]).text.strip() == whole["Id"]
-    rows = [json.loads(line) for line in app("images", "--format", "json").text.splitlines()]
+    assert kept("inspect", "--format", "{{.Id}}", whole["Id"][7:19]).text.strip() == whole["Id"]
+    rows = [json.loads(line) for line in kept("images", "--format", "json").text.splitlines()]
     assert {row["Repository"] for row in rows} == {"base", "app"}
-    assert "echo hi" in app("history", "--no-trunc", "app:1").text
-    assert len(app("images", "--filter", "label=kind=test", "-q").text.split()) == 1
+    assert "echo hi" in kept("history", "--no-trunc", "app:1").text
+    assert len(kept("images", "--filter", "label=kind=test", "-q").text.split()) == 1
 
 
 def test_tags_come_and_go(app: Pybuild) -> None:
@@ -56,14 +66,14 @@ def test_tags_come_and_go(app: Pybuild) -> None:
     ("kind", "packing"),
     [("docker", "plain"), ("docker", "gzip"), ("oci", "plain"), ("oci", "gzip"), ("oci", "directory")],
 )
-def test_what_is_saved_loads_again(app: Pybuild, tmp_path: Path, kind: str, packing: str) -> None:
+def test_what_is_saved_loads_again(kept: Pybuild, tmp_path: Path, kind: str, packing: str) -> None:
     saved = tmp_path / "saved.tar"
-    app("save", "--format", kind, "-o", saved, "app:1", "base")
+    kept("save", "--format", kind, "-o", saved, "app:1", "base")
     images = (read_docker if kind == "docker" else read_oci)(saved)
     assert len(images) == 2
-    [before] = app.json("inspect", "app:1")
-    app("rmi", "app:1", "base")
-    assert app.names() == set()
+    [before] = kept.json("inspect", "app:1")
+    kept("rmi", "app:1", "base")
+    assert kept.names() == set()
     source = saved
     if packing == "gzip":
         source = tmp_path / "saved.tar.gz"
@@ -72,10 +82,10 @@ def test_what_is_saved_loads_again(app: Pybuild, tmp_path: Path, kind: str, pack
         source = tmp_path / "layout"
         source.mkdir()
         subprocess.run(["tar", "-xf", saved, "-C", source], check=True)
-    assert "app:1" in app("load", "-i", source).text
-    [after] = app.json("inspect", "app:1")
+    assert "app:1" in kept("load", "-i", source).text
+    [after] = kept.json("inspect", "app:1")
     assert (after["Id"], after["RootFS"]) == (before["Id"], before["RootFS"])
-    assert app.names() == {"app:1", "base:latest"}
+    assert kept.names() == {"app:1", "base:latest"}
 
 
 def test_save_and_load_through_pipes(app: Pybuild, context: Path) -> None:
