@@ -180,6 +180,46 @@ def test_other_users_own_what_they_make_in_it(one: Box, lowers: tuple[bytes, ...
 
 
 @pytest.mark.userns
+def test_files_are_looked_at_in_time_while_somebody_is_traced(one: Box, lowers: tuple[bytes, ...], layer: Path) -> None:
+    most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    if most > 1 << 16:
+        pytest.skip(f"{most} events may wait here")
+    ran = run(
+        one,
+        (*lowers, os.fsencode(layer)),
+        f"""
+        stays, ends = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.setresuid(5, 5, 5)
+            os.close(ends)
+            os.read(stays, 1)
+            os._exit(0)
+        # Calls that nobody is asked about, and a look that nobody is asked about either
+        for batch in range(3):
+            for number in range({most // 2}):
+                # Not twice the same in turn: such events are made one
+                os.close(os.open(f"/data/in-turn{{number % 2}}", os.O_CREAT | os.O_WRONLY))
+                os.unlink(f"/data/in-turn{{number % 2}}")
+            os.close(os.open(f"/data/{{batch}}", os.O_CREAT | os.O_WRONLY))
+            for _ in range(3000):
+                try:
+                    os.getxattr(f"/data/{{batch}}", "user.pybuild.owner")
+                    break
+                except OSError:
+                    time.sleep(0.01)
+            else:
+                sys.exit(f"nothing was noted in batch {{batch}}")
+        os.close(ends)
+        os.waitpid(child, 0)
+        open("/data/last", "x").close()
+        """,
+        set_gid=(b"data",),
+    )
+    assert owners(ran)["data/last"][2:] == (0, GROUP)
+
+
+@pytest.mark.userns
 def test_directories_that_go_are_let_go(one: Box, lowers: tuple[bytes, ...], layer: Path) -> None:
     ran = run(
         one,

@@ -130,7 +130,7 @@ def _serve(channel: int, parent: int, events: int, set_gid: Sequence[bytes]) -> 
     loose, uid, gid, *groups = struct.unpack(f"{len(data) // 4}I", data)
     identities = Identities(initial(uid, gid, tuple(sorted(groups))))
     caller = Caller(Listener(fds[0]), identities, events)
-    tracer = Tracer(caller.listener, identities, caller.memory) if loose else None
+    tracer = Tracer(caller.listener, identities, caller.memory, events) if loose else None
     try:
         _serve_to_the_end(caller, identities, tracer, set_gid)
     except LostError:

@@ -98,9 +98,12 @@ class _Thread:
 
 
 class Tracer:
-    """All that are traced. `threads` is empty as long as nobody is."""
+    """All that are traced. `threads` is empty as long as nobody is.
 
-    def __init__(self, listener: Listener, identities: Identities, memory: Memory) -> None:
+    `events` is a descriptor that is readable when something else is to be looked at, -1 for none.
+    """
+
+    def __init__(self, listener: Listener, identities: Identities, memory: Memory, events: int = -1) -> None:
         self._listener = listener
         self._identities = identities
         self._memory = memory
@@ -120,6 +123,8 @@ class Tracer:
         self._poll = select.poll()
         self._poll.register(listener.fd, select.POLLIN)
         self._poll.register(self._events, select.POLLIN)
+        if events >= 0:
+            self._poll.register(events, select.POLLIN)
 
     def prepared(self, pid: int) -> bool:
         """Is all that a thread makes asked about?"""
