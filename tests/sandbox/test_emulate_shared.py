@@ -269,6 +269,14 @@ def test_more_files_than_the_kernel_remembers_are_an_error(shared: Shared, tmp_p
         shared.settle()
 
 
+@pytest.mark.userns
+def test_without_anything_to_watch_with_it_is_looked_at_each(one: Box, plain_root: Path, layer: Path) -> None:
+    below = tuple(map(os.fsencode, (plain_root, layer)))
+    many = tuple(b"missing/%d" % number for number in range(1 << 16))
+    ran = one.sh("mkdir /data/d; echo > /data/d/f", emulation="full", lowers=below, set_gid=many)
+    assert owners(ran)["data/d/f"][2:] == (0, GROUP)
+
+
 def test_only_what_is_new_is_noted(shared: Shared, tmp_path: Path) -> None:
     data = make_shared(tmp_path / "data")
     (data / "old").touch()

@@ -37,8 +37,22 @@ class LostError(Exception):
 
 
 def open_events() -> int:
-    """Return a descriptor on which the kernel tells of changes, -1 where the user may have no more of them."""
-    return int(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+    """Return a descriptor on which the kernel tells of changes, -1 where the user may have no more of them.
+
+    The user's other programs, such as editors, may have taken all that may be watched: so it is tried.
+    """
+    events = int(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+    if events < 0:
+        return -1
+    watch = _libc.inotify_add_watch(events, b"/", _ATTRIB | _ONLYDIR)
+    if watch < 0:
+        os.close(events)
+        return -1
+    _libc.inotify_rm_watch(events, watch)
+    # What it tells of that is of no interest
+    with suppress(BlockingIOError):
+        os.read(events, _READ)
+    return events
 
 
 class Shared:

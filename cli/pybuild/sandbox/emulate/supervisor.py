@@ -31,7 +31,7 @@ from pybuild.sandbox.wire import receive_with_fds
 Handler = Callable[[Caller], int | None]
 _MEMORY = 1 << 30
 _FILES = 128
-_WATCHED = 1 << 14
+_WATCHED = 1 << 16
 _LOST = 3
 """Exit status: see LostError."""
 _LONGEST = 1 << 20
@@ -46,7 +46,7 @@ class Supervisor:
     """
 
     def __init__(self, set_gid: Sequence[bytes] | None = None) -> None:
-        events = -1 if set_gid is None else open_events()
+        events = -1 if set_gid is None or len(set_gid) > _most_watched() else open_events()
         self.watching = events >= 0
         """Are set-gid directories watched?"""
         ours, self.handover = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -85,7 +85,7 @@ class Supervisor:
                 raise SandboxError(f"the process that emulates root was ended by {name}", hint)
         elif os.WEXITSTATUS(status) == _LOST:
             why = "the groups of files made in set-gid directories could not be kept"
-            raise SandboxError(why, "is the disk full, or one of /proc/sys/fs/inotify/max_* too low?")
+            raise SandboxError(why, "is the disk full, or `ulimit -Hn` or one of /proc/sys/fs/inotify/max_* too low?")
         elif status != 0:
             raise RuntimeError(f"the process that emulates root failed with wait status {status}")
 
@@ -100,6 +100,11 @@ class Supervisor:
                 os.kill(self._pid, signal.SIGTERM)
             os.close(ended)
         return os.waitpid(self._pid, 0)[1]
+
+
+def _most_watched() -> int:
+    """Return how many directories may be watched from the start, as each stays open; others will be made."""
+    return min(_WATCHED, resource.getrlimit(resource.RLIMIT_NOFILE)[1]) // 2
 
 
 class _EndError(BaseException):
