@@ -225,7 +225,7 @@ class _Server:
 
 def _work(orders: socket.socket, mode: IdMode, jobs: Mapping[str, Job]) -> None:
     """Do what is ordered until nothing more comes, or a job leaves this process other than it was."""
-    for _ in range(_MOST_JOBS):
+    for left in reversed(range(_MOST_JOBS)):
         word, fds = wire.receive_with_fds(orders, 16)
         while word == _PREPARE:
             make_ready(mode)
@@ -233,9 +233,10 @@ def _work(orders: socket.socket, mode: IdMode, jobs: Mapping[str, Job]) -> None:
         if not fds:
             return
 
-        def free() -> None:
-            # Said before the answer, after which the next job may come at once
-            orders.send(_FREE)
+        def free(more: int = left) -> None:
+            # Said before the answer, after which the next job may come at once; not by who is about to end
+            if more:
+                orders.send(_FREE)
 
         if not perform(socket.socket(fileno=fds[0]), jobs, free):
             return
