@@ -27,7 +27,7 @@ from .test_seccomp import verdict
 
 TRACE = 0x7FF00000
 
-needs_tracing = pytest.mark.skipif(not this_machine().registers.words, reason="nobody is traced on this machine")
+needs_tracing = pytest.mark.skipif(not can_trace(), reason="nobody is traced on this machine")
 
 
 @pytest.fixture

@@ -45,13 +45,16 @@ _ENDED = re.compile(rb"^State:\s*[ZX]", re.MULTILINE)
 Steps = Generator[None, int, None]
 """What is done with a thread while it stands still; each wait status of it goes in, and then it goes on."""
 
+_SINCE = 6, 12
+"""Under Linux 6.1, threads that left root together were seen to wait for ever."""
+
 _NO, _SOON, _YES = range(3)
 """Has a thread the filter? With `_SOON` it has, but it may be about to start a process that has not."""
 
 
 def can_trace() -> bool:
-    """Try whether this process may trace others, on a child of its own."""
-    if not this_machine().registers.words:
+    """Try whether this process may trace others, on a child of its own; False where that is not known to work."""
+    if not this_machine().registers.words or _kernel() < _SINCE:
         return False
     ours, theirs = socket.socketpair()
     child = os.fork()
@@ -80,6 +83,11 @@ def can_trace() -> bool:
         finally:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
+
+
+def _kernel() -> tuple[int, int]:
+    found = re.match(r"([0-9]+)\.([0-9]+)", os.uname().release)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 class _Thread:
